@@ -8,7 +8,7 @@ use std::time::{Duration, Instant as Clock};
 
 use p2pd_core::io::Interface;
 use p2pd_core::{
-    Action, Config, Event, Instant, IoFailure, Node, PeerAddress, Plan, SecretKey, SockId, Strategy,
+    Config, Input, Instant, IoFailure, Node, Output, PeerAddress, Plan, SecretKey, SockId, Strategy,
 };
 
 fn main() {
@@ -26,10 +26,10 @@ fn run(calls: u32) -> [Duration; 3] {
     let mut node = Node::new(Config::new(SecretKey::from_bytes([1; 32])), [1; 32], Instant::ZERO).unwrap();
     let ip = [203, 0, 113, 1].into();
     let interface = Interface { default_route: true, ..Interface::new(2, ip, 32) };
-    node.handle(Instant::ZERO, Event::Interfaces(&[interface]));
-    let Some(Action::Listen { sock: listener, .. }) = node.poll_action() else { panic!("no listener") };
+    node.handle(Instant::ZERO, Input::Interfaces(&[interface]));
+    let Some(Output::Listen { sock: listener, .. }) = node.poll_output() else { panic!("no listener") };
     let local = (ip, 4000).into();
-    node.handle(Instant::ZERO, Event::Bound { sock: listener, local });
+    node.handle(Instant::ZERO, Input::Bound { sock: listener, local });
     let peers: Vec<PeerAddress> = (0..calls).map(peer).collect();
     let plan = Plan { strategies: [Strategy::Direct].into_iter().collect(), ..Plan::default() };
 
@@ -38,9 +38,9 @@ fn run(calls: u32) -> [Duration; 3] {
         node.connect(Instant::ZERO, peer, plan.clone()).unwrap();
     }
     let begin = clock.elapsed() / calls;
-    let dials: Vec<SockId> = std::iter::from_fn(|| node.poll_action())
-        .filter_map(|action| match action {
-            Action::Connect { sock, .. } => Some(sock),
+    let dials: Vec<SockId> = std::iter::from_fn(|| node.poll_output())
+        .filter_map(|output| match output {
+            Output::Connect { sock, .. } => Some(sock),
             _ => None,
         })
         .collect();
@@ -52,17 +52,17 @@ fn run(calls: u32) -> [Duration; 3] {
         let remote = ([198, 51, 100, 1], 1024 + n as u16).into();
         node.handle(
             Instant::ZERO,
-            Event::Accepted { listener, sock: SockId::accepted(n.into()), local, remote },
+            Input::Accepted { listener, sock: SockId::accepted(n.into()), local, remote },
         );
     }
     for n in 0..STRANGERS {
-        node.handle(Instant::ZERO, Event::Eof { sock: SockId::accepted(n.into()) });
+        node.handle(Instant::ZERO, Input::Eof { sock: SockId::accepted(n.into()) });
     }
     let stranger = clock.elapsed() / STRANGERS;
 
     let clock = Clock::now();
     for sock in dials {
-        node.handle(Instant::ZERO, Event::Failed { sock, cause: IoFailure::Refused });
+        node.handle(Instant::ZERO, Input::Failed { sock, cause: IoFailure::Refused });
     }
     [begin, clock.elapsed() / calls, stranger]
 }

@@ -7,9 +7,9 @@ use std::net::IpAddr;
 
 use smallvec::SmallVec;
 
+use crate::event::Strategy;
 use crate::identity::{NodeId, SecretKey};
 use crate::nat::NatMemory;
-use crate::notice::Strategy;
 use crate::pipe::{PipeMode, ProtocolTag, Terms};
 use crate::proxy::Proxy;
 use crate::selection::Interfaces;
@@ -79,7 +79,7 @@ pub struct Config {
     pub max_pipes: Option<u32>,
     /// Bounds on the time until a peer that has vanished is found out.
     pub liveness: Liveness,
-    /// Memory of the NATs of networks, as [`Notice::NatMemory`](crate::Notice::NatMemory) said it in an earlier run, the latest
+    /// Memory of the NATs of networks, as [`Event::NatMemory`](crate::Event::NatMemory) said it in an earlier run, the latest
     /// last. Default: none, and each is measured.
     pub nat_memory: Vec<NatMemory>,
     /// Addresses to dial peers from, to be dialled at and to announce; a driver looks at it when it lists the machine's
@@ -227,7 +227,7 @@ pub struct Broker {
     pub login: Option<Login>,
     /// The proxy that leads to it. Default: none.
     pub proxy: Option<Proxy>,
-    /// True if [`Notice::LoginWanted`](crate::Notice::LoginWanted) is to ask for another login where the broker refuses
+    /// True if [`Event::LoginWanted`](crate::Event::LoginWanted) is to ask for another login where the broker refuses
     /// this one. Default: no.
     pub renews: bool,
 }
@@ -359,7 +359,7 @@ pub enum TurnAuth {
     Nobody,
     /// A name and a password that stay good.
     Fixed(Credentials),
-    /// A name and a password for a while: [`Notice::LoginWanted`](crate::Notice::LoginWanted) asks for others. `None`: there
+    /// A name and a password for a while: [`Event::LoginWanted`](crate::Event::LoginWanted) asks for others. `None`: there
     /// are none yet.
     Renewed(Option<Credentials>),
     /// A secret of the server's, from which the node makes credentials of its own for each allocation: a day's ones, and
@@ -426,7 +426,7 @@ pub enum Accept {
     Anyone,
     /// Only the peers with these node ids.
     Only(BTreeSet<NodeId>),
-    /// Peers that the user approves: [`Notice::Ask`](crate::Notice::Ask), answered within 30 s.
+    /// Peers that the user approves: [`Event::Ask`](crate::Event::Ask), answered within 30 s.
     Ask,
 }
 
@@ -512,7 +512,7 @@ pub struct Plan {
     /// The whole connect ends after this long. Default 20 s, at most an hour.
     pub timeout: Duration,
     /// The relay begins at once. If it is the first, the pipe moves to what another strategy opens within the timeout,
-    /// and back if that breaks: [`Notice::Moved`](crate::Notice::Moved). Such a pipe is sealed on every path, also where
+    /// and back if that breaks: [`Event::Moved`](crate::Event::Moved). Such a pipe is sealed on every path, also where
     /// a plain one was asked for. Default: no. A peer that does not know of it does not answer to the relay.
     pub relay_first: bool,
 }

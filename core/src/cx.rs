@@ -1,4 +1,4 @@
-//! Context that the machines inside a node share: the time, the queue of actions, fresh ids, one timer each, and the
+//! Context that the machines inside a node share: the time, the queue of outputs, fresh ids, one timer each, and the
 //! owner of each socket.
 
 use core::time::Duration;
@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::io::{Action, CloseHow, Event, QueryId, SockId, SockOpts};
+use crate::event::{ConnectId, Event};
+use crate::io::{CloseHow, Input, Output, QueryId, SockId, SockOpts};
 use crate::nat::memory::Memory;
-use crate::notice::{ConnectId, Notice};
 use crate::pipe::{PipeId, PipeNews};
 use crate::random::{Domain, Random};
 use crate::server::Experience;
@@ -87,7 +87,7 @@ pub(crate) struct Cx {
     pub(crate) experience: Experience,
     /// Memory of our NATs.
     pub(crate) memory: Memory,
-    queue: VecDeque<Action>,
+    queue: VecDeque<Output>,
     socks: BTreeMap<SockId, Owner>,
     queries: BTreeMap<QueryId, Owner>,
     next_id: u64,
@@ -118,41 +118,41 @@ impl Cx {
         self.clock.map_or(WallTime::from_micros(0), |fix| fix.wall_at(self.now))
     }
 
-    pub(crate) fn pop_action(&mut self) -> Option<Action> {
+    pub(crate) fn pop_output(&mut self) -> Option<Output> {
         self.queue.pop_front()
     }
 
-    pub(crate) fn has_actions(&self) -> bool {
+    pub(crate) fn has_outputs(&self) -> bool {
         !self.queue.is_empty()
     }
 
-    pub(crate) fn notify(&mut self, notice: Notice) {
-        self.queue.push_back(Action::Notify(notice));
+    pub(crate) fn notify(&mut self, event: Event) {
+        self.queue.push_back(Output::Event(event));
     }
 
     pub(crate) fn owner(&self, sock: SockId) -> Option<Owner> {
         self.socks.get(&sock).copied()
     }
 
-    /// Returns the owner of the socket or query that an event is about, and forgets what is over with it. Ids that nobody
+    /// Returns the owner of the socket or query that an input is about, and forgets what is over with it. Ids that nobody
     /// knows are counted. A stream that comes to a listener has no owner yet, and a released one none any more.
-    pub(crate) fn owner_of(&mut self, event: &Event<'_>) -> Option<Owner> {
-        let owner = match event {
-            Event::Resolved { query, .. } => self.queries.remove(query),
-            Event::Failed { sock, .. } => self.socks.remove(sock),
-            Event::Bound { sock, .. }
-            | Event::Connected { sock, .. }
-            | Event::Fired { sock, .. }
-            | Event::Datagram { sock, .. }
-            | Event::Stream { sock, .. }
-            | Event::Writable { sock }
-            | Event::Eof { sock } => self.owner(*sock),
-            Event::Timeout
-            | Event::Clock(_)
-            | Event::Interfaces(_)
-            | Event::Woke { .. }
-            | Event::Accepted { .. }
-            | Event::Released { .. } => return None,
+    pub(crate) fn owner_of(&mut self, input: &Input<'_>) -> Option<Owner> {
+        let owner = match input {
+            Input::Resolved { query, .. } => self.queries.remove(query),
+            Input::Failed { sock, .. } => self.socks.remove(sock),
+            Input::Bound { sock, .. }
+            | Input::Connected { sock, .. }
+            | Input::Fired { sock, .. }
+            | Input::Datagram { sock, .. }
+            | Input::Stream { sock, .. }
+            | Input::Writable { sock }
+            | Input::Eof { sock } => self.owner(*sock),
+            Input::Timeout
+            | Input::Clock(_)
+            | Input::Interfaces(_)
+            | Input::Woke { .. }
+            | Input::Accepted { .. }
+            | Input::Released { .. } => return None,
         };
         self.stats.unknown_ids += u64::from(owner.is_none());
         owner
@@ -174,13 +174,13 @@ impl Cx {
         remote: Option<SocketAddr>,
     ) -> SockId {
         let sock = self.fresh_sock(owner);
-        self.queue.push_back(Action::BindUdp { sock, local, remote, opts: SockOpts::default() });
+        self.queue.push_back(Output::BindUdp { sock, local, remote, opts: SockOpts::default() });
         sock
     }
 
     pub(crate) fn listen(&mut self, owner: Owner, local: SocketAddr, opts: SockOpts) -> SockId {
         let sock = self.fresh_sock(owner);
-        self.queue.push_back(Action::Listen { sock, local, backlog: 128, opts });
+        self.queue.push_back(Output::Listen { sock, local, backlog: 128, opts });
         sock
     }
 
@@ -207,7 +207,7 @@ impl Cx {
         let sock = self.fresh_sock(owner);
         let opts = SockOpts { nodelay: true, ..SockOpts::default() };
         let (at, deadline, wrap) = (self.now, self.now + limit, wrap.map(Arc::new));
-        self.queue.push_back(Action::Connect { sock, local, remote, opts, at, deadline, wrap });
+        self.queue.push_back(Output::Connect { sock, local, remote, opts, at, deadline, wrap });
         sock
     }
 
@@ -221,7 +221,7 @@ impl Cx {
         deadline: Instant,
     ) -> SockId {
         let sock = self.fresh_sock(owner);
-        self.queue.push_back(Action::Connect { sock, local, remote, opts, at, deadline, wrap: None });
+        self.queue.push_back(Output::Connect { sock, local, remote, opts, at, deadline, wrap: None });
         sock
     }
 
@@ -236,61 +236,61 @@ impl Cx {
     }
 
     pub(crate) fn accept(&mut self, sock: SockId, credit: u32) {
-        self.queue.push_back(Action::Accept { sock, credit });
+        self.queue.push_back(Output::Accept { sock, credit });
     }
 
     pub(crate) fn send_datagram(&mut self, sock: SockId, to: SocketAddr, data: Bytes) {
-        self.queue.push_back(Action::SendDatagram { sock, to, data });
+        self.queue.push_back(Output::SendDatagram { sock, to, data });
     }
 
     pub(crate) fn send(&mut self, sock: SockId, data: Bytes) {
-        self.queue.push_back(Action::SendStream { sock, data });
+        self.queue.push_back(Output::SendStream { sock, data });
     }
 
     pub(crate) fn await_writable(&mut self, sock: SockId) {
-        self.queue.push_back(Action::AwaitWritable { sock });
+        self.queue.push_back(Output::AwaitWritable { sock });
     }
 
     pub(crate) fn read(&mut self, sock: SockId, credit: u32) {
-        self.queue.push_back(Action::Read { sock, credit });
+        self.queue.push_back(Output::Read { sock, credit });
     }
 
     /// Closes a socket that the driver still has.
     pub(crate) fn close(&mut self, sock: SockId, how: CloseHow) {
         if self.socks.remove(&sock).is_some() {
-            self.queue.push_back(Action::Close { sock, how });
+            self.queue.push_back(Output::Close { sock, how });
         }
     }
 
     pub(crate) fn detach(&mut self, sock: SockId, pipe: Box<crate::pipe::PipeStart>) {
         if self.socks.remove(&sock).is_some() {
-            self.queue.push_back(Action::Detach { sock, pipe });
+            self.queue.push_back(Output::Detach { sock, pipe });
         }
     }
 
     /// Ends the pipe that a detached stream became.
     pub(crate) fn end_pipe(&mut self, sock: SockId, why: crate::pipe::PipeEnd) {
-        self.queue.push_back(Action::EndPipe { sock, why });
+        self.queue.push_back(Output::EndPipe { sock, why });
     }
 
     pub(crate) fn resolve(&mut self, owner: Owner, host: Box<str>, limit: Duration) -> QueryId {
         let query = QueryId(self.next_query);
         self.next_query += 1;
         self.queries.insert(query, owner);
-        self.queue.push_back(Action::Resolve { query, host, deadline: self.now + limit });
+        self.queue.push_back(Output::Resolve { query, host, deadline: self.now + limit });
         query
     }
 
     /// Forgets a query that nobody waits for.
     pub(crate) fn cancel(&mut self, query: QueryId) {
         if self.queries.remove(&query).is_some() {
-            self.queue.push_back(Action::Cancel { query });
+            self.queue.push_back(Output::Cancel { query });
         }
     }
 
     pub(crate) fn cancel_queries(&mut self) {
         for query in core::mem::take(&mut self.queries).into_keys() {
-            self.queue.push_back(Action::Cancel { query });
+            self.queue.push_back(Output::Cancel { query });
         }
     }
 
@@ -302,15 +302,15 @@ impl Cx {
     }
 
     pub(crate) fn open_relayed(&mut self, pipe: PipeId, start: Box<crate::pipe::PipeStart>) {
-        self.queue.push_back(Action::OpenRelayed { pipe, start });
+        self.queue.push_back(Output::OpenRelayed { pipe, start });
     }
 
     pub(crate) fn open_allocation(&mut self, pipe: PipeId, relayed: SocketAddr, other: Option<SocketAddr>) {
-        self.queue.push_back(Action::OpenAllocation { pipe, relayed, other });
+        self.queue.push_back(Output::OpenAllocation { pipe, relayed, other });
     }
 
     pub(crate) fn pipe_news(&mut self, pipe: PipeId, news: PipeNews) {
-        self.queue.push_back(Action::Pipe { pipe, news });
+        self.queue.push_back(Output::Pipe { pipe, news });
     }
 
     fn fresh_sock(&mut self, owner: Owner) -> SockId {

@@ -1,6 +1,6 @@
-//! Vocabulary between the core and a driver: requests of the core ([`Action`]) and reports to the core ([`Event`]).
+//! Vocabulary between the core and a driver: requests of the core ([`Output`]) and reports to the core ([`Input`]).
 //!
-//! A socket request is an action and its outcome is an event, joined by an id that the core chose. No
+//! A socket request is an output and its outcome is an input, joined by an id that the core chose. No
 //! value here borrows a socket, and no reply is matched by address.
 
 use core::fmt;
@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use crate::notice::Notice;
+use crate::event::Event;
 use crate::pipe::{PipeEnd, PipeId, PipeNews, PipeStart};
 use crate::proxy::ProxyFailure;
 use crate::time::{ClockFix, Instant};
@@ -116,7 +116,7 @@ pub enum CloseHow {
 #[derive(Debug)]
 #[must_use]
 #[non_exhaustive]
-pub enum Action {
+pub enum Output {
     /// Opens a UDP socket. Reply: `Bound` or `Failed`.
     BindUdp {
         /// Id of the socket from now on.
@@ -129,7 +129,7 @@ pub enum Action {
         /// Options before bind.
         opts: SockOpts,
     },
-    /// Opens a TCP listener. Reply: `Bound` or `Failed`; then `Accepted` for each stream, as [`Action::Accept`] allows.
+    /// Opens a TCP listener. Reply: `Bound` or `Failed`; then `Accepted` for each stream, as [`Output::Accept`] allows.
     Listen {
         /// Id of the listener from now on.
         sock: SockId,
@@ -185,7 +185,7 @@ pub enum Action {
         /// Bytes to append.
         data: Bytes,
     },
-    /// Asks for [`Event::Writable`] once the system has taken all bytes that were given to the stream so far.
+    /// Asks for [`Input::Writable`] once the system has taken all bytes that were given to the stream so far.
     AwaitWritable {
         /// The connected stream.
         sock: SockId,
@@ -207,7 +207,7 @@ pub enum Action {
         how: CloseHow,
     },
     /// Hands a stream to the user: first the queued bytes go out, then the stream is the user's pipe. The driver says
-    /// [`Event::Released`] once nobody has the pipe any more, or where it came to nothing.
+    /// [`Input::Released`] once nobody has the pipe any more, or where it came to nothing.
     Detach {
         /// Stream to hand over.
         sock: SockId,
@@ -236,7 +236,7 @@ pub enum Action {
         query: QueryId,
     },
     /// Tells the user.
-    Notify(Notice),
+    Event(Event),
     /// Hands a relayed pipe to the user. Its bytes go through [`Node::pipe_write`](crate::Node::pipe_write) and
     /// [`Node::pipe_read`](crate::Node::pipe_read). Bytes and messages may be there to read already.
     OpenRelayed {
@@ -267,7 +267,7 @@ pub enum Action {
 /// Report of a driver to the core.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
-pub enum Event<'a> {
+pub enum Input<'a> {
     /// A UDP socket or a listener is open.
     Bound {
         /// Socket or listener that is open.
@@ -331,7 +331,7 @@ pub enum Event<'a> {
         /// The bytes, at least one.
         data: &'a [u8],
     },
-    /// The system has taken all bytes that a stream was given before [`Action::AwaitWritable`].
+    /// The system has taken all bytes that a stream was given before [`Output::AwaitWritable`].
     Writable {
         /// Stream whose output the system has taken.
         sock: SockId,
@@ -353,7 +353,7 @@ pub enum Event<'a> {
     /// Time by the wall clock.
     Clock(ClockFix),
     /// The machine slept for about `slept`, or stood still, as a virtual one does when it is moved. The driver says
-    /// this after a new [`Clock`](Event::Clock).
+    /// this after a new [`Clock`](Input::Clock).
     Woke {
         /// Time asleep.
         slept: Duration,
@@ -476,6 +476,6 @@ impl fmt::Display for IoFailure {
 
 impl std::error::Error for IoFailure {}
 
-// Moved through queues by value: growth here is paid on every event.
-const _: () = assert!(size_of::<Action>() <= 112);
-const _: () = assert!(size_of::<Event<'_>>() <= 96);
+// Moved through queues by value: growth here is paid on every input.
+const _: () = assert!(size_of::<Output>() <= 112);
+const _: () = assert!(size_of::<Input<'_>>() <= 96);

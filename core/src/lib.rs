@@ -2,29 +2,29 @@
 //! are.
 //!
 //! [`Node`] does no I/O, has no clock, no randomness and no threads of its own. A *driver* owns the sockets of
-//! some event loop; it tells the node what happens ([`Event`]) and does what the node asks ([`Action`]).
+//! some event loop; it tells the node what happens ([`Input`]) and does what the node asks ([`Output`]).
 //! The same node runs under tokio, in a plain poll loop, and in a simulated internet.
 //!
 //! ```
 //! use p2pd_core::io::Interface;
-//! use p2pd_core::{Action, Config, Event, Instant, Node, SecretKey};
+//! use p2pd_core::{Config, Input, Instant, Node, Output, SecretKey};
 //!
 //! let config = Config::new(SecretKey::from_bytes([7; 32]));
 //! let start = Instant::ZERO;
 //! let mut node = Node::new(config, [1; 32], start).unwrap();
 //! let ip = "192.168.1.5".parse().unwrap();
 //! let lan = Interface { default_route: true, ..Interface::new(2, ip, 24) };
-//! node.handle(start, Event::Interfaces(&[lan]));
-//! // The driver's loop: drain the actions, then ask once for the next deadline, then wait.
-//! while let Some(action) = node.poll_action() {
-//!     if let Action::Listen { sock, local, .. } = action {
+//! node.handle(start, Input::Interfaces(&[lan]));
+//! // The driver's loop: drain the outputs, then ask once for the next deadline, then wait.
+//! while let Some(output) = node.poll_output() {
+//!     if let Output::Listen { sock, local, .. } = output {
 //!         // A driver opens the socket and reports its port; here it is made up.
 //!         assert!(local.ip().is_unspecified());
-//!         node.handle(start, Event::Bound { sock, local: ([0, 0, 0, 0], 4000).into() });
+//!         node.handle(start, Input::Bound { sock, local: ([0, 0, 0, 0], 4000).into() });
 //!     }
 //! }
 //! let deadline = node.poll_timeout().unwrap();
-//! node.handle(deadline, Event::Timeout);
+//! node.handle(deadline, Input::Timeout);
 //! assert_eq!(node.address().v4()[0].port, 4000);
 //! ```
 //!
@@ -34,14 +34,14 @@
 //! # The contract
 //!
 //! 1. Call [`handle`](Node::handle) as often as you like, in any order, then drain
-//!    [`poll_action`](Node::poll_action); then ask [`poll_timeout`](Node::poll_timeout) once and arm one timer.
-//!    A deadline in the past means [`Event::Timeout`] now, and after it the deadline has moved.
+//!    [`poll_output`](Node::poll_output); then ask [`poll_timeout`](Node::poll_timeout) once and arm one timer.
+//!    A deadline in the past means [`Input::Timeout`] now, and after it the deadline has moved.
 //! 2. Every `BindUdp`, `Listen`, `Connect` and `Resolve` gets exactly one first reply. After `Close`, `Detach` or
-//!    `Cancel` there is silence for that id. An event with an unknown id is counted, never an error. `now` may
+//!    `Cancel` there is silence for that id. An input with an unknown id is counted, never an error. `now` may
 //!    stand still or go back: the node keeps the maximum.
-//! 3. Every dial is an action with a time `at`: the driver binds at once, so that a port clash shows while
+//! 3. Every dial is an output with a time `at`: the driver binds at once, so that a port clash shows while
 //!    there is time, connects at `at`, and says how late it was.
-//! 4. The same seed and the same events give the same actions, byte for byte: [`trace`] records and replays.
+//! 4. The same seed and the same inputs give the same outputs, byte for byte: [`trace`] records and replays.
 //! 5. Everything that a stranger can make grow has a cap and a stated rule for what happens beyond it; what
 //!    is turned away is counted in [`Stats`].
 //! 6. No `unsafe`, and no dependency on a runtime or a socket.
@@ -49,30 +49,30 @@
 //! 8. A stream that is agreed on is *detached*: the driver hands out its runtime's own stream, and nothing of
 //!    the node stands in the data path. A stream's bytes are read by credit, so that not one of the
 //!    user's bytes has been taken out of the system's buffer by then. Relayed pipes alone run through the node.
-//! 9. Streams are accepted by credit ([`Action::Accept`]), and a pipe that is gone is said to be
-//!    ([`Event::Released`]): what is not accepted waits, and what is not released is counted.
+//! 9. Streams are accepted by credit ([`Output::Accept`]), and a pipe that is gone is said to be
+//!    ([`Input::Released`]): what is not accepted waits, and what is not released is counted.
 //!
 //! What a driver owes beside it:
 //!
-//! - [`Event::Clock`] before the first [`Event::Interfaces`], about once a minute while something is done anyway, and at
-//!   once when the wall clock was set or the machine slept; then [`Event::Woke`] follows. Messages over brokers carry
+//! - [`Input::Clock`] before the first [`Input::Interfaces`], about once a minute while something is done anyway, and at
+//!   once when the wall clock was set or the machine slept; then [`Input::Woke`] follows. Messages over brokers carry
 //!   this time.
 //! - [`Wrap`] of a `Connect`: the layers that it names, from the outside in, each within `deadline`. `Connected` is said
 //!   once all are open, and the bytes of `SendStream` and `Stream` are those inside. A driver without them says `Failed`.
 //! - Credit that is left at `Detach` is void: from then on the user alone reads.
-//! - After [`shutdown`](Node::shutdown) actions and deadlines go on until [`Notice::Closed`], for about 2 s. Nothing is
+//! - After [`shutdown`](Node::shutdown) outputs and deadlines go on until [`Event::Closed`], for about 2 s. Nothing is
 //!   asked for after it. Streams that were detached live on, and relayed pipes end.
 //!
 //! Each of the rules is held by a test in `core/tests/contract.rs`, 6 by `tests/purity`.
 
 mod config;
 mod cx;
+mod event;
 mod hello;
 mod identity;
 mod limit;
 mod node;
 mod noise;
-mod notice;
 mod random;
 mod selection;
 #[cfg(feature = "serde")]
@@ -116,14 +116,14 @@ pub use config::{
     Accept, Broker, Config, ConfigError, Liveness, Login, MAX_SERVERS, NtpServer, PIPE_DESCRIPTORS, Plan,
     ServerRef, StunServer, TurnAuth, TurnServer,
 };
-pub use identity::{NodeId, NodeIdError, SecretKey, SecretKeyError, Topic};
-pub use io::{Action, CloseHow, Event, IoFailure, QueryId, SockId, SockOpts};
-pub use name::{Name, NameError, NameNews, NamePin, Target, TargetError, ToTarget};
-pub use node::{Allocate, AllocateError, ConnectError, MAX_ALLOCATIONS, MAX_CONNECTS, Node};
-pub use notice::{
-    Advice, BrokerLoss, BrokerState, ConnectId, FailReason, Notice, Outcome, PortState, Refusal, Report,
+pub use event::{
+    Advice, BrokerLoss, BrokerState, ConnectId, Event, FailReason, Outcome, PortState, Refusal, Report,
     Stage, Strategy, StrategyReport,
 };
+pub use identity::{NodeId, NodeIdError, SecretKey, SecretKeyError, Topic};
+pub use io::{CloseHow, Input, IoFailure, Output, QueryId, SockId, SockOpts};
+pub use name::{Name, NameError, NameNews, NamePin, Target, TargetError, ToTarget};
+pub use node::{Allocate, AllocateError, ConnectError, MAX_ALLOCATIONS, MAX_CONNECTS, Node};
 pub use pipe::{PipeEnd, PipeId, PipeMode, PipeNews, ProtocolTag};
 pub use proxy::{Proxy, ProxyFailure, ProxyKind};
 pub use selection::{Interfaces, Which, WhichError};

@@ -1,4 +1,4 @@
-//! What can be serialized, for programs that pass reports and notices on.
+//! What can be serialized, for programs that pass reports and events on.
 //!
 //! Words that people read stand as text, names of alternatives in small letters with `_`, and times in seconds.
 
@@ -7,11 +7,11 @@ use core::time::Duration;
 use serde::{Serialize, Serializer};
 
 use crate::address::{NodeText, PeerAddress};
+use crate::event::{Advice, BrokerLoss, ConnectId, FailReason, Outcome, Refusal, Stage, Strategy};
 use crate::identity::NodeId;
 use crate::io::{IoFailure, LinkKind};
 use crate::name::{Name, NameError};
 use crate::nat::{Delta, DeltaType, Filtering, Mapping, NatType, Verdict};
-use crate::notice::{Advice, BrokerLoss, ConnectId, FailReason, Outcome, Refusal, Stage, Strategy};
 use crate::pipe::{PipeId, PipeMode};
 use crate::portmap::{MapError, Truth, Way};
 

@@ -8,11 +8,11 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use crate::address::PeerAddress;
+use crate::event::Refusal;
 use crate::hello::{Control, Heard, Hello, Offer, Purpose, Status};
 use crate::identity::{NodeId, SecretKey};
 use crate::io::IoFailure;
 use crate::nat::Behaviour;
-use crate::notice::Refusal;
 use crate::pipe::Terms;
 use crate::session::SessionId;
 use crate::signal::mappings::Mappings;

@@ -169,7 +169,7 @@ mod tests {
     use crate::turn::Credentials;
     use crate::wire::Transport;
     use crate::{
-        Action, Broker, Config, ConfigError, Event, Instant, Node, Plan, SecretKey, Strategy, TurnServer,
+        Broker, Config, ConfigError, Input, Instant, Node, Output, Plan, SecretKey, Strategy, TurnServer,
     };
 
     fn config() -> Config {
@@ -184,19 +184,19 @@ mod tests {
     /// 192.0.2.7.
     fn dials(node: &mut Node) -> Vec<(SocketAddr, Option<Wrap>)> {
         let mut dials = Vec::new();
-        while let Some(action) = node.poll_action() {
-            match action {
-                Action::Connect { remote, wrap, .. } => {
+        while let Some(output) = node.poll_output() {
+            match output {
+                Output::Connect { remote, wrap, .. } => {
                     dials.push((remote, wrap.map(|wrap| (*wrap).clone())));
                 }
-                Action::BindUdp { .. } => panic!("TLS does not go over UDP"),
-                Action::Listen { sock, .. } => {
+                Output::BindUdp { .. } => panic!("TLS does not go over UDP"),
+                Output::Listen { sock, .. } => {
                     let local = "192.0.2.1:4000".parse().unwrap();
-                    node.handle(Instant::ZERO, Event::Bound { sock, local });
+                    node.handle(Instant::ZERO, Input::Bound { sock, local });
                 }
-                Action::Resolve { query, .. } => {
+                Output::Resolve { query, .. } => {
                     let result = Ok(["192.0.2.7".parse().unwrap()].into_iter().collect());
-                    node.handle(Instant::ZERO, Event::Resolved { query, result });
+                    node.handle(Instant::ZERO, Input::Resolved { query, result });
                 }
                 _ => {}
             }
@@ -222,7 +222,7 @@ mod tests {
         let mut node = Node::new(config, [3; 32], Instant::ZERO).unwrap();
         let ip = "192.0.2.1".parse().unwrap();
         let interface = Interface { default_route: true, ..Interface::new(2, ip, 24) };
-        node.handle(Instant::ZERO, Event::Interfaces(&[interface]));
+        node.handle(Instant::ZERO, Input::Interfaces(&[interface]));
         let wrap = |host: &str, port, tls, websocket: Option<&str>| {
             Some(Wrap {
                 host: host.into(),

@@ -10,7 +10,7 @@ use common::{S, World, key};
 use p2pd_core::io::Interface;
 use p2pd_core::trace::replay;
 use p2pd_core::{
-    Action, BrokerLoss, BrokerState, Config, Event, FailReason, Instant, IoFailure, Node, PeerAddress,
+    BrokerLoss, BrokerState, Config, FailReason, Input, Instant, IoFailure, Node, Output, PeerAddress,
     PipeMode, Plan, Refusal, SecretKey, SockId, Strategy,
 };
 
@@ -44,28 +44,28 @@ fn core(path: &str) -> PathBuf {
 #[test]
 fn rule_1_events_in_any_order_then_all_actions_then_one_deadline_that_moves() {
     let mut node = Node::new(Config::new(key(0)), [7; 32], Instant::ZERO).unwrap();
-    assert_eq!((node.poll_timeout(), node.poll_action().is_none()), (None, true), "nothing is due before");
+    assert_eq!((node.poll_timeout(), node.poll_output().is_none()), (None, true), "nothing is due before");
     let lan = Interface { default_route: true, ..Interface::new(2, [192, 0, 2, 1].into(), 24) };
     let now = Instant::ZERO + S;
-    // Several events, and some that make no sense yet, before one action is taken out.
-    node.handle(now, Event::Timeout);
-    node.handle(now, Event::Interfaces(&[lan]));
-    node.handle(now, Event::Timeout);
+    // Several inputs, and some that make no sense yet, before one output is taken out.
+    node.handle(now, Input::Timeout);
+    node.handle(now, Input::Interfaces(&[lan]));
+    node.handle(now, Input::Timeout);
     assert_eq!(node.poll_timeout(), Some(now), "actions are waiting");
     let mut listeners = Vec::new();
-    while let Some(action) = node.poll_action() {
-        if let Action::Listen { sock, .. } = action {
+    while let Some(output) = node.poll_output() {
+        if let Output::Listen { sock, .. } = output {
             listeners.push(sock);
         }
     }
     for sock in listeners.into_iter().rev() {
-        node.handle(now, Event::Bound { sock, local: ([0, 0, 0, 0], 4000).into() });
+        node.handle(now, Input::Bound { sock, local: ([0, 0, 0, 0], 4000).into() });
     }
     for _ in 0..50 {
-        while node.poll_action().is_some() {}
+        while node.poll_output().is_some() {}
         let Some(due) = node.poll_timeout() else { break };
-        node.handle(due, Event::Timeout);
-        while node.poll_action().is_some() {}
+        node.handle(due, Input::Timeout);
+        while node.poll_output().is_some() {}
         assert!(node.poll_timeout().is_none_or(|next| next > due), "the deadline stays at {due:?}");
     }
 }
@@ -74,19 +74,19 @@ fn rule_1_events_in_any_order_then_all_actions_then_one_deadline_that_moves() {
 fn rule_2_one_first_reply_then_silence_and_unknown_ids_are_counted() {
     let mut world = pair(7);
     let node = &mut world.hosts[0].node;
-    node.handle(Instant::ZERO + 9 * S, Event::Eof { sock: SockId::from_number(99) });
-    node.handle(Instant::ZERO, Event::Stream { sock: SockId::from_number(98), data: b"x" });
+    node.handle(Instant::ZERO + 9 * S, Input::Eof { sock: SockId::from_number(99) });
+    node.handle(Instant::ZERO, Input::Stream { sock: SockId::from_number(98), data: b"x" });
     assert_eq!(node.stats().unknown_ids, 2);
-    assert!(node.poll_action().is_none());
+    assert!(node.poll_output().is_none());
     // A dial that failed is gone: a second reply is for nobody.
     world.connect(0, &world.address(1), direct(9));
     let dial = world.log.lines().rev().find_map(|line| line.split(" 0 > Connect { sock: s").nth(1)).unwrap();
     let sock = SockId::from_number(dial.split(',').next().unwrap().parse().unwrap());
     let node = &mut world.hosts[0].node;
-    node.handle(Instant::ZERO, Event::Failed { sock, cause: IoFailure::Refused });
+    node.handle(Instant::ZERO, Input::Failed { sock, cause: IoFailure::Refused });
     assert_eq!(node.stats().unknown_ids, 2, "the first reply");
     let (local, remote) = (([203, 0, 113, 1], 9).into(), ([203, 0, 113, 2], 4000).into());
-    node.handle(Instant::ZERO, Event::Connected { sock, local, remote });
+    node.handle(Instant::ZERO, Input::Connected { sock, local, remote });
     assert_eq!(node.stats().unknown_ids, 3);
 }
 
@@ -211,7 +211,7 @@ fn rule_7_a_guard_stands_before_every_codec() {
     let (sockets, from) = (world.hosts[0].bound.clone(), world.stuns[0].at);
     let begin = std::time::Instant::now();
     for sock in sockets.into_keys() {
-        world.tell(0, Event::Datagram { sock, from, data: &data });
+        world.tell(0, Input::Datagram { sock, from, data: &data });
     }
     assert!(begin.elapsed() < 5 * S, "{:?}", begin.elapsed());
     assert!(world.stats(0).bad_stun > 0);
@@ -274,7 +274,7 @@ fn rule_9_streams_are_accepted_by_credit_and_a_released_pipe_counts_no_more() {
         world.run(S);
         assert_eq!(world.hosts[0].pipes.len(), n + 1, "a stranger's key has one place of eight");
         let sock = world.hosts[0].pipes[n].sock;
-        world.tell(0, Event::Released { sock });
+        world.tell(0, Input::Released { sock });
     }
     let granted = world.log.split(" 0 > Accept { ").skip(1).filter_map(|line| line.split("credit: ").nth(1));
     let granted: usize = granted.map(|rest| rest.split(' ').next().unwrap().parse::<usize>().unwrap()).sum();

@@ -17,7 +17,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::time::{Duration, Instant};
 
 use p2pd_core::io::Interface;
-use p2pd_core::{Config, FailReason, IoFailure, Notice, PeerAddress, PipeMode, Plan, SecretKey};
+use p2pd_core::{Config, Event, FailReason, IoFailure, PeerAddress, PipeMode, Plan, SecretKey};
 use std_driver::driver::Driver;
 
 fn node(key: u8, change: impl FnOnce(&mut Config)) -> Driver {
@@ -31,7 +31,7 @@ fn node(key: u8, change: impl FnOnce(&mut Config)) -> Driver {
 fn until(a: &mut Driver, b: &mut Driver, is: impl Fn(&Driver, &Driver) -> bool) {
     let begin = Instant::now();
     while !is(a, b) {
-        assert!(begin.elapsed() < Duration::from_secs(20), "{:?} {:?}", a.notices, b.notices);
+        assert!(begin.elapsed() < Duration::from_secs(20), "{:?} {:?}", a.events, b.events);
         a.tick();
         b.tick();
         std::thread::sleep(Duration::from_millis(1));
@@ -70,7 +70,7 @@ fn pipes_that_are_dropped_make_room_for_others() {
         );
     }
     listener.node.shutdown(listener.now());
-    until(&mut caller, &mut listener, |_, b| b.notices.iter().any(|n| matches!(n, Notice::Closed)));
+    until(&mut caller, &mut listener, |_, b| b.events.iter().any(|n| matches!(n, Event::Closed)));
     TcpListener::bind((Ipv4Addr::LOCALHOST, listener.node.address().v4()[0].port)).unwrap();
 }
 
@@ -80,16 +80,16 @@ fn a_taken_port_and_a_refused_dial_are_told_apart_from_silence() {
     let port = taken.local_addr().unwrap().port();
     let mut late = node(5, |config| config.port = port);
     let mut caller = node(6, |_| {});
-    let in_use = |n: &Notice| matches!(n, Notice::ListenFailed { cause: IoFailure::AddrInUse, local } if local.port() == port);
-    until(&mut caller, &mut late, |_, late| late.notices.iter().any(in_use));
+    let in_use = |n: &Event| matches!(n, Event::ListenFailed { cause: IoFailure::AddrInUse, local } if local.port() == port);
+    until(&mut caller, &mut late, |_, late| late.events.iter().any(in_use));
     drop(taken);
     let key = SecretKey::from_bytes([7; 32]).node_id();
     let nobody: PeerAddress = format!("None-[0,127.0.0.1,127.0.0.1,{port},1,1,0]-0-{key}").parse().unwrap();
     caller.node.connect(caller.now(), &nobody, Plan::default()).unwrap();
-    let refused = |n: &Notice| {
-        let Notice::Failed { reason, report, .. } = n else { return false };
+    let refused = |n: &Event| {
+        let Event::Failed { reason, report, .. } = n else { return false };
         assert_eq!(*reason, FailReason::AllStrategiesFailed);
         report.strategies.iter().any(|s| s.detail.contains("refused"))
     };
-    until(&mut caller, &mut late, |caller, _| caller.notices.iter().any(refused));
+    until(&mut caller, &mut late, |caller, _| caller.events.iter().any(refused));
 }

@@ -23,7 +23,7 @@
 //! async-std is deprecated by its makers; its users have the default feature `async-std`, everybody else
 //! `default-features = false` and the feature `smol`. The code is the same but for the executor of the node's task.
 //!
-//! The sans-IO [`p2pd_core::Node`] makes all decisions. This crate carries out its actions and reports events to it, in
+//! The sans-IO [`p2pd_core::Node`] makes all decisions. This crate carries out its outputs and hands inputs to it, in
 //! one task. A [`Pipe`] is a TCP stream of the `async-io` reactor, with a record layer around it when it is encrypted,
 //! and without a task of its own. [`messages`] has pipes of messages: P2PD's calls, for TCP, UDP and pipes to peers
 //! alike.
@@ -38,7 +38,7 @@ mod pipe;
 mod runtime;
 
 pub use executor::TcpStream;
-pub use p2pd_async::{Lost, Notices};
+pub use p2pd_async::{Events, Lost};
 pub use pipe::Pipe;
 pub use runtime::AsyncIo;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_lite::future::{block_on, zip};
 use futures_lite::{AsyncReadExt, AsyncWriteExt};
-use p2pd_async_std::{Config, Node, Notice, PipeMode, Plan, SecretKey};
+use p2pd_async_std::{Config, Event, Node, PipeMode, Plan, SecretKey};
 
 fn config() -> Config {
     let mut config = Config::new(SecretKey::from_bytes(p2pd_async_std::random_seed().unwrap()));
@@ -19,7 +19,7 @@ fn a_pipe_in_each_mode_and_the_runtimes_own_stream() {
     block_on(async {
         let (a, b) = (Node::bind(config()).await.unwrap(), Node::bind(config()).await.unwrap());
         let to = b.address().await;
-        let mut notices = a.notices();
+        let mut events = a.events();
         for mode in [PipeMode::Encrypted, PipeMode::Plain] {
             let plan = Plan { mode, ..Plan::default() };
             let (ours, theirs) = zip(a.connect_with(&to, plan), b.accept()).await;
@@ -42,7 +42,7 @@ fn a_pipe_in_each_mode_and_the_runtimes_own_stream() {
             }
         }
         // That the node is ready may be said before.
-        while !matches!(notices.recv().await, Some(Ok(Notice::Progress { .. }))) {}
+        while !matches!(events.recv().await, Some(Ok(Event::Progress { .. }))) {}
         zip(a.shutdown(), b.shutdown()).await;
         assert!(b.accept().await.is_none() && b.stats().await.is_none());
     });

@@ -42,7 +42,7 @@ async fn fire<R: Runtime>(late: &Lateness, dials: u32, gap: Duration) -> Result<
     let out = Outputs {
         accept: async_channel::bounded(1).0,
         turned_away: Arc::default(),
-        notices: async_broadcast::broadcast(16).0,
+        events: async_broadcast::broadcast(16).0,
         address: Arc::new(Known::new(engine.address().clone())),
         echo: false,
     };

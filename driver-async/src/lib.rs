@@ -50,7 +50,7 @@ pub use carrier::{IntoSocket, Socket};
 pub use daemon::Daemon;
 #[cfg(feature = "measure")]
 pub use late::lateness;
-pub use news::{Incoming, Lost, Notices};
+pub use news::{Events, Incoming, Lost};
 pub use node::{Builder, Connecting, Node};
 pub use peer::Pipe;
 pub use pipe::{CallbackId, MessagePipe, SendError};

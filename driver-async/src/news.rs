@@ -1,4 +1,4 @@
-//! What comes to a node's user unasked: notices, and pipes that peers open.
+//! What comes to a node's user unasked: events, and pipes that peers open.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -8,16 +8,16 @@ use std::task::{Context, Poll};
 use async_broadcast::RecvError;
 use async_channel::Receiver;
 use futures_core::Stream;
-use p2pd_core::Notice;
+use p2pd_core::Event;
 
 use crate::node::Node;
 use crate::runtime::Runtime;
 
-/// Notices of a node from one time on, from [`Node::notices`]. They are a stream, too, and end with [`Notice::Closed`].
+/// Events of a node from one time on, from [`Node::events`]. They are a stream, too, and end with [`Event::Closed`].
 #[derive(Clone, Debug)]
-pub struct Notices(pub(crate) async_broadcast::Receiver<Notice>);
+pub struct Events(pub(crate) async_broadcast::Receiver<Event>);
 
-/// Number of notices that a reader has lost since it was too slow.
+/// Number of events that a reader has lost since it was too slow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Lost(pub u64);
 
@@ -28,20 +28,20 @@ pub struct Incoming<R: Runtime> {
     pub(crate) _node: Node<R>,
 }
 
-impl Notices {
+impl Events {
     /// Waits for the next one; `None` once the node has ended. A reader that was too slow hears once how many it has lost.
     /// Giving up waiting loses nothing.
-    pub async fn recv(&mut self) -> Option<Result<Notice, Lost>> {
+    pub async fn recv(&mut self) -> Option<Result<Event, Lost>> {
         poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
     }
 }
 
-impl Stream for Notices {
-    type Item = Result<Notice, Lost>;
+impl Stream for Events {
+    type Item = Result<Event, Lost>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         Pin::new(&mut self.0).poll_recv(cx).map(|news| match news? {
-            Ok(notice) => Some(Ok(notice)),
+            Ok(event) => Some(Ok(event)),
             Err(RecvError::Overflowed(lost)) => Some(Err(Lost(lost))),
             Err(RecvError::Closed) => None,
         })

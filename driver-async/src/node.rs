@@ -10,27 +10,26 @@ use std::task::{Context, Poll};
 
 use async_broadcast::InactiveReceiver;
 use async_channel::{Receiver, Sender};
-use event_listener::Event;
 use futures_core::Stream;
 use p2pd_core::nat::NatReport;
 use p2pd_core::trace::Sink;
 use p2pd_core::{
-    Allocate, AllocateError, Config, ConnectId, Login, Name, NameError, NamePin, NodeId, Notice, PeerAddress,
+    Allocate, AllocateError, Config, ConnectId, Event, Login, Name, NameError, NamePin, NodeId, PeerAddress,
     Plan, ServerRef, Stats, ToTarget,
 };
 use p2pd_sys::messages::RouteTable;
 use p2pd_sys::{Address, BindError, ConnectError, Engine, NameAnswer, NameCall};
 
 use crate::allocation::Allocation;
-use crate::news::{Incoming, Notices};
+use crate::news::{Events, Incoming};
 use crate::reactor::Sockets;
 use crate::run::{self, Called, Command, Outputs};
 use crate::runtime::Runtime;
 
 /// Pipes that nobody has accepted yet; a further one is closed.
 const ACCEPT_QUEUE: usize = 128;
-/// Notices that a slow reader may lag behind before it loses the oldest.
-const NOTICE_QUEUE: usize = 1024;
+/// Events that a slow reader may lag behind before it loses the oldest.
+const EVENT_QUEUE: usize = 1024;
 
 /// A running node. Clones are handles to the same one; it ends when the last is dropped or
 /// [`shutdown`](Node::shutdown) is called. Pipes live on without it.
@@ -44,7 +43,7 @@ struct Inner<R: Runtime> {
     id: NodeId,
     commands: Sender<Command<R>>,
     accepted: Receiver<R::Pipe>,
-    notices: InactiveReceiver<Notice>,
+    events: InactiveReceiver<Event>,
     address: Arc<Known>,
     tokens: AtomicU64,
     turned_away: Arc<AtomicU64>,
@@ -54,7 +53,7 @@ struct Inner<R: Runtime> {
 #[derive(Debug)]
 pub(crate) struct Known {
     address: Mutex<Address>,
-    changed: Event,
+    changed: event_listener::Event,
     ended: AtomicBool,
 }
 
@@ -99,20 +98,20 @@ impl<R: Runtime> Builder<R> {
         let id = engine.node().node_id();
         let (commands, command_queue) = async_channel::unbounded();
         let (accept, accepted) = async_channel::bounded(ACCEPT_QUEUE);
-        let (mut news, notices) = async_broadcast::broadcast(NOTICE_QUEUE);
+        let (mut news, events) = async_broadcast::broadcast(EVENT_QUEUE);
         news.set_overflow(true);
         let address = Arc::new(Known::new(engine.address().clone()));
         let turned_away = Arc::new(AtomicU64::new(0));
         let outputs = Outputs {
             accept,
             turned_away: turned_away.clone(),
-            notices: news,
+            events: news,
             address: address.clone(),
             echo: self.echo,
         };
         R::spawn(run::run(engine, command_queue, outputs));
-        let (notices, tokens) = (notices.deactivate(), AtomicU64::new(0));
-        let inner = Inner { id, commands, accepted, notices, address, tokens, turned_away };
+        let (events, tokens) = (events.deactivate(), AtomicU64::new(0));
+        let inner = Inner { id, commands, accepted, events, address, tokens, turned_away };
         Ok(Node { inner: Arc::new(inner) })
     }
 }
@@ -181,7 +180,7 @@ impl<R: Runtime> Node<R> {
     }
 
     /// Begins to open a pipe, and returns a future for it that knows its [`ConnectId`], so that
-    /// [`Notice::Progress`] can be followed meanwhile.
+    /// [`Event::Progress`] can be followed meanwhile.
     ///
     /// # Errors
     /// The reason why nothing was begun.
@@ -211,7 +210,7 @@ impl<R: Runtime> Node<R> {
     }
 
     /// Takes a name for this node and keeps it while the node runs. Returns the number of brokers that keep its record,
-    /// which is valid for a day after the node has ended. Where no broker is there it waits for one. A [`Notice::Name`]
+    /// which is valid for a day after the node has ended. Where no broker is there it waits for one. An [`Event::Name`]
     /// says so, and tells later changes of the name.
     ///
     /// # Errors
@@ -235,7 +234,7 @@ impl<R: Runtime> Node<R> {
         })
     }
 
-    /// Tells which key a name had, as a [`Notice::Name`] said it in an earlier run: [`p2pd_sys::PinFile`] keeps them.
+    /// Tells which key a name had, as an [`Event::Name`] said it in an earlier run: [`p2pd_sys::PinFile`] keeps them.
     pub fn pin_name(&self, pin: NamePin) {
         self.tell(Command::PinName(pin));
     }
@@ -274,25 +273,25 @@ impl<R: Runtime> Node<R> {
         self.inner.turned_away.load(Ordering::Relaxed)
     }
 
-    /// News from now on: progress of connects, state of brokers, questions. A reader that is 1,024 notices
+    /// News from now on: progress of connects, state of brokers, questions. A reader that is 1,024 events
     /// behind loses the oldest and is told so. They end with the node.
-    pub fn notices(&self) -> Notices {
-        Notices(self.inner.notices.activate_cloned())
+    pub fn events(&self) -> Events {
+        Events(self.inner.events.activate_cloned())
     }
 
-    /// Answers [`Notice::Ask`]: whether this peer may have a pipe.
+    /// Answers [`Event::Ask`]: whether this peer may have a pipe.
     pub fn answer(&self, peer: NodeId, accept: bool) {
         self.tell(Command::Answer { peer, accept });
     }
 
-    /// Answers [`Notice::LoginWanted`]: the login that a server takes from now on, which may come unasked, too. `None`: there
+    /// Answers [`Event::LoginWanted`]: the login that a server takes from now on, which may come unasked, too. `None`: there
     /// is none to be had.
     pub fn renew_login(&self, server: ServerRef, login: Option<Login>) {
         self.tell(Command::RenewLogin { server, login });
     }
 
     /// Sends a peer an ECHO by every broker that is ready and that both share; returns how many they are.
-    /// [`Notice::Pong`] tells of the first answer, with this `number`. A peer answers nodes that it accepts; others too
+    /// [`Event::Pong`] tells of the first answer, with this `number`. A peer answers nodes that it accepts; others too
     /// rarely to be relied on.
     ///
     /// # Errors
@@ -364,7 +363,11 @@ impl<R: Runtime> Node<R> {
 
 impl Known {
     pub(crate) fn new(address: Address) -> Self {
-        Known { address: Mutex::new(address), changed: Event::new(), ended: AtomicBool::new(false) }
+        Known {
+            address: Mutex::new(address),
+            changed: event_listener::Event::new(),
+            ended: AtomicBool::new(false),
+        }
     }
 
     fn get(&self) -> Address {
@@ -402,7 +405,7 @@ pub struct Connecting<R: Runtime> {
 }
 
 impl<R: Runtime> Connecting<R> {
-    /// Returns the call's number in notices.
+    /// Returns the call's number in events.
     pub fn id(&self) -> ConnectId {
         self.id
     }

@@ -13,7 +13,7 @@ use async_channel::{Receiver, Sender, TrySendError};
 use futures_core::Stream;
 use p2pd_core::nat::NatReport;
 use p2pd_core::{
-    Allocate, AllocateError, ConnectId, Login, Name, NameError, NamePin, NodeId, Notice, PeerAddress, PipeId,
+    Allocate, AllocateError, ConnectId, Event, Login, Name, NameError, NamePin, NodeId, PeerAddress, PipeId,
     Plan, ServerRef, Stats, Target,
 };
 use p2pd_sys::{Calls, ConnectError, Engine, NameAnswer, NameCall, NameCalls, News};
@@ -80,7 +80,7 @@ pub(crate) struct Outputs<R: Runtime> {
     pub(crate) accept: Sender<R::Pipe>,
     /// Pipes closed because nobody accepted them.
     pub(crate) turned_away: Arc<AtomicU64>,
-    pub(crate) notices: async_broadcast::Sender<Notice>,
+    pub(crate) events: async_broadcast::Sender<Event>,
     pub(crate) address: Arc<Known>,
     pub(crate) echo: bool,
 }
@@ -223,16 +223,16 @@ impl<R: Runtime> Driver<R> {
     fn tell(&mut self) {
         while let Some(news) = self.engine.take_news() {
             match news {
-                News::Notice(notice) => {
-                    if let Notice::Name { name, news } = &notice {
+                News::Event(event) => {
+                    if let Event::Name { name, news } = &event {
                         for (done, outcome) in self.names.told(*name, news) {
                             reply(&done, outcome);
                         }
                     }
-                    if matches!(notice, Notice::Listening { .. } | Notice::Ready { .. }) {
+                    if matches!(event, Event::Listening { .. } | Event::Ready { .. }) {
                         self.out.address.set(self.engine.address().clone());
                     }
-                    let _ = self.out.notices.try_broadcast(notice);
+                    let _ = self.out.events.try_broadcast(event);
                 }
                 News::Allocated(id, stream, layer) => {
                     let allocation = Allocation::new(stream, *layer);

@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
-use p2pd_mio::{Config, News, Node, Notice, Pipe, SecretKey};
+use p2pd_mio::{Config, Event, News, Node, Pipe, SecretKey};
 
 const LISTENER: Token = Token(0);
 const NODE: usize = 1_000_000_000;
@@ -44,7 +44,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 poll.registry().register(&mut pipe, Token(next), Interest::READABLE | Interest::WRITABLE)?;
                 clients.insert(Token(next), Client { stream: Box::new(pipe), back: Vec::new() });
                 next += 1;
-            } else if let News::Notice(Notice::Ready { address }) = news {
+            } else if let News::Event(Event::Ready { address }) = news {
                 println!("also at {address}");
             }
         }

@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::sync::mpsc::{Receiver, channel};
 
 use mio::{Events, Interest, Poll, Token, Waker};
-use p2pd_mio::{Config, News, Node, Notice, Pipe, Plan, SecretKey};
+use p2pd_mio::{Config, Event, News, Node, Pipe, Plan, SecretKey};
 
 const INPUT: Token = Token(0);
 const PIPE: Token = Token(1);
@@ -30,7 +30,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         node.tick();
         while let Some(news) = node.poll() {
             match news {
-                News::Notice(Notice::Ready { address }) if friend.is_none() => println!("{address}"),
+                News::Event(Event::Ready { address }) if friend.is_none() => println!("{address}"),
                 News::NotOpened(_, why) => return Err(why.into()),
                 News::Opened(_, mut pipe) | News::Incoming(mut pipe) if chat.is_none() => {
                     poll.registry().register(&mut pipe, PIPE, Interest::READABLE | Interest::WRITABLE)?;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io::{self, Read, Write};
 
 use mio::{Events, Interest, Poll, Token};
-use p2pd_mio::{Config, News, Node, Notice, Pipe, SecretKey};
+use p2pd_mio::{Config, Event, News, Node, Pipe, SecretKey};
 
 /// Tokens from here on are the pipes', those before the node's.
 const PIPES: usize = 20_000;
@@ -29,7 +29,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         node.tick();
         while let Some(news) = node.poll() {
             match news {
-                News::Notice(Notice::Ready { address }) => println!("{address}"),
+                News::Event(Event::Ready { address }) => println!("{address}"),
                 News::Incoming(mut pipe) => {
                     next += 1;
                     let both = Interest::READABLE | Interest::WRITABLE;

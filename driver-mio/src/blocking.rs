@@ -5,7 +5,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use mio::{Events, Poll};
-use p2pd_core::{Config, NodeId, Notice, PeerAddress, Plan, ToTarget};
+use p2pd_core::{Config, Event, NodeId, PeerAddress, Plan, ToTarget};
 use p2pd_sys::{BindError, ConnectError};
 
 use crate::node::{News, Node};
@@ -25,10 +25,10 @@ pub type BlockingPipe = Pipe<std::net::TcpStream>;
 #[derive(Debug)]
 pub struct BlockingNode {
     poll: Poll,
-    events: Events,
+    ready: Events,
     node: Node,
     incoming: VecDeque<BlockingPipe>,
-    notices: VecDeque<Notice>,
+    events: VecDeque<Event>,
 }
 
 impl BlockingNode {
@@ -39,8 +39,8 @@ impl BlockingNode {
     pub fn bind(config: Config) -> Result<BlockingNode, BindError> {
         let poll = Poll::new().map_err(BindError::Loop)?;
         let node = Node::bind(config, poll.registry(), 0..usize::MAX)?;
-        let (incoming, notices) = (VecDeque::new(), VecDeque::new());
-        Ok(BlockingNode { poll, events: Events::with_capacity(256), node, incoming, notices })
+        let (incoming, events) = (VecDeque::new(), VecDeque::new());
+        Ok(BlockingNode { poll, ready: Events::with_capacity(256), node, incoming, events })
     }
 
     /// The node in the loop, to look at and to answer questions.
@@ -129,8 +129,8 @@ impl BlockingNode {
     }
 
     /// The next piece of news: progress of connects, state of brokers, questions. The last 1,024 are kept.
-    pub fn notice(&mut self) -> Option<Notice> {
-        self.notices.pop_front()
+    pub fn event(&mut self) -> Option<Event> {
+        self.events.pop_front()
     }
 
     /// Ends the node: brokers are told, sockets closed. Pipes live on.
@@ -150,11 +150,11 @@ impl BlockingNode {
     /// Runs one turn of the loop, of at most this length. A call's outcome goes to `other`.
     fn turn_with(&mut self, most: Option<Duration>, mut other: impl FnMut(News)) -> io::Result<()> {
         let timeout = [self.node.timeout(), most].into_iter().flatten().min();
-        match self.poll.poll(&mut self.events, timeout) {
+        match self.poll.poll(&mut self.ready, timeout) {
             Err(e) if e.kind() != io::ErrorKind::Interrupted => return Err(e),
             _ => {}
         }
-        for event in &self.events {
+        for event in &self.ready {
             self.node.handle(event);
         }
         self.node.tick();
@@ -164,11 +164,11 @@ impl BlockingNode {
                     self.incoming.extend(pipe.into_blocking());
                 }
                 News::Incoming(_) => {}
-                News::Notice(notice) => {
-                    if self.notices.len() == 1024 {
-                        self.notices.pop_front();
+                News::Event(event) => {
+                    if self.events.len() == 1024 {
+                        self.events.pop_front();
                     }
-                    self.notices.push_back(notice);
+                    self.events.push_back(event);
                 }
                 outcome => other(outcome),
             }

@@ -6,11 +6,10 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use mio::Registry;
-use mio::event::Event;
 use p2pd_core::nat::NatReport;
 use p2pd_core::trace::Sink;
 use p2pd_core::{
-    Allocate, AllocateError, Config, ConnectId, IoFailure, Login, Name, NameError, NamePin, NodeId, Notice,
+    Allocate, AllocateError, Config, ConnectId, Event, IoFailure, Login, Name, NameError, NamePin, NodeId,
     PeerAddress, PipeId, Plan, QueryId, ServerRef, Stats, ToTarget,
 };
 use p2pd_sys::{Address, BindError, ConnectError, Engine};
@@ -35,7 +34,7 @@ pub enum News {
     /// A peer opened a pipe to this node. It is registered nowhere yet.
     Incoming(Pipe),
     /// The address, progress of connects, state of brokers, questions.
-    Notice(Notice),
+    Event(Event),
     /// Name to look up, with [`Builder::own_names`]: give the outcome to [`Node::resolved`].
     LookUp(QueryId, Box<str>),
 }
@@ -129,7 +128,7 @@ impl Node {
     }
 
     /// Takes an event, if its token is one of the node's; false: it is yours.
-    pub fn handle(&mut self, event: &Event) -> bool {
+    pub fn handle(&mut self, event: &mio::event::Event) -> bool {
         match self.engine.reactor().whose(event.token()) {
             Whose::Sock(sock) => self.engine.ready(sock),
             Whose::Names => {
@@ -173,7 +172,7 @@ impl Node {
         }
         let echo = self.echo;
         Some(match self.engine.take_news()? {
-            p2pd_sys::News::Notice(notice) => News::Notice(notice),
+            p2pd_sys::News::Event(event) => News::Event(event),
             p2pd_sys::News::NotOpened(connect, why) => News::NotOpened(connect, why),
             p2pd_sys::News::Allocated(id, stream, layer) => {
                 News::Allocated(id, Allocation::new(stream, *layer))
@@ -201,7 +200,7 @@ impl Node {
     }
 
     /// Sends a peer an ECHO by every broker that is ready and that both share; returns how many they are.
-    /// [`Notice::Pong`] tells of the first answer, with this `number`. A peer answers nodes that it accepts; others too
+    /// [`Event::Pong`] tells of the first answer, with this `number`. A peer answers nodes that it accepts; others too
     /// rarely to be relied on.
     ///
     /// # Errors
@@ -219,7 +218,7 @@ impl Node {
         self.engine.allocate(wish)
     }
 
-    /// Asks where a name leads; [`Notice::Name`] tells, after 8 s at the latest.
+    /// Asks where a name leads; [`Event::Name`] tells, after 8 s at the latest.
     ///
     /// # Errors
     /// Too many names are asked for at once, or the node was shut down.
@@ -227,7 +226,7 @@ impl Node {
         self.engine.resolve(name)
     }
 
-    /// Takes a name and keeps it while the node runs; [`Notice::Name`] reports the outcome.
+    /// Takes a name and keeps it while the node runs; [`Event::Name`] reports the outcome.
     ///
     /// # Errors
     /// As [`resolve`](Self::resolve).
@@ -235,7 +234,7 @@ impl Node {
         self.engine.register(name)
     }
 
-    /// Gives up a name that this node's key has; [`Notice::Name`] reports the outcome.
+    /// Gives up a name that this node's key has; [`Event::Name`] reports the outcome.
     ///
     /// # Errors
     /// As [`resolve`](Self::resolve).
@@ -243,7 +242,7 @@ impl Node {
         self.engine.release(name)
     }
 
-    /// Tells which key a name had, as a [`Notice::Name`] said it in an earlier run: [`p2pd_sys::PinFile`] keeps them.
+    /// Tells which key a name had, as an [`Event::Name`] said it in an earlier run: [`p2pd_sys::PinFile`] keeps them.
     pub fn pin_name(&mut self, pin: NamePin) {
         self.engine.pin_name(pin);
     }
@@ -264,13 +263,13 @@ impl Node {
         self.engine.set_busy(busy);
     }
 
-    /// Answers [`Notice::LoginWanted`]: the login that a server takes from now on, which may come unasked, too. `None`: there
+    /// Answers [`Event::LoginWanted`]: the login that a server takes from now on, which may come unasked, too. `None`: there
     /// is none to be had.
     pub fn renew_login(&mut self, server: ServerRef, login: Option<Login>) {
         self.engine.renew_login(server, login);
     }
 
-    /// Answers [`Notice::Ask`]: whether this peer may have a pipe.
+    /// Answers [`Event::Ask`]: whether this peer may have a pipe.
     pub fn answer(&mut self, peer: NodeId, accept: bool) {
         self.engine.answer(peer, accept);
     }
@@ -287,7 +286,7 @@ impl Node {
     }
 
     /// Returns the address to hand out, once outside addresses and brokers are settled, found or given up. That takes
-    /// at most about six seconds, usually a few round trips. [`Notice::Ready`] reports it.
+    /// at most about six seconds, usually a few round trips. [`Event::Ready`] reports it.
     pub fn address(&self) -> Option<&PeerAddress> {
         match self.engine.address() {
             Address::Ready(address) => Some(address),

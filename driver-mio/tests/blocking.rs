@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use p2pd_mio::{BlockingNode, Config, ConnectError, Notice, PipeMode, Plan, SecretKey, Strategy};
+use p2pd_mio::{BlockingNode, Config, ConnectError, Event, PipeMode, Plan, SecretKey, Strategy};
 
 const LONG: Option<Duration> = Some(Duration::from_secs(20));
 
@@ -54,7 +54,7 @@ fn what_does_not_come_is_waited_for_as_long_as_was_said() {
     let began = Instant::now();
     a.serve(within).unwrap();
     assert!(began.elapsed() >= within);
-    assert!(std::iter::from_fn(|| a.notice()).any(|n| matches!(n, Notice::Ready { .. })));
+    assert!(std::iter::from_fn(|| a.event()).any(|n| matches!(n, Event::Ready { .. })));
     // The other node listens but is not served, so nobody says hello.
     let silent = Plan { timeout: within, ..Plan::default() };
     let failed = a.connect(&b.address().unwrap(), silent).unwrap_err();

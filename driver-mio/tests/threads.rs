@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use mio::{Events, Poll};
 use p2pd_core::BrokerState;
-use p2pd_mio::{Broker, Config, News, Node, Notice, Plan, SecretKey, StunServer};
+use p2pd_mio::{Broker, Config, Event, News, Node, Plan, SecretKey, StunServer};
 
 fn threads() -> usize {
     std::fs::read_dir("/proc/self/task").unwrap().count()
@@ -71,7 +71,7 @@ fn addresses_need_no_thread_and_names_one_that_ends_or_the_user() {
     let node = Node::bind(named.clone(), poll.registry(), 200..300).unwrap();
     let mut nodes = [node];
     until(&mut poll, &mut nodes, |_, news| {
-        matches!(news, News::Notice(Notice::Broker { state: BrokerState::Lost(_), .. })).then_some(())
+        matches!(news, News::Event(Event::Broker { state: BrokerState::Lost(_), .. })).then_some(())
     });
     while threads() > before {
         std::thread::yield_now();
@@ -88,7 +88,7 @@ fn addresses_need_no_thread_and_names_one_that_ends_or_the_user() {
             assert_eq!(threads(), before);
             None
         }
-        News::Notice(Notice::Broker { state: BrokerState::Lost(_), .. }) => Some(()),
+        News::Event(Event::Broker { state: BrokerState::Lost(_), .. }) => Some(()),
         _ => None,
     });
     assert_eq!(asked, 1);

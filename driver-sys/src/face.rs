@@ -11,7 +11,7 @@ pub use p2pd_core::nat::NatReport;
 pub use p2pd_core::turn::{Credentials, Family as RelayFamily};
 pub use p2pd_core::{
     Accept, Advice, Allocate, AllocateError, Broker, BrokerLoss, BrokerState, ClientKey, Config, ConnectId,
-    FailReason, Header, Interfaces, IoFailure, Liveness, Login, Name, NameError, NamePin, NodeId, Notice,
+    Event, FailReason, Header, Interfaces, IoFailure, Liveness, Login, Name, NameError, NamePin, NodeId,
     NtpServer, Outcome, PeerAddress, PipeEnd, PipeMode, Plan, ProtocolTag, Proxy, ProxyKind, Refusal, Report,
     SecretKey, ServerRef, Stage, Stats, Strategy, StrategyReport, StunServer, Target, Tls, ToTarget, Trust,
     TurnAuth, TurnServer, Which, Wrap,

@@ -20,7 +20,7 @@
 //! # }
 //! ```
 //!
-//! The sans-IO [`p2pd_core::Node`] makes all decisions. This crate carries out its actions and reports events to it, in
+//! The sans-IO [`p2pd_core::Node`] makes all decisions. This crate carries out its outputs and hands inputs to it, in
 //! one task. A [`Pipe`] is a `TcpStream`, with a record layer around it when it is encrypted, and without a task of its
 //! own. [`messages`] has pipes of messages: P2PD's calls, for TCP, UDP and pipes to peers alike.
 #![forbid(unsafe_code)]
@@ -29,7 +29,7 @@ pub mod messages;
 mod pipe;
 mod runtime;
 
-pub use p2pd_async::{Lost, Notices};
+pub use p2pd_async::{Events, Lost};
 pub use pipe::Pipe;
 pub use runtime::Tokio;
 

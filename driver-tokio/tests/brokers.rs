@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use p2pd_core::{BrokerLoss, BrokerState, IoFailure};
-use p2pd_tokio::{Broker, Config, Node, Notice, Plan, SecretKey, Strategy};
+use p2pd_tokio::{Broker, Config, Event, Node, Plan, SecretKey, Strategy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -34,12 +34,11 @@ async fn loss_of(answers: Vec<u8>) -> BrokerLoss {
         let _ = tokio::time::timeout(PATIENCE, s.read_to_end(&mut rest)).await.expect("the node hangs up");
     });
     let node = Node::bind(config(port)).await.unwrap();
-    let mut notices = node.notices();
+    let mut events = node.events();
     go.send(()).unwrap();
     let lost = async {
         loop {
-            if let Ok(Notice::Broker { id: 5, state: BrokerState::Lost(why) }) = notices.recv().await.unwrap()
-            {
+            if let Ok(Event::Broker { id: 5, state: BrokerState::Lost(why) }) = events.recv().await.unwrap() {
                 return why;
             }
         }
@@ -69,10 +68,10 @@ async fn lying_brokers_are_dropped_and_named() {
 async fn a_broker_that_is_down_is_named_in_the_report() {
     let unused = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
     let node = Node::bind(config(unused)).await.unwrap();
-    let mut notices = node.notices();
+    let mut events = node.events();
     let lost = async {
         loop {
-            if let Ok(Notice::Broker { state: BrokerState::Lost(why), .. }) = notices.recv().await.unwrap() {
+            if let Ok(Event::Broker { state: BrokerState::Lost(why), .. }) = events.recv().await.unwrap() {
                 return why;
             }
         }

@@ -117,12 +117,12 @@ async fn whoever_has_asked_a_node_hears_of_its_end_also_if_its_task_panics() {
         }
     };
     let node = Node::builder(config()).trace(write).bind().await.unwrap();
-    let (to, mut notices) = (node.address().await, node.notices());
+    let (to, mut events) = (node.address().await, node.events());
     armed.store(true, Ordering::SeqCst);
     // The second question waits while the task is at the first.
     let asking = async { tokio::join!(node.connect(&to), node.stats(), async { release.send(()) }) };
     let (failed, stats, _) = tokio::time::timeout(LONG, asking).await.unwrap();
     assert!(matches!(failed, Err(ConnectError::NodeGone)) && stats.is_none());
     assert!(node.accept().await.is_none() && node.nats().await.is_empty());
-    while notices.recv().await.is_some() {}
+    while events.recv().await.is_some() {}
 }

@@ -6,9 +6,9 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use p2pd_core::{Accept, BrokerState, Config, Name, Notice, PipeMode, Plan, SecretKey, Strategy, Target};
+use p2pd_core::{Accept, BrokerState, Config, Event, Name, PipeMode, Plan, SecretKey, Strategy, Target};
 use p2pd_sys::{NatFile, PinFile};
-use p2pd_tokio::{BindError, Lost, Node, Notices, Pipe};
+use p2pd_tokio::{BindError, Events, Lost, Node, Pipe};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
@@ -197,8 +197,8 @@ pub(crate) async fn run(options: Options) -> ExitCode {
         }
     };
     let (file, known) = pins.unzip();
-    let (said, following) = follow(node.notices(), file.clone(), nat_file, say);
-    tokio::spawn(renew(node.clone(), node.notices(), renewals, say));
+    let (said, following) = follow(node.events(), file.clone(), nat_file, say);
+    tokio::spawn(renew(node.clone(), node.events(), renewals, say));
     known.into_iter().flatten().for_each(|pin| node.pin_name(pin));
     if let (Some(name), Some(file)) = (task.holds(), &file)
         && let Err(code) = names::register(&node, name, true, file, say).await
@@ -251,12 +251,12 @@ fn id(identity: &Path, say: Say) -> ExitCode {
     }
 }
 
-/// Asks to be told once all notices so far are said.
+/// Asks to be told once all events so far are said.
 type Said = mpsc::Sender<oneshot::Sender<()>>;
 
-/// Says notices, in a task of its own that ends with the node.
+/// Says events, in a task of its own that ends with the node.
 fn follow(
-    mut notices: Notices,
+    mut events: Events,
     pins: Option<PinFile>,
     nats: Option<NatFile>,
     say: Say,
@@ -267,19 +267,19 @@ fn follow(
         loop {
             tokio::select! {
                 biased;
-                notice = notices.recv() => match notice {
-                    Some(Ok(notice)) => {
+                event = events.recv() => match event {
+                    Some(Ok(event)) => {
                         if let Some(file) = &pins {
-                            names::keep(file, &notice, say);
+                            names::keep(file, &event, say);
                         }
                         // What cannot be kept is measured again.
-                        if let (Some(file), Notice::NatMemory(memory)) = (&nats, &notice) {
+                        if let (Some(file), Event::NatMemory(memory)) = (&nats, &event) {
                             let _ = file.keep(*memory);
                         }
-                        say.notice(&notice);
-                        match notice {
-                            Notice::Broker { id, state: BrokerState::Lost(_) } => drop(lost.insert(id)),
-                            Notice::Broker { id, state: BrokerState::Ready } if lost.remove(&id) => {
+                        say.event(&event);
+                        match event {
+                            Event::Broker { id, state: BrokerState::Lost(_) } => drop(lost.insert(id)),
+                            Event::Broker { id, state: BrokerState::Ready } if lost.remove(&id) => {
                                 say.broker_again(id);
                             }
                             _ => {}
@@ -368,11 +368,11 @@ async fn config(common: &Common, say: Say) -> Result<(Config, Renewals, Option<W
 }
 
 /// Gives a node the logins that it asks for, until it ends.
-async fn renew(node: Node, mut notices: Notices, renewals: Renewals, say: Say) {
+async fn renew(node: Node, mut events: Events, renewals: Renewals, say: Say) {
     let mut asked = JoinSet::new();
     loop {
-        match notices.recv().await {
-            Some(Ok(Notice::LoginWanted { server })) => {
+        match events.recv().await {
+            Some(Ok(Event::LoginWanted { server })) => {
                 // A command may take its time, and there may be others.
                 let (node, renewals) = (node.clone(), renewals.clone());
                 asked.spawn(async move {
@@ -383,7 +383,7 @@ async fn renew(node: Node, mut notices: Notices, renewals: Renewals, say: Say) {
                     node.renew_login(server, login.ok());
                 });
             }
-            Some(Ok(Notice::Closed)) | None => return,
+            Some(Ok(Event::Closed)) | None => return,
             Some(_) => {}
         }
     }
@@ -443,14 +443,14 @@ async fn nat(node: &Node, say: Say) -> ExitCode {
 }
 
 /// Says the address once it is known, and again whenever it changes.
-pub(crate) async fn addresses(node: Node, mut notices: Notices, invitation: Option<Invitation>, say: Say) {
+pub(crate) async fn addresses(node: Node, mut events: Events, invitation: Option<Invitation>, say: Say) {
     say.waiting("asking for the outside address");
     let id = node.node_id();
     let mut said = node.address().await;
     say.ready(&said, id, invitation.as_ref());
     loop {
-        match notices.recv().await {
-            Some(Ok(Notice::Ready { address })) if *address != said => {
+        match events.recv().await {
+            Some(Ok(Event::Ready { address })) if *address != said => {
                 said = *address;
                 say.ready(&said, id, invitation.as_ref());
             }
@@ -462,7 +462,7 @@ pub(crate) async fn addresses(node: Node, mut notices: Notices, invitation: Opti
 
 /// Serves until interrupted.
 async fn listen(node: &Node, listening: Listening, invitation: Invitation, say: Say) -> ExitCode {
-    let telling = tokio::spawn(addresses(node.clone(), node.notices(), Some(invitation), say));
+    let telling = tokio::spawn(addresses(node.clone(), node.events(), Some(invitation), say));
     let serving = async {
         match listening {
             Listening::Echo => echo(node, say).await,

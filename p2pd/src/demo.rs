@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use p2pd::serve::{Serving, Wanted, WantedTurn};
 use p2pd::servers::TurnServer;
-use p2pd_core::{Accept, Config, Notice, PeerAddress, PipeMode, Plan, SecretKey, Strategy};
+use p2pd_core::{Accept, Config, Event, PeerAddress, PipeMode, Plan, SecretKey, Strategy};
 use p2pd_rendezvous::turn::Limits;
 use p2pd_tokio::{Node, Pipe};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -93,18 +93,18 @@ async fn table(mebibytes: u32, say: Say) -> Result<(), Box<dyn std::error::Error
 /// A pipe that opened over the relay and has moved to a direct stream, at both ends.
 async fn moved(nodes: [&Node; 2], to: &PeerAddress) -> Result<(Pipe, Pipe), Box<dyn std::error::Error>> {
     let [ours, theirs] = nodes;
-    let notices = nodes.map(Node::notices);
+    let events = nodes.map(Node::events);
     // On one machine the direct stream would be there first; as the second strategy it begins a little later.
     let strategies = [Strategy::Relay, Strategy::Direct].into_iter().collect();
     let plan = Plan { strategies, relay_first: true, ..Plan::default() };
     let called = async { ours.connect_with(to, plan).await.map_err(io::Error::other) };
     let accepted = async { theirs.accept().await.ok_or(io::Error::other("the node ended")) };
     let pipes = tokio::try_join!(called, accepted)?;
-    for mut notices in notices {
+    for mut events in events {
         let told = async {
             loop {
-                match notices.recv().await {
-                    Some(Ok(Notice::Moved { strategy: Strategy::Direct, .. })) => return Ok(()),
+                match events.recv().await {
+                    Some(Ok(Event::Moved { strategy: Strategy::Direct, .. })) => return Ok(()),
                     Some(_) => {}
                     None => return Err("the node ended"),
                 }

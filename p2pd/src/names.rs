@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use p2pd_core::{Name, NameError, NameNews, Notice};
+use p2pd_core::{Event, Name, NameError, NameNews};
 use p2pd_sys::{NatFile, PinFile};
 use p2pd_tokio::{NamePin, Node};
 
@@ -40,9 +40,9 @@ pub(crate) fn needs_identity(common: &Common) -> Result<(), String> {
     }
 }
 
-/// Stores the key of a name that the notice reports.
-pub(crate) fn keep(file: &PinFile, notice: &Notice, say: Say) {
-    if let Notice::Name { name, news } = notice
+/// Stores the key of a name that the event reports.
+pub(crate) fn keep(file: &PinFile, event: &Event, say: Say) {
+    if let Event::Name { name, news } = event
         && let NameNews::Pinned { id, sequence } = **news
         && let Err(why) = file.keep(NamePin { name: *name, id, sequence })
     {
@@ -58,11 +58,11 @@ pub(crate) async fn register(
     file: &PinFile,
     say: Say,
 ) -> Result<(), ExitCode> {
-    let mut notices = node.notices();
+    let mut events = node.events();
     let waits = async {
         loop {
-            match notices.recv().await {
-                Some(Ok(Notice::Name { name: of, news })) if of == name && *news == NameNews::Waiting => {
+            match events.recv().await {
+                Some(Ok(Event::Name { name: of, news })) if of == name && *news == NameNews::Waiting => {
                     return;
                 }
                 Some(_) => {}
@@ -82,7 +82,7 @@ pub(crate) async fn register(
                 return Err(failed(name, NameError::NoBroker, file, say));
             }
             tokio::spawn(async move {
-                // A failure is said by the notice of it.
+                // A failure is said by the event of it.
                 if let Ok(Ok(brokers)) = registering.await {
                     say.registered(name, brokers);
                 }

@@ -4,8 +4,8 @@ use std::io;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use p2pd_core::{Notice, PeerAddress, PipeMode, Plan, Target};
-use p2pd_tokio::{Node, Notices, Pipe};
+use p2pd_core::{Event, PeerAddress, PipeMode, Plan, Target};
+use p2pd_tokio::{Events, Node, Pipe};
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 
@@ -37,7 +37,7 @@ impl Wanted {
 
 /// Way in which a peer is asked.
 enum Way {
-    Brokers(Box<PeerAddress>, Notices),
+    Brokers(Box<PeerAddress>, Events),
     Pipe(Box<Pipe>),
 }
 
@@ -85,25 +85,25 @@ impl Way {
             say.opened("connected", &pipe);
             return Ok(Way::Pipe(Box::new(pipe)));
         }
-        let notices = node.notices();
+        let events = node.events();
         let address = match to {
             Target::Address(address) => (**address).clone(),
             Target::Name(name) => node.resolve(*name).await.map_err(|why| why.to_string())?,
         };
         // Until then no broker has proven that it delivers.
         node.address().await;
-        Ok(Way::Brokers(Box::new(address), notices))
+        Ok(Way::Brokers(Box::new(address), events))
     }
 
     /// Asks once; `None`: no answer in time.
     async fn ask(&mut self, node: &Node, number: u32, within: Duration) -> Result<Option<Answer>, String> {
         match self {
-            Way::Brokers(address, notices) => {
+            Way::Brokers(address, events) => {
                 let brokers = node.ping(address, number).await.map_err(|why| why.to_string())?;
                 if brokers == 0 {
                     return Err("no broker that both have is ready".into());
                 }
-                let answer = tokio::time::timeout(within, pong(notices, number)).await;
+                let answer = tokio::time::timeout(within, pong(events, number)).await;
                 Ok(answer.ok().flatten())
             }
             Way::Pipe(pipe) => {
@@ -143,10 +143,10 @@ async fn echo(mut pipe: impl AsyncRead + Unpin, text: &[u8]) -> io::Result<()> {
 }
 
 /// Waits for the answer with this number.
-async fn pong(notices: &mut Notices, number: u32) -> Option<Answer> {
+async fn pong(events: &mut Events, number: u32) -> Option<Answer> {
     loop {
-        match notices.recv().await {
-            Some(Ok(Notice::Pong { number: of, broker, took, .. })) if of == number => {
+        match events.recv().await {
+            Some(Ok(Event::Pong { number: of, broker, took, .. })) if of == number => {
                 return Some((took, format!("broker {broker}")));
             }
             Some(_) => {}

@@ -8,9 +8,9 @@ use std::time::Duration;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use p2pd_core::nat::{Allocation, Mapping, NatReport, NatType, Verdict};
-use p2pd_core::portmap::{Event, Listed as Entry, Protocol};
+use p2pd_core::portmap::{self, Listed as Entry, Protocol};
 use p2pd_core::text::shown;
-use p2pd_core::{Name, NameNews, NodeId, Notice, PeerAddress, PortState, Strategy, StrategyReport};
+use p2pd_core::{Event, Name, NameNews, NodeId, PeerAddress, PortState, Strategy, StrategyReport};
 use p2pd_sys::messages::RouteTable;
 use p2pd_tokio::{ConnectError, Pipe};
 use serde_json::json;
@@ -191,18 +191,18 @@ impl Say {
         );
     }
 
-    /// Prints the progress of a connect, and other notices for people.
-    pub(crate) fn notice(self, notice: &Notice) {
-        match notice {
-            Notice::Progress { strategy, stage, .. } => self.line(
+    /// Prints the progress of a connect, and other events for people.
+    pub(crate) fn event(self, event: &Event) {
+        match event {
+            Event::Progress { strategy, stage, .. } => self.line(
                 || json!({"event": "progress", "strategy": strategy.name(), "stage": stage.to_string()}),
                 || format!("{strategy}: {stage}"),
             ),
-            Notice::Broker { id, state: p2pd_core::BrokerState::Lost(why) } => self.line(
+            Event::Broker { id, state: p2pd_core::BrokerState::Lost(why) } => self.line(
                 || json!({"event": "broker", "id": id, "state": "lost", "reason": why.to_string()}),
                 || format!("broker {id}: {why}"),
             ),
-            Notice::Moved { peer, strategy, local, remote, .. } => self.line(
+            Event::Moved { peer, strategy, local, remote, .. } => self.line(
                 || {
                     json!({
                         "event": "moved", "strategy": strategy.name(), "local": local.to_string(),
@@ -214,7 +214,7 @@ impl Say {
                     by => format!("now direct: {peer} at {remote} by {by}"),
                 },
             ),
-            Notice::PipeGone { peer, local, remote } => self.line(
+            Event::PipeGone { peer, local, remote } => self.line(
                 || {
                     json!({
                         "event": "pipe_gone", "local": local.to_string(), "remote": remote.to_string(),
@@ -223,7 +223,7 @@ impl Say {
                 },
                 || format!("the pipe to {peer} at {remote} is gone: so is our address {local}"),
             ),
-            Notice::StaysRelayed { reason, report, .. } => self.line(
+            Event::StaysRelayed { reason, report, .. } => self.line(
                 || {
                     let strategies = &report.strategies[..];
                     json!({"event": "stays_relayed", "reason": reason.to_string(), "strategies": strategies})
@@ -231,7 +231,7 @@ impl Say {
                 || format!("stays relayed: {reason}{}", details(&report.strategies)),
             ),
             // What a call waits for is said by whoever called.
-            Notice::Name { name, news } => match &**news {
+            Event::Name { name, news } => match &**news {
                 NameNews::Contested { by } => self.line(
                     || json!({"event": "name_contested", "name": name.to_string(), "by": by.to_string()}),
                     || format!("{name}: node {by} claims the name too"),
@@ -246,15 +246,15 @@ impl Say {
                 ),
                 _ => {}
             },
-            Notice::IdentityInUse => self.line(
+            Event::IdentityInUse => self.line(
                 || json!({"event": "identity_in_use"}),
                 || "another process uses this key: peers may reach either".into(),
             ),
             // For people only if the node does not go by it.
-            Notice::Clock { ahead, error } if self.json || ahead.unsigned_abs() > 60_000_000 => {
+            Event::Clock { ahead, error } if self.json || ahead.unsigned_abs() > 60_000_000 => {
                 self.line(|| clock::event(*ahead, *error), || clock_text(*ahead, *error));
             }
-            Notice::Port { local, state } => self.line(|| port(*local, *state), || port_text(*local, *state)),
+            Event::Port { local, state } => self.line(|| port(*local, *state), || port_text(*local, *state)),
             _ => {}
         }
     }
@@ -312,11 +312,11 @@ impl Say {
     }
 
     /// Tells the state of a mapped port.
-    pub(crate) fn mapping(self, protocol: Protocol, port: u16, event: &Event) {
+    pub(crate) fn mapping(self, protocol: Protocol, port: u16, event: &portmap::Event) {
         self.still();
         let name = protocol.to_string().to_lowercase();
         match event {
-            Event::Mapped { way, external, lifetime, truth, .. } => self.line(
+            portmap::Event::Mapped { way, external, lifetime, truth, .. } => self.line(
                 || {
                     json!({
                         "event": "mapped", "protocol": name, "port": port, "external": external.to_string(),
@@ -326,11 +326,11 @@ impl Say {
                 },
                 || format!("mapped: {external} leads to {protocol} port {port}, by {way}; {truth}"),
             ),
-            Event::Lost { .. } => self.line(
+            portmap::Event::Lost { .. } => self.line(
                 || json!({"event": "lost", "protocol": name, "port": port}),
                 || format!("lost: {protocol} port {port} is closed, and is tried again"),
             ),
-            Event::Removed { confirmed, .. } => self.line(
+            portmap::Event::Removed { confirmed, .. } => self.line(
                 || json!({"event": "removed", "protocol": name, "port": port, "confirmed": confirmed}),
                 || {
                     let doubt = if *confirmed { "" } else { ", as far as known: the router did not answer" };

@@ -10,7 +10,7 @@ use p2pd::serve::{Serving, Wanted, WantedTurn};
 use p2pd_core::turn::{Credentials, Family};
 use p2pd_core::wire::Transport;
 use p2pd_core::{
-    Accept, Allocate, AllocateError, Config, Login, Notice, Plan, SecretKey, ServerRef, Strategy, TurnAuth,
+    Accept, Allocate, AllocateError, Config, Event, Login, Plan, SecretKey, ServerRef, Strategy, TurnAuth,
     TurnServer, WallTime,
 };
 use p2pd_tokio::messages::{MessagePipe, Pattern, PipeOptions};
@@ -115,18 +115,18 @@ async fn secrets_that_end_are_renewed_and_those_of_a_secret_are_made_anew() {
     // Ended by their own name, unknown to the server, and none at all.
     for old in [Some(made(-3600)), Some(Credentials::new("alice", "yesterday")), None] {
         let [a, b] = nodes(&serving, [V4; 2], [turn(TurnAuth::Renewed(old.clone())), Vec::new()]).await;
-        let (mut notices, node) = (a.notices(), a.clone());
+        let (mut events, node) = (a.events(), a.clone());
         let renewing = tokio::spawn(async move {
             let mut asked = 0;
             loop {
-                match notices.recv().await.unwrap().unwrap() {
-                    Notice::LoginWanted { server } => {
+                match events.recv().await.unwrap().unwrap() {
+                    Event::LoginWanted { server } => {
                         assert_eq!(server, ServerRef::Turn(0));
                         asked += 1;
                         let fresh = made(600);
                         node.renew_login(server, Some(Login::new(fresh.user(), Some(fresh.password()))));
                     }
-                    Notice::Closed => return asked,
+                    Event::Closed => return asked,
                     _ => {}
                 }
             }

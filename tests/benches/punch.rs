@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use p2pd_tests::lab::Host;
 use p2pd_tests::require_lab;
 use p2pd_tests::world::World;
-use p2pd_tokio::{Config, Node, Notice, PeerAddress, Plan, SecretKey, Strategy};
+use p2pd_tokio::{Config, Event, Node, PeerAddress, Plan, SecretKey, Strategy};
 
 const SAMPLES: usize = 20;
 const ONE_WAY: Duration = Duration::from_millis(20);
@@ -56,13 +56,13 @@ fn sample(world: &World) -> Option<(f64, f64)> {
         on(world.lab.host(1), async {
             let node = node(world).await;
             node.address().await;
-            let mut notices = node.notices();
+            let mut events = node.events();
             let plan = Plan { strategies: [Strategy::Punch].into_iter().collect(), ..Plan::default() };
             let began = Instant::now();
             let opened = tokio::spawn(async move {
                 loop {
-                    match notices.recv().await {
-                        Some(Ok(Notice::Progress { stage: p2pd_core::Stage::Hello(_), .. })) => {
+                    match events.recv().await {
+                        Some(Ok(Event::Progress { stage: p2pd_core::Stage::Hello(_), .. })) => {
                             return began.elapsed();
                         }
                         Some(_) => {}

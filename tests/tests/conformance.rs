@@ -384,7 +384,7 @@ fn the_end_of_a_node_fails_its_calls_and_leaves_its_pipes() {
 }
 
 #[test]
-fn a_trace_replays_with_the_same_actions() {
+fn a_trace_replays_with_the_same_outputs() {
     for driver in Driver::ALL {
         let recorded = || {
             let text = Arc::new(Mutex::new(String::new()));

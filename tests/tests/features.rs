@@ -3,7 +3,7 @@
 use futures_lite::StreamExt;
 use p2pd_core::nat::{Allocation, Behaviour, Mapping, NatReport, StunAnswer};
 use p2pd_core::{
-    Advice, BrokerLoss, BrokerState, Config, FailReason, IoFailure, NameNews, Notice, Outcome, Report,
+    Advice, BrokerLoss, BrokerState, Config, Event, FailReason, IoFailure, NameNews, Outcome, Report,
     SecretKey, ServerRef, Stage, Strategy, StrategyReport,
 };
 use p2pd_tests::drivers::runtime;
@@ -16,13 +16,13 @@ fn config() -> Config {
 }
 
 #[test]
-fn pipes_and_notices_are_streams_that_end_with_the_node() {
+fn pipes_and_events_are_streams_that_end_with_the_node() {
     runtime().block_on(async {
         let (a, b) = (
             p2pd_tokio::Node::bind(config()).await.unwrap(),
             p2pd_tokio::Node::bind(config()).await.unwrap(),
         );
-        let (mut incoming, notices) = (b.incoming(), a.notices());
+        let (mut incoming, events) = (b.incoming(), a.events());
         let to = b.address().await;
         for _ in 0..2 {
             let (ours, theirs) = tokio::join!(a.connect(&to), incoming.next());
@@ -31,26 +31,26 @@ fn pipes_and_notices_are_streams_that_end_with_the_node() {
         b.shutdown().await;
         assert!(incoming.next().await.is_none() && incoming.next().await.is_none());
         a.shutdown().await;
-        let all: Vec<_> = notices.collect().await;
-        assert!(matches!(all.last(), Some(Ok(Notice::Closed))), "{all:?}");
-        assert!(all.iter().any(|notice| matches!(notice, Ok(Notice::Progress { .. }))));
+        let all: Vec<_> = events.collect().await;
+        assert!(matches!(all.last(), Some(Ok(Event::Closed))), "{all:?}");
+        assert!(all.iter().any(|event| matches!(event, Ok(Event::Progress { .. }))));
     });
     futures_lite::future::block_on(async {
         use p2pd_async_std::Node;
         let (a, b) = (Node::bind(config()).await.unwrap(), Node::bind(config()).await.unwrap());
-        let (mut incoming, notices) = (b.incoming(), a.notices());
+        let (mut incoming, events) = (b.incoming(), a.events());
         let to = b.address().await;
         let (ours, theirs) = futures_lite::future::zip(a.connect(&to), incoming.next()).await;
         assert_eq!((ours.unwrap().peer(), theirs.unwrap().peer()), (b.node_id(), a.node_id()));
         futures_lite::future::zip(a.shutdown(), b.shutdown()).await;
-        let all: Vec<_> = notices.collect().await;
-        assert!(matches!(all.last(), Some(Ok(Notice::Closed))), "{all:?}");
-        assert!(all.iter().any(|notice| matches!(notice, Ok(Notice::Progress { .. }))));
+        let all: Vec<_> = events.collect().await;
+        assert!(matches!(all.last(), Some(Ok(Event::Closed))), "{all:?}");
+        assert!(all.iter().any(|event| matches!(event, Ok(Event::Progress { .. }))));
     });
 }
 
 #[test]
-fn reports_and_notices_are_data_without_texts_of_rust() {
+fn reports_and_events_are_data_without_texts_of_rust() {
     let ip = std::net::IpAddr::from([192, 168, 1, 2]);
     let id = SecretKey::from_bytes([7; 32]).node_id();
     let report = Report {
@@ -103,31 +103,31 @@ fn reports_and_notices_are_data_without_texts_of_rust() {
     assert_eq!(json(&nat), told);
     let lost = BrokerState::Lost(BrokerLoss::Io(IoFailure::Refused));
     let name = "example".parse().unwrap();
-    for (notice, told) in [
-        (Notice::Closed, json!({"notice": "closed"})),
+    for (event, told) in [
+        (Event::Closed, json!({"event": "closed"})),
         (
-            Notice::Broker { id: 3, state: BrokerState::Ready },
-            json!({"notice": "broker", "id": 3, "state": "ready"}),
+            Event::Broker { id: 3, state: BrokerState::Ready },
+            json!({"event": "broker", "id": 3, "state": "ready"}),
         ),
         (
-            Notice::Broker { id: 3, state: lost },
-            json!({"notice": "broker", "id": 3, "state": {"lost": "connection refused"}}),
+            Event::Broker { id: 3, state: lost },
+            json!({"event": "broker", "id": 3, "state": {"lost": "connection refused"}}),
         ),
         (
-            Notice::LoginWanted { server: ServerRef::Turn(1) },
-            json!({"notice": "login_wanted", "server": {"turn": 1}}),
+            Event::LoginWanted { server: ServerRef::Turn(1) },
+            json!({"event": "login_wanted", "server": {"turn": 1}}),
         ),
-        (Notice::Ask { peer: id }, json!({"notice": "ask", "peer": id.to_string()})),
+        (Event::Ask { peer: id }, json!({"event": "ask", "peer": id.to_string()})),
         (
-            Notice::Name { name, news: Box::new(NameNews::Registered { brokers: 2 }) },
-            json!({"notice": "name", "name": "example.peer", "news": {"registered": {"brokers": 2}}}),
+            Event::Name { name, news: Box::new(NameNews::Registered { brokers: 2 }) },
+            json!({"event": "name", "name": "example.peer", "news": {"registered": {"brokers": 2}}}),
         ),
         (
-            Notice::Pong { peer: id, number: 4, broker: 3, took: std::time::Duration::from_millis(125) },
-            json!({"notice": "pong", "peer": id.to_string(), "number": 4, "broker": 3, "took": 0.125}),
+            Event::Pong { peer: id, number: 4, broker: 3, took: std::time::Duration::from_millis(125) },
+            json!({"event": "pong", "peer": id.to_string(), "number": 4, "broker": 3, "took": 0.125}),
         ),
     ] {
-        assert_eq!(json(&notice), told);
+        assert_eq!(json(&event), told);
     }
     assert_eq!(json(&Stage::Punching { rung: 0 }), json!("punching, try 1"));
     assert_eq!(json(&FailReason::DeadlinePassed), json!("the deadline passed"));

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use p2pd_core::io::Interface;
 use p2pd_core::{
-    Action, ClockFix, CloseHow, Config, Event, Instant, IoFailure, Node, Notice, SockId, WallTime,
+    ClockFix, CloseHow, Config, Event, Input, Instant, IoFailure, Node, Output, SockId, WallTime,
 };
 use socket2::{Socket, Type};
 
@@ -20,7 +20,7 @@ pub struct Driver {
     pub node: Node,
     /// News for the user, who takes it out.
     pub pipes: VecDeque<Pipe>,
-    pub notices: VecDeque<Notice>,
+    pub events: VecDeque<Event>,
     zero: std::time::Instant,
     socks: BTreeMap<SockId, Sock>,
     accepted: u64,
@@ -36,12 +36,12 @@ impl Driver {
         getrandom::fill(&mut seed).map_err(io::Error::other)?;
         let node = Node::new(config, seed, Instant::ZERO).map_err(io::Error::other)?;
         let (zero, socks, handed) = (std::time::Instant::now(), BTreeMap::new(), BTreeMap::new());
-        let (pipes, notices) = (VecDeque::new(), VecDeque::new());
-        let mut driver = Driver { node, pipes, notices, zero, socks, accepted: 0, handed };
+        let (pipes, events) = (VecDeque::new(), VecDeque::new());
+        let mut driver = Driver { node, pipes, events, zero, socks, accepted: 0, handed };
         let since = SystemTime::now().duration_since(UNIX_EPOCH).map_err(io::Error::other)?;
         let wall = WallTime::from_micros(since.as_micros() as i64);
-        driver.tell(Event::Clock(ClockFix { at: Instant::ZERO, wall, error: Duration::from_secs(3600) }));
-        driver.tell(Event::Interfaces(interfaces));
+        driver.tell(Input::Clock(ClockFix { at: Instant::ZERO, wall, error: Duration::from_secs(3600) }));
+        driver.tell(Input::Interfaces(interfaces));
         Ok(driver)
     }
     // ANCHOR_END: new
@@ -56,10 +56,10 @@ impl Driver {
         let gone = |(sock, tcp): (&SockId, &Weak<_>)| (tcp.strong_count() == 0).then_some(*sock);
         for sock in self.handed.iter().filter_map(gone).collect::<Vec<_>>() {
             self.handed.remove(&sock);
-            self.tell(Event::Released { sock });
+            self.tell(Input::Released { sock });
         }
         if self.node.poll_timeout().is_some_and(|at| at <= self.now()) {
-            self.tell(Event::Timeout);
+            self.tell(Input::Timeout);
         }
         self.node.poll_timeout().map_or(Duration::MAX, |at| at.since(self.now()))
     }
@@ -68,57 +68,57 @@ impl Driver {
         Instant::from_nanos(self.zero.elapsed().as_nanos() as i64)
     }
 
-    fn tell(&mut self, event: Event<'_>) {
-        self.node.handle(self.now(), event);
-        while let Some(action) = self.node.poll_action() {
-            self.act(action);
+    fn tell(&mut self, input: Input<'_>) {
+        self.node.handle(self.now(), input);
+        while let Some(output) = self.node.poll_output() {
+            self.act(output);
         }
     }
     // ANCHOR_END: tick
 
     // ANCHOR: act
-    fn act(&mut self, action: Action) {
-        match action {
-            Action::BindUdp { sock, local, opts, .. } => {
+    fn act(&mut self, output: Output) {
+        match output {
+            Output::BindUdp { sock, local, opts, .. } => {
                 self.opened(sock, Stage::Udp, open(local, Type::DGRAM, opts, None));
             }
-            Action::Listen { sock, local, backlog, opts } => {
+            Output::Listen { sock, local, backlog, opts } => {
                 self.opened(sock, Stage::Listener, open(local, Type::STREAM, opts, Some(backlog)));
             }
-            Action::Connect { sock, local, remote, opts, at, deadline, wrap } => {
+            Output::Connect { sock, local, remote, opts, at, deadline, wrap } => {
                 // TLS, WebSocket and proxies are layers of other crates: no such server can be reached.
                 let bare = if wrap.is_none() { Ok(()) } else { Err(ErrorKind::Unsupported.into()) };
                 let socket = bare.and_then(|()| open(local, Type::STREAM, opts, None));
                 self.opened(sock, Stage::Armed { remote, at, deadline }, socket);
             }
             // The system may wait for a server here: a loop in a hurry asks in a thread.
-            Action::Resolve { query, host, .. } => {
+            Output::Resolve { query, host, .. } => {
                 let found = (&*host, 0).to_socket_addrs().map(|all| all.map(|a| a.ip()).collect());
                 let result = found.map_err(|_| IoFailure::NoSuchName);
-                self.node.handle(self.now(), Event::Resolved { query, result });
+                self.node.handle(self.now(), Input::Resolved { query, result });
             }
-            Action::Accept { sock, credit } | Action::Read { sock, credit } => {
+            Output::Accept { sock, credit } | Output::Read { sock, credit } => {
                 self.with(sock, |sock| sock.credit += credit);
             }
-            Action::SendStream { sock, data } => self.with(sock, |sock| sock.out.extend(&data)),
-            Action::SendDatagram { sock, to, data } => {
+            Output::SendStream { sock, data } => self.with(sock, |sock| sock.out.extend(&data)),
+            Output::SendDatagram { sock, to, data } => {
                 self.with(sock, |sock| drop(sock.socket.send_to(&data, &to.into())));
             }
-            Action::Detach { sock, pipe } => self.with(sock, |sock| sock.stage = Stage::Leaving(pipe)),
-            Action::Close { sock, how: CloseHow::Graceful } => {
+            Output::Detach { sock, pipe } => self.with(sock, |sock| sock.stage = Stage::Leaving(pipe)),
+            Output::Close { sock, how: CloseHow::Graceful } => {
                 self.with(sock, |sock| sock.stage = Stage::Ending);
             }
-            Action::Close { sock, how } => {
+            Output::Close { sock, how } => {
                 let linger = (how == CloseHow::Reset).then_some(Duration::ZERO);
                 self.with(sock, |sock| drop(sock.socket.set_linger(linger)));
                 self.socks.remove(&sock);
             }
-            Action::EndPipe { sock, .. } => {
+            Output::EndPipe { sock, .. } => {
                 let pipe = self.handed.get(&sock).and_then(Weak::upgrade);
                 drop(pipe.map(|tcp| tcp.shutdown(Shutdown::Both)));
             }
-            Action::Notify(notice) => self.notices.push_back(notice),
-            Action::OpenRelayed { pipe, .. } => self.node.pipe_close(self.now(), pipe),
+            Output::Event(event) => self.events.push_back(event),
+            Output::OpenRelayed { pipe, .. } => self.node.pipe_close(self.now(), pipe),
             // Of relayed pipes and allocations, which this driver has none of.
             _ => {}
         }
@@ -126,11 +126,11 @@ impl Driver {
 
     fn opened(&mut self, sock: SockId, stage: Stage, opened: io::Result<Socket>) {
         match opened.and_then(|socket| Ok((address(socket.local_addr())?, Sock::new(socket, stage)))) {
-            Err(e) => self.node.handle(self.now(), Event::Failed { sock, cause: failure(&e) }),
+            Err(e) => self.node.handle(self.now(), Input::Failed { sock, cause: failure(&e) }),
             Ok((local, open)) => {
                 // A dial is heard of once it is connected.
                 if matches!(open.stage, Stage::Udp | Stage::Listener) {
-                    self.node.handle(self.now(), Event::Bound { sock, local });
+                    self.node.handle(self.now(), Input::Bound { sock, local });
                 }
                 self.socks.insert(sock, open);
             }
@@ -155,7 +155,7 @@ impl Driver {
             Some(Stage::Udp | Stage::Listener) | None => return false,
             Some(Stage::Leaving(_)) => drop(self.handed.insert(id, Weak::new())),
             Some(Stage::Ending) => {}
-            Some(_) => self.node.handle(self.now(), Event::Failed { sock: id, cause: failure(&why) }),
+            Some(_) => self.node.handle(self.now(), Input::Failed { sock: id, cause: failure(&why) }),
         }
         self.socks.remove(&id);
         false
@@ -174,7 +174,7 @@ impl Driver {
             Stage::Udp => {
                 let from = address(socket.peek_sender())?;
                 let n = socket.read(&mut buffer)?;
-                self.tell(Event::Datagram { sock: id, from, data: &buffer[..n] });
+                self.tell(Input::Datagram { sock: id, from, data: &buffer[..n] });
             }
             Stage::Listener if *credit > 0 => {
                 let (accepted, local, remote) = accept(socket)?;
@@ -182,24 +182,24 @@ impl Driver {
                 let sock = SockId::accepted(self.accepted);
                 self.accepted += 1;
                 self.socks.insert(sock, accepted);
-                self.tell(Event::Accepted { listener: id, sock, local, remote });
+                self.tell(Input::Accepted { listener: id, sock, local, remote });
             }
             Stage::Armed { remote, at, deadline } if at <= now => {
                 begin(socket, remote)?;
                 *stage = Stage::Dialling { deadline };
-                self.tell(Event::Fired { sock: id, late: now.since(at) });
+                self.tell(Input::Fired { sock: id, late: now.since(at) });
             }
             Stage::Dialling { deadline } => {
                 let (local, remote) = outcome(socket, deadline <= now)?;
                 *stage = Stage::Open;
-                self.tell(Event::Connected { sock: id, local, remote });
+                self.tell(Input::Connected { sock: id, local, remote });
             }
             Stage::Open if *credit > 0 => {
                 let most = buffer.len().min(*credit as usize);
                 let n = socket.read(&mut buffer[..most])?;
                 *credit = if n == 0 { 0 } else { *credit - n as u32 };
                 let data = &buffer[..n];
-                self.tell(if n == 0 { Event::Eof { sock: id } } else { Event::Stream { sock: id, data } });
+                self.tell(if n == 0 { Input::Eof { sock: id } } else { Input::Stream { sock: id, data } });
             }
             Stage::Leaving(_) => {
                 let Some(Sock { socket, stage: Stage::Leaving(start), .. }) = self.socks.remove(&id) else {

@@ -47,9 +47,9 @@ use core::fmt;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
+use crate::event::{Refusal, Strategy};
 use crate::identity::{NodeId, SecretKey};
 use crate::noise::{Handshake, Keys, NotAuthentic};
-use crate::notice::{Refusal, Strategy};
 use crate::pipe::{Opener, PipeKeys, PipeMode, ProtocolTag, Sealer, Terms};
 use crate::session::SessionId;
 use frame::{Framer, Kind};

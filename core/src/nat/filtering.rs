@@ -166,7 +166,7 @@ impl FilterTest {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::io::Action;
+    use crate::io::Output;
 
     const SERVER: &str = "198.51.100.1:3478";
     const OTHER: [u8; 12] = [0x80, 0x2c, 0, 8, 0, 1, 0x0d, 0x97, 198, 51, 100, 2];
@@ -182,8 +182,8 @@ mod tests {
         let mut test = FilterTest::begin(&mut cx, Owner::Survey(0), ([203, 0, 113, 1], 0).into());
         assert!(test.bound(&mut cx, server));
         let mut ids = Vec::new();
-        while let Some(action) = cx.pop_action() {
-            if let Action::SendDatagram { data, .. } = action {
+        while let Some(output) = cx.pop_output() {
+            if let Output::SendDatagram { data, .. } = output {
                 ids.push(data[8..20].to_vec());
             }
         }

@@ -13,8 +13,8 @@ use super::network::Network;
 use super::servers::{ServerNews, Servers, server_end};
 use crate::config::{Config, ConfigError, ServerRef, TurnServer, check_turn};
 use crate::cx::{Cx, Owner, Timer};
-use crate::io::Event;
-use crate::notice::Notice;
+use crate::event::Event;
+use crate::io::Input;
 use crate::pipe::{PipeEnd, PipeId, PipeNews};
 use crate::time::Instant;
 use crate::turn::{Credentials, Family, SendError};
@@ -167,9 +167,9 @@ impl Allocations {
         self.0.contains_key(&id)
     }
 
-    /// Takes in an event of a socket or a query of an allocation.
-    pub(super) fn handle(&mut self, env: &mut Env<'_>, id: PipeId, event: Event<'_>) {
-        self.with(env, id, |servers, cx| servers.handle(cx, event));
+    /// Takes in an input of a socket or a query of an allocation.
+    pub(super) fn handle(&mut self, env: &mut Env<'_>, id: PipeId, input: Input<'_>) {
+        self.with(env, id, |servers, cx| servers.handle(cx, input));
     }
 
     /// Gives an allocation up. Nothing is said about it any more.
@@ -267,7 +267,7 @@ impl Allocations {
                 }
             }
             (ServerNews::Refused(peer, code), Stage::Open) => {
-                env.cx.notify(Notice::PeerRefused { pipe, peer, code });
+                env.cx.notify(Event::PeerRefused { pipe, peer, code });
             }
             (ServerNews::Redirected { by, to, anywhere }, Stage::Asking(_)) => {
                 let may = env.network.may_follow(to, anywhere);
@@ -303,5 +303,5 @@ impl Allocations {
 }
 
 fn tell_not_allocated(cx: &mut Cx, id: PipeId, why: String) {
-    cx.notify(Notice::NotAllocated { pipe: id, why: why.into() });
+    cx.notify(Event::NotAllocated { pipe: id, why: why.into() });
 }

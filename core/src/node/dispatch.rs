@@ -1,4 +1,4 @@
-//! One event to one machine, and what the machines tell to those who have to know.
+//! One input to one machine, and what the machines tell to those who have to know.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -15,9 +15,9 @@ use super::{Node, Phase};
 use crate::address::PeerAddress;
 use crate::config::ServerRef;
 use crate::cx::{Owner, Timer};
+use crate::event::{BrokerLoss, BrokerState, Event};
 use crate::identity::NodeId;
-use crate::io::{CloseHow, Event, Interface, SockId};
-use crate::notice::{BrokerLoss, BrokerState, Notice};
+use crate::io::{CloseHow, Input, Interface, SockId};
 use crate::pipe::Terms;
 use crate::session::SessionId;
 use crate::signal::broker::{News, Said};
@@ -26,56 +26,56 @@ use crate::signal::seal::{self, Content};
 use crate::strategy::agreement::Requester;
 
 impl Node {
-    /// Takes in an event of one machine, or one that has no `owner`.
-    pub(super) fn dispatch(&mut self, owner: Option<Owner>, event: Event<'_>) {
-        match (owner, event) {
-            (Some(Owner::Stream), event) => self.with_sessions(|all, env| all.handle(env, event)),
-            (Some(Owner::Relay(id)), event) => {
-                self.with_calls(|_, all, ctx| all.relay.handle(ctx, id, event))
+    /// Takes in an input of one machine, or one that has no `owner`.
+    pub(super) fn dispatch(&mut self, owner: Option<Owner>, input: Input<'_>) {
+        match (owner, input) {
+            (Some(Owner::Stream), input) => self.with_sessions(|all, env| all.handle(env, input)),
+            (Some(Owner::Relay(id)), input) => {
+                self.with_calls(|_, all, ctx| all.relay.handle(ctx, id, input))
             }
-            (Some(Owner::Carrier(id)), event) => {
-                self.with_calls(|_, all, ctx| all.relay.handle_carrier(ctx, id, event));
+            (Some(Owner::Carrier(id)), input) => {
+                self.with_calls(|_, all, ctx| all.relay.handle_carrier(ctx, id, input));
             }
-            (Some(Owner::Proof(id)), event) => {
-                self.with_calls(|_, all, ctx| all.punch.handle(ctx, id, event))
+            (Some(Owner::Proof(id)), input) => {
+                self.with_calls(|_, all, ctx| all.punch.handle(ctx, id, input))
             }
-            (Some(Owner::Allocation(id)), event) => {
-                self.with_allocations(|all, env| all.handle(env, id, event));
+            (Some(Owner::Allocation(id)), input) => {
+                self.with_allocations(|all, env| all.handle(env, id, input));
             }
-            (Some(Owner::Broker(place)), event) => {
-                let news = self.signalling.handle(&mut self.cx, place, event);
+            (Some(Owner::Broker(place)), input) => {
+                let news = self.signalling.handle(&mut self.cx, place, input);
                 self.broker_news(place, news);
             }
-            (Some(Owner::Listener(n)), Event::Bound { sock, local }) => {
+            (Some(Owner::Listener(n)), Input::Bound { sock, local }) => {
                 self.sessions.listens(sock);
                 self.network.listening(&mut self.cx, n, Ok(local));
                 self.hear_network();
                 self.with_sessions(Sessions::serve_door);
             }
-            (Some(Owner::Listener(n)), Event::Failed { sock, cause }) => {
+            (Some(Owner::Listener(n)), Input::Failed { sock, cause }) => {
                 self.sessions.stopped_listening(sock);
                 self.network.listening(&mut self.cx, n, Err(cause));
             }
-            (Some(owner), event) if network::Network::owns(owner) => {
-                self.network.handle(&mut self.cx, owner, event);
+            (Some(owner), input) if network::Network::owns(owner) => {
+                self.network.handle(&mut self.cx, owner, input);
             }
             (Some(_), _) => {}
-            (None, Event::Timeout) => self.fire_timers(),
-            (None, Event::Clock(fix)) => self.network.clock(&mut self.cx, fix),
-            (None, Event::Interfaces(list)) if self.phase != Phase::Closing => self.interfaces(list),
-            (None, Event::Woke { .. }) if self.phase == Phase::Running => self.woke(),
-            (None, Event::Accepted { listener, sock, local, remote }) => match self.cx.owner(listener) {
+            (None, Input::Timeout) => self.fire_timers(),
+            (None, Input::Clock(fix)) => self.network.clock(&mut self.cx, fix),
+            (None, Input::Interfaces(list)) if self.phase != Phase::Closing => self.interfaces(list),
+            (None, Input::Woke { .. }) if self.phase == Phase::Running => self.woke(),
+            (None, Input::Accepted { listener, sock, local, remote }) => match self.cx.owner(listener) {
                 Some(Owner::Listener(_)) if self.cx.owner(sock).is_none() => {
                     self.accepted(listener, sock, [local, remote]);
                 }
                 _ => self.cx.stats.unknown_ids += 1,
             },
-            (None, Event::Released { sock }) => self.sessions.released(sock),
+            (None, Input::Released { sock }) => self.sessions.released(sock),
             (None, _) => {}
         }
     }
 
-    /// Does the work that follows any event: delivers messages to ourselves, and announces the address if it is new.
+    /// Does the work that follows any input: delivers messages to ourselves, and announces the address if it is new.
     pub(super) fn settle(&mut self) {
         self.hear_sessions();
         self.hear_network();
@@ -93,7 +93,7 @@ impl Node {
     pub(super) fn close(&mut self) {
         if self.phase == Phase::Closing && self.network.ports_are_closed() {
             self.phase = Phase::Closed;
-            self.cx.notify(Notice::Closed);
+            self.cx.notify(Event::Closed);
         }
     }
 
@@ -279,7 +279,7 @@ impl Node {
     fn hear_of_memory(&mut self) {
         let Some((memory, fewer)) = self.cx.memory.take_news() else { return };
         if let Some(memory) = memory {
-            self.cx.notify(Notice::NatMemory(memory));
+            self.cx.notify(Event::NatMemory(memory));
         }
         if fewer {
             self.signalling.hurry(&mut self.cx);
@@ -340,7 +340,7 @@ impl Node {
         self.network.learn(&mut self.cx);
         if self.network.opened() {
             let address = Box::new(self.address());
-            self.cx.notify(Notice::Listening { address });
+            self.cx.notify(Event::Listening { address });
         }
         if self.network.measure(&mut self.cx) {
             self.with_calls(|_, all, ctx| all.punch.survey_done(ctx));
@@ -355,7 +355,7 @@ impl Node {
         if let Some(address) =
             self.network.announce(self.signalling.announced(), self.config.identity.node_id())
         {
-            self.cx.notify(Notice::Ready { address: Box::new(address) });
+            self.cx.notify(Event::Ready { address: Box::new(address) });
             self.with_names(Names::drive);
         }
     }

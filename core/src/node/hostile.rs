@@ -12,7 +12,7 @@ use super::strategy::punch::Stages as PunchStage;
 use crate::address::PeerAddress;
 use crate::config::{Accept, Config, StunServer, TurnAuth, TurnServer};
 use crate::identity::{NodeId, SecretKey};
-use crate::io::{Action, Event, Interface, IoFailure, SockId};
+use crate::io::{Input, Interface, IoFailure, Output, SockId};
 use crate::nat::{Allocation, Behaviour, Filtering, Mapping, NatReport, Verdict};
 use crate::pipe::Terms;
 use crate::session::SessionId;
@@ -133,38 +133,38 @@ impl Bench {
             messages: 0,
         };
         let fix = ClockFix { at: Instant::ZERO, wall: WallTime::from_micros(NOON), error: S };
-        bench.tell(Event::Clock(fix));
+        bench.tell(Input::Clock(fix));
         let ip = [203, 0, 113, 1].into();
-        bench.tell(Event::Interfaces(&[Interface { default_route: true, ..Interface::new(2, ip, 32) }]));
+        bench.tell(Input::Interfaces(&[Interface { default_route: true, ..Interface::new(2, ip, 32) }]));
         bench.run(6 * S);
         bench
     }
 
-    pub(super) fn tell(&mut self, event: Event<'_>) {
-        self.node.handle(self.now, event);
+    pub(super) fn tell(&mut self, input: Input<'_>) {
+        self.node.handle(self.now, input);
         self.pump();
     }
 
     pub(super) fn pump(&mut self) {
-        while let Some(action) = self.node.poll_action() {
-            match action {
-                Action::Listen { sock, .. } => {
+        while let Some(output) = self.node.poll_output() {
+            match output {
+                Output::Listen { sock, .. } => {
                     self.held.insert(sock);
-                    self.tell(Event::Bound { sock, local: ([203, 0, 113, 1], 4000).into() });
+                    self.tell(Input::Bound { sock, local: ([203, 0, 113, 1], 4000).into() });
                 }
-                Action::BindUdp { sock, .. } => {
+                Output::BindUdp { sock, .. } => {
                     self.held.insert(sock);
-                    self.tell(Event::Bound { sock, local: ([203, 0, 113, 1], 4001).into() });
+                    self.tell(Input::Bound { sock, local: ([203, 0, 113, 1], 4001).into() });
                 }
-                Action::Resolve { query, host, .. } => {
+                Output::Resolve { query, host, .. } => {
                     let ip: IpAddr = host.parse().unwrap();
-                    self.tell(Event::Resolved { query, result: Ok([ip].into_iter().collect()) });
+                    self.tell(Input::Resolved { query, result: Ok([ip].into_iter().collect()) });
                 }
-                Action::Connect { sock, local, remote, at, deadline, .. } => {
+                Output::Connect { sock, local, remote, at, deadline, .. } => {
                     self.held.insert(sock);
                     if self.servers.contains(&remote) {
                         self.asking.insert(sock, (local, remote));
-                        self.tell(Event::Connected { sock, local, remote });
+                        self.tell(Input::Connected { sock, local, remote });
                         continue;
                     }
                     self.dials.push((at, remote));
@@ -174,20 +174,20 @@ impl Bench {
                     self.open.insert(sock, (deadline, remote));
                     self.most_open = self.most_open.max(self.open.len());
                 }
-                Action::SendDatagram { sock, to, data } if to.ip() == TURN.ip() => {
+                Output::SendDatagram { sock, to, data } if to.ip() == TURN.ip() => {
                     self.to_turn.push_back((sock, to, data));
                 }
-                Action::SendDatagram { to, data, .. } if !self.servers.contains(&to) => {
+                Output::SendDatagram { to, data, .. } if !self.servers.contains(&to) => {
                     self.datagrams.push((to, data.len()));
                 }
-                Action::SendStream { sock, data } => {
+                Output::SendStream { sock, data } => {
                     let Some((local, server)) = self.asking.get(&sock).copied() else { continue };
                     match (self.answers)(local, server, &data) {
                         Some((after, bytes)) => self.later.push((self.now + after, sock, Some(bytes))),
                         None => self.later.push((self.now + 20 * MS, sock, None)),
                     }
                 }
-                Action::Close { sock, .. } => {
+                Output::Close { sock, .. } => {
                     self.held.remove(&sock);
                     self.open.remove(&sock);
                     self.asking.remove(&sock);
@@ -212,15 +212,15 @@ impl Bench {
                 let (_, sock, bytes) = self.later.remove(n);
                 match bytes {
                     _ if !self.held.contains(&sock) => {}
-                    Some(data) => self.tell(Event::Stream { sock, data: &data }),
-                    None => self.tell(Event::Eof { sock }),
+                    Some(data) => self.tell(Input::Stream { sock, data: &data }),
+                    None => self.tell(Input::Eof { sock }),
                 }
             } else if let Some(sock) = self.open.iter().find(|(_, o)| o.0 <= self.now).map(|(s, _)| *s) {
                 self.open.remove(&sock);
                 self.held.remove(&sock);
-                self.tell(Event::Failed { sock, cause: IoFailure::TimedOut });
+                self.tell(Input::Failed { sock, cause: IoFailure::TimedOut });
             } else {
-                self.tell(Event::Timeout);
+                self.tell(Input::Timeout);
             }
         }
         panic!("livelock");
@@ -230,7 +230,7 @@ impl Bench {
     fn fail_one(&mut self, cause: IoFailure) {
         if let Some((sock, _)) = self.open.pop_first() {
             self.held.remove(&sock);
-            self.tell(Event::Failed { sock, cause });
+            self.tell(Input::Failed { sock, cause });
         }
     }
 
@@ -622,7 +622,7 @@ fn nothing_inside_is_dialled_punched_or_sent_to_for_a_stranger_and_it_is_told_wh
         default_route,
         ..Interface::new(2, ip.parse().unwrap(), prefix)
     };
-    bench.tell(Event::Interfaces(&[
+    bench.tell(Input::Interfaces(&[
         interface("203.0.113.1", 32, true),
         interface("2001:db8:77::1", 64, true),
         interface("10.77.0.1", 24, false),

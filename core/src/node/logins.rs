@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::config::ServerRef;
 use crate::cx::Cx;
-use crate::notice::Notice;
+use crate::event::Event;
 use crate::time::Instant;
 
 /// Time for which work waits for a new login, and within which the user is not asked for it again.
@@ -21,7 +21,7 @@ impl Logins {
         let until = self.0.entry(server).or_insert(cx.now);
         if *until <= cx.now {
             *until = cx.now + RENEW_WITHIN;
-            cx.notify(Notice::LoginWanted { server });
+            cx.notify(Event::LoginWanted { server });
         }
     }
 

@@ -29,12 +29,12 @@ use bytes::Bytes;
 use crate::address::PeerAddress;
 use crate::config::{Config, ConfigError, Login, Plan, ServerRef, TurnAuth};
 use crate::cx::Cx;
+use crate::event::ConnectId;
 use crate::identity::{NodeId, NodeIdError};
-use crate::io::{Action, CloseHow, Event, SockId};
+use crate::io::{CloseHow, Input, Output, SockId};
 use crate::name::{Name, NameError, NamePin};
 use crate::nat::NatReport;
 use crate::nat::memory::Memory;
-use crate::notice::ConnectId;
 use crate::pipe::PipeId;
 use crate::random::Domain;
 use crate::relay::{MessageError, ReadOutcome};
@@ -90,8 +90,8 @@ impl std::error::Error for ConnectError {
     }
 }
 
-/// State machine of one node. A driver delivers events by [`handle`](Self::handle), carries out the actions of
-/// [`poll_action`](Self::poll_action), and wakes the node at [`poll_timeout`](Self::poll_timeout).
+/// State machine of one node. A driver delivers inputs by [`handle`](Self::handle), carries out the outputs of
+/// [`poll_output`](Self::poll_output), and wakes the node at [`poll_timeout`](Self::poll_timeout).
 ///
 /// The crate's first page has the contract and a driver's loop.
 pub struct Node {
@@ -120,10 +120,10 @@ enum Phase {
 }
 
 impl Node {
-    /// A node that does nothing until the first [`Event::Interfaces`].
+    /// A node that does nothing until the first [`Input::Interfaces`].
     ///
     /// All randomness comes from `seed`. It must come from the system's random source and never be used twice: the same
-    /// seed and the same events give the same keys.
+    /// seed and the same inputs give the same keys.
     ///
     /// # Errors
     /// The fault of the configuration.
@@ -151,30 +151,30 @@ impl Node {
     /// Tells the node that something happened. Never fails and never panics, whatever the order.
     ///
     /// `now` may stand still or go back: the largest value seen counts.
-    pub fn handle(&mut self, now: Instant, event: Event<'_>) {
+    pub fn handle(&mut self, now: Instant, input: Input<'_>) {
         self.advance(now);
         if self.phase == Phase::Closed {
             return;
         }
-        let event = self.network.inward(event);
-        let owner = self.cx.owner_of(&event);
-        self.dispatch(owner, event);
+        let input = self.network.inward(input);
+        let owner = self.cx.owner_of(&input);
+        self.dispatch(owner, input);
         self.settle();
     }
 
     /// The next thing for the driver to do. Drain it after each call of another method, or after several.
-    pub fn poll_action(&mut self) -> Option<Action> {
-        let action = self.cx.pop_action()?;
-        Some(self.network.outward(action))
+    pub fn poll_output(&mut self) -> Option<Output> {
+        let output = self.cx.pop_output()?;
+        Some(self.network.outward(output))
     }
 
-    /// Returns the time at which to deliver [`Event::Timeout`]; a time that has passed means at once. Call this after
-    /// draining the actions, arm one timer, and forget the one before.
+    /// Returns the time at which to deliver [`Input::Timeout`]; a time that has passed means at once. Call this after
+    /// draining the outputs, arm one timer, and forget the one before.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        if self.cx.has_actions() { Some(self.cx.now) } else { self.cx.timers.first() }
+        if self.cx.has_outputs() { Some(self.cx.now) } else { self.cx.timers.first() }
     }
 
-    /// Begins to open a pipe to a peer. It ends by [`Action::Detach`] or [`Notice::Failed`](crate::Notice::Failed), with this id, at
+    /// Begins to open a pipe to a peer. It ends by [`Output::Detach`] or [`Event::Failed`](crate::Event::Failed), with this id, at
     /// the plan's deadline at the latest; or by [`cancel`](Self::cancel) without either.
     ///
     /// # Errors
@@ -285,7 +285,7 @@ impl Node {
         self.settle();
     }
 
-    /// Answers [`Notice::Ask`](crate::Notice::Ask): whether the peer may have a pipe, now and for as long as this node runs.
+    /// Answers [`Event::Ask`](crate::Event::Ask): whether the peer may have a pipe, now and for as long as this node runs.
     /// Without a question it is remembered all the same.
     pub fn answer(&mut self, now: Instant, peer: NodeId, accept: bool) {
         self.advance(now);
@@ -303,8 +303,8 @@ impl Node {
         self.settle();
     }
 
-    /// Asks TURN servers for a relayed address. [`Action::OpenAllocation`](crate::Action::OpenAllocation) or
-    /// [`Notice::NotAllocated`](crate::Notice::NotAllocated) follows with this id; then the pipe is given up by [`pipe_close`](Self::pipe_close).
+    /// Asks TURN servers for a relayed address. [`Output::OpenAllocation`](crate::Output::OpenAllocation) or
+    /// [`Event::NotAllocated`](crate::Event::NotAllocated) follows with this id; then the pipe is given up by [`pipe_close`](Self::pipe_close).
     ///
     /// # Errors
     /// The reason why no server is asked.
@@ -398,7 +398,7 @@ impl Node {
     }
 
     /// Sends a peer an ECHO by every broker that is ready and that both share; returns how many they are.
-    /// [`Notice::Pong`](crate::Notice::Pong) tells of the first answer, with this `number`. A peer answers nodes that it
+    /// [`Event::Pong`](crate::Event::Pong) tells of the first answer, with this `number`. A peer answers nodes that it
     /// accepts; others too rarely to be relied on.
     ///
     /// # Errors
@@ -414,7 +414,7 @@ impl Node {
         Ok(brokers)
     }
 
-    /// Answers [`Notice::LoginWanted`](crate::Notice::LoginWanted): the login that a server takes from now on. It may come unasked, before the old
+    /// Answers [`Event::LoginWanted`](crate::Event::LoginWanted): the login that a server takes from now on. It may come unasked, before the old
     /// one ends. `None`: there is none to be had, and whatever waits for it goes on without the server.
     pub fn renew_login(&mut self, now: Instant, server: ServerRef, login: Option<Login>) {
         self.advance(now);
@@ -445,8 +445,8 @@ impl Node {
         self.settle();
     }
 
-    /// Ends everything: connects fail with [`FailReason::Shutdown`](crate::FailReason::Shutdown), brokers are told, sockets closed. The actions
-    /// that follow end with [`Notice::Closed`](crate::Notice::Closed), after up to 2 s where a router has a port of ours open. Pipes that
+    /// Ends everything: connects fail with [`FailReason::Shutdown`](crate::FailReason::Shutdown), brokers are told, sockets closed. The outputs
+    /// that follow end with [`Event::Closed`](crate::Event::Closed), after up to 2 s where a router has a port of ours open. Pipes that
     /// were handed out live on, but for relayed ones, which end with their node.
     pub fn shutdown(&mut self, now: Instant) {
         self.advance(now);
@@ -478,7 +478,7 @@ impl Node {
         self.config.identity.node_id()
     }
 
-    /// The address as known now; what to hand out is what [`Notice::Ready`](crate::Notice::Ready) said last.
+    /// The address as known now; what to hand out is what [`Event::Ready`](crate::Event::Ready) said last.
     pub fn address(&self) -> PeerAddress {
         self.network.address(self.signalling.announced(), self.node_id())
     }
@@ -524,7 +524,7 @@ mod tests {
     use super::signalling::LIFETIME;
     use super::*;
     use crate::identity::SecretKey;
-    use crate::io::{Action, Event, Interface};
+    use crate::io::{Input, Interface, Output};
     use crate::pipe::Terms;
     use crate::session::SessionId;
     use crate::signal::message::{Body, Message, MessageId};
@@ -538,7 +538,7 @@ mod tests {
         let mut node = Node::new(Config::new(key(1)), [1; 32], Instant::ZERO).unwrap();
         let ip = [203, 0, 113, 1].into();
         let interface = Interface { default_route: true, ..Interface::new(2, ip, 32) };
-        node.handle(Instant::ZERO, Event::Interfaces(&[interface]));
+        node.handle(Instant::ZERO, Input::Interfaces(&[interface]));
         node
     }
 
@@ -554,7 +554,7 @@ mod tests {
             body: Body::Direct { terms: Terms::ENCRYPTED, address },
         };
         node.authentic_message(key(2).node_id(), message, None);
-        core::iter::from_fn(|| node.poll_action()).filter(|a| matches!(a, Action::Connect { .. })).count()
+        core::iter::from_fn(|| node.poll_output()).filter(|a| matches!(a, Output::Connect { .. })).count()
     }
 
     #[test]

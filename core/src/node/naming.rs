@@ -13,10 +13,10 @@ use super::signalling::Signalling;
 use crate::address::PeerAddress;
 use crate::config::Plan;
 use crate::cx::{Cx, Timer};
+use crate::event::{ConnectId, Event, FailReason, Report};
 use crate::identity::{NodeId, SecretKey};
 use crate::limit::Bucket;
 use crate::name::{Found, Name, NameError, NameNews, NamePin, Pins, QUERY, Record};
-use crate::notice::{ConnectId, FailReason, Notice, Report};
 use crate::signal::broker::Session;
 use crate::time::Instant;
 
@@ -674,10 +674,10 @@ impl Published {
 }
 
 fn tell(cx: &mut Cx, name: Name, news: NameNews) {
-    cx.notify(Notice::Name { name, news: Box::new(news) });
+    cx.notify(Event::Name { name, news: Box::new(news) });
 }
 
 fn fail(cx: &mut Cx, connect: ConnectId, began: Instant, reason: FailReason) {
     let report = Report { elapsed: cx.now.since(began), strategies: SmallVec::new(), advice: None };
-    cx.notify(Notice::Failed { connect, reason, report: Box::new(report) });
+    cx.notify(Event::Failed { connect, reason, report: Box::new(report) });
 }

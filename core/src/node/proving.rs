@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::hostile::{AT, Bench, MS, RANDOM, S, TURN, id, key, mappings};
 use super::strategy::KnockKey;
 use crate::config::Accept;
-use crate::io::{Event, SockId};
+use crate::io::{Input, SockId};
 use crate::session::SessionId;
 use crate::signal::mappings::Mappings;
 use crate::signal::message::Body;
@@ -48,7 +48,7 @@ fn serve(bench: &mut Bench) -> Vec<(SocketAddr, Bytes)> {
         };
         let head = [&[1, data[1]][..], &(granted.len() as u16).to_be_bytes(), &data[4..20]].concat();
         let answer = [&head[..], granted].concat();
-        bench.tell(Event::Datagram { sock, from: TURN, data: &answer });
+        bench.tell(Input::Datagram { sock, from: TURN, data: &answer });
     }
     relayed
 }
@@ -69,7 +69,7 @@ fn arrives(bench: &mut Bench, sock: SockId, from: SocketAddr, data: &[u8]) -> Ve
     let body = [attribute(0x12, &xored(from)), attribute(0x13, data)].concat();
     let head =
         [&[0, 0x17][..], &(body.len() as u16).to_be_bytes(), &[0x21, 0x12, 0xa4, 0x42], &[7; 12]].concat();
-    bench.tell(Event::Datagram { sock, from: TURN, data: &[head, body].concat() });
+    bench.tell(Input::Datagram { sock, from: TURN, data: &[head, body].concat() });
     serve(bench)
 }
 
@@ -250,11 +250,11 @@ fn who_is_asked_calls_four_times_and_answers_knocks_from_there_only() {
     let sock = when[0].1;
     let [knock, answer] = secret_of_ours(1).knock(&[6; 16]);
     for from in [SocketAddr::new(TURN.ip(), 50_001), at(50_000)] {
-        bench.tell(Event::Datagram { sock, from, data: &knock });
+        bench.tell(Input::Datagram { sock, from, data: &knock });
         assert!(bench.to_turn.is_empty());
     }
     for n in 0..9 {
-        bench.tell(Event::Datagram { sock, from: RELAYED, data: &knock });
+        bench.tell(Input::Datagram { sock, from: RELAYED, data: &knock });
         let said = bench.to_turn.pop_front();
         assert_eq!(said.map(|(_, to, data)| (to, data[..] == answer)), (n < 4).then_some((RELAYED, true)));
     }

@@ -15,8 +15,8 @@ use smallvec::SmallVec;
 pub use echo::echo_reply;
 pub use record::{MAX_PLAIN, MAX_RECORD, Opened, Opener, RecordError, Sealer};
 
+use crate::event::{ConnectId, Strategy};
 use crate::identity::NodeId;
-use crate::notice::{ConnectId, Strategy};
 
 /// Protection of a pipe's bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -24,12 +24,12 @@ use smallvec::SmallVec;
 
 use crate::config::{Broker, Login};
 use crate::cx::{Cx, Owner, Timer};
+use crate::event::{BrokerLoss, BrokerState};
 use crate::identity::Topic;
 use crate::io::{CloseHow, IoFailure, QueryId, SockId};
 use crate::limit::Bucket;
 use crate::name::MAX_RECORD;
 use crate::nat::memory::SHORTEST;
-use crate::notice::{BrokerLoss, BrokerState};
 use crate::proxy::Proxy;
 use crate::random::Domain;
 use crate::server::{Dials, Race};

@@ -14,9 +14,9 @@ use std::net::{IpAddr, SocketAddr};
 use smallvec::SmallVec;
 
 use crate::address::PeerAddress;
+use crate::event::Refusal;
 use crate::hello::{refusal_code, refusal_from};
 use crate::io::IoFailure;
-use crate::notice::Refusal;
 use crate::pipe::{PipeMode, ProtocolTag, Terms};
 use crate::session::SessionId;
 use crate::signal::mappings::Mappings;

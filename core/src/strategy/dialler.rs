@@ -8,9 +8,9 @@ use std::net::SocketAddr;
 
 use smallvec::SmallVec;
 
+use crate::event::Refusal;
 use crate::hello::HelloError;
 use crate::io::{IoFailure, SockId};
-use crate::notice::Refusal;
 use crate::strategy::paths::{Path, Paths};
 use crate::time::Instant;
 

@@ -19,10 +19,10 @@ use data_encoding::HEXLOWER;
 use smallvec::{Array, SmallVec};
 
 use crate::address::PeerAddress;
+use crate::event::ConnectId;
 use crate::identity::NodeId;
 use crate::io::{QueryId, SockId};
 use crate::name::Name;
-use crate::notice::ConnectId;
 use crate::pipe::{PipeId, ProtocolTag};
 use crate::time::{Instant, WallTime};
 

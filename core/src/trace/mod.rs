@@ -1,13 +1,13 @@
 //! Traces: a run of a node, written down line by line, which [`replay`] runs again.
 //!
-//! A node decides by nothing but its configuration, its seed, the calls and the events. So a user's failure can be
+//! A node decides by nothing but its configuration, its seed, the calls and the inputs. So a user's failure can be
 //! looked at, and kept as a test, on another machine. A [`Recorder`] is a node that writes; it opens no file, its lines
 //! go where the driver wants them.
 //!
 //! ```
 //! use p2pd_core::io::Interface;
 //! use p2pd_core::trace::{Recorder, replay};
-//! use p2pd_core::{Config, Event, Instant, SecretKey};
+//! use p2pd_core::{Config, Input, Instant, SecretKey};
 //! use std::sync::{Arc, Mutex};
 //!
 //! let text = Arc::new(Mutex::new(String::new()));
@@ -17,10 +17,10 @@
 //! let mut node = Recorder::new(config, [1; 32], Instant::ZERO, Some(sink)).unwrap();
 //! let ip = "192.168.1.5".parse().unwrap();
 //! let lan = Interface { default_route: true, ..Interface::new(2, ip, 24) };
-//! node.handle(Instant::ZERO, Event::Interfaces(&[lan]));
-//! while let Some(action) = node.poll_action() {
+//! node.handle(Instant::ZERO, Input::Interfaces(&[lan]));
+//! while let Some(output) = node.poll_output() {
 //!     // What a driver does.
-//! #   let _ = action;
+//! #   let _ = output;
 //! }
 //!
 //! let text = text.lock().unwrap();
@@ -66,11 +66,11 @@
 //! Then, in the order in which they happened:
 //!
 //! ```text
-//! event now what...       a call of Node::handle
+//! event now what...       an Input, by Node::handle
 //! call now what...        connect (address and plan), calls on names, cancel, answer, busy, renew-login, shutdown, and
 //!                         calls on relayed pipes and allocations
 //! begun ok id             what connect or connect-name gave, always the next line; or: begun error why
-//! action what...          what Node::poll_action gave
+//! action what...          an Output, which Node::poll_output gave
 //! idle deadline or -      it gave nothing more, and this was the next deadline
 //! ```
 //! Times are nanoseconds of the driver's clock, bytes are hexadecimal; `form.rs` has the rest. A value has one
@@ -90,11 +90,11 @@ use bytes::Bytes;
 
 use crate::address::PeerAddress;
 use crate::config::{Config, ConfigError, Login, Plan, ServerRef};
+use crate::event::ConnectId;
 use crate::identity::NodeId;
-use crate::io::{Action, Event};
+use crate::io::{Input, Output};
 use crate::name::{Name, NameError, NamePin};
 use crate::node::{Allocate, AllocateError, ConnectError, MAX_AT_ONCE, Node};
-use crate::notice::ConnectId;
 use crate::pipe::PipeId;
 use crate::relay::{MAX_MESSAGE, MessageError, ReadOutcome};
 use crate::time::Instant;
@@ -144,18 +144,18 @@ impl Recorder {
         Ok(Recorder { node, sink, line: String::new(), idle: false })
     }
 
-    /// Calls [`Node::handle`], and records the event.
-    pub fn handle(&mut self, now: Instant, event: Event<'_>) {
+    /// Calls [`Node::handle`], and records the input.
+    pub fn handle(&mut self, now: Instant, input: Input<'_>) {
         // Before the node acts: where it panics, the trace holds the reason.
-        self.write(|| Record::Event(now, &event));
-        self.node.handle(now, event);
+        self.write(|| Record::Input(now, &input));
+        self.node.handle(now, input);
     }
 
-    /// Calls [`Node::poll_action`], and records the action.
-    pub fn poll_action(&mut self) -> Option<Action> {
-        let action = self.node.poll_action();
-        match &action {
-            Some(action) => self.write(|| Record::Action(action)),
+    /// Calls [`Node::poll_output`], and records the output.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        let output = self.node.poll_output();
+        match &output {
+            Some(output) => self.write(|| Record::Output(output)),
             None if self.idle || self.sink.is_none() => {}
             None => {
                 let deadline = self.node.poll_timeout();
@@ -163,7 +163,7 @@ impl Recorder {
                 self.idle = true;
             }
         }
-        action
+        output
     }
 
     /// Calls [`Node::connect`], and records the call.
@@ -342,7 +342,7 @@ impl Recorder {
         self.node.pipe_recv_from(now, pipe)
     }
 
-    fn write<'a>(&mut self, record: impl FnOnce() -> Record<&'a Event<'a>, &'a Action>) {
+    fn write<'a>(&mut self, record: impl FnOnce() -> Record<&'a Input<'a>, &'a Output>) {
         self.idle = false;
         if let Some(sink) = &mut self.sink {
             self.line.clear();

@@ -3,9 +3,9 @@
 use core::fmt;
 
 use crate::config::{Config, ConfigError};
+use crate::event::ConnectId;
 use crate::identity::{NodeId, SecretKey};
 use crate::node::{ConnectError, MAX_AT_ONCE, Node};
-use crate::notice::ConnectId;
 use crate::selection::Interfaces;
 use crate::time::Instant;
 
@@ -254,8 +254,8 @@ impl Run {
         }
         let got = match kind {
             "begun" => self.begun.take().map(|begun| written(&Line::Begun(begun))),
-            "action" | "idle" => Some(match self.node.poll_action() {
-                Some(action) => written(&Record::Action(&action)),
+            "action" | "idle" => Some(match self.node.poll_output() {
+                Some(output) => written(&Record::Output(&output)),
                 None => written(&Line::Idle(self.node.poll_timeout())),
             }),
             _ => None,
@@ -266,17 +266,17 @@ impl Run {
         }
         // Only a good line can be a difference.
         match whole(line)? {
-            Line::Event(now, event) => {
+            Line::Input(now, input) => {
                 self.done.events += 1;
                 self.done.end = self.done.end.max(now);
-                self.node.handle(now, event.event());
+                self.node.handle(now, input.input());
             }
             Line::Call(now, call) => {
                 self.done.calls += 1;
                 self.done.end = self.done.end.max(now);
                 self.call(now, call);
             }
-            Line::Begun(_) | Line::Action(_) | Line::Idle(_) => {}
+            Line::Begun(_) | Line::Output(_) | Line::Idle(_) => {}
         }
         Ok(got)
     }
@@ -330,10 +330,10 @@ mod tests {
     use crate::turn::Credentials;
 
     use super::super::Recorder;
-    use super::super::vocabulary::EventView;
+    use super::super::vocabulary::InputView;
     use super::*;
     use crate::config::{Accept, Broker, NtpServer, StunServer, TurnServer};
-    use crate::io::{Action, Event, Interface, SockId};
+    use crate::io::{Input, Interface, Output, SockId};
     use crate::nat::{NatMemory, Network};
 
     fn config() -> Config {
@@ -364,26 +364,26 @@ mod tests {
         let mut now = Instant::ZERO;
         node.handle(
             now,
-            Event::Interfaces(&[Interface { default_route: true, ..Interface::new(2, ip, 24) }]),
+            Input::Interfaces(&[Interface { default_route: true, ..Interface::new(2, ip, 24) }]),
         );
         for _ in 0..10 {
-            while let Some(action) = node.poll_action() {
-                match action {
-                    Action::Listen { sock, local, .. } | Action::BindUdp { sock, local, .. } => {
-                        node.handle(now, Event::Bound { sock, local: (local.ip(), 4000).into() });
+            while let Some(output) = node.poll_output() {
+                match output {
+                    Output::Listen { sock, local, .. } | Output::BindUdp { sock, local, .. } => {
+                        node.handle(now, Input::Bound { sock, local: (local.ip(), 4000).into() });
                     }
-                    Action::Connect { sock, .. } => {
-                        node.handle(now, Event::Failed { sock, cause: crate::IoFailure::Refused });
+                    Output::Connect { sock, .. } => {
+                        node.handle(now, Input::Failed { sock, cause: crate::IoFailure::Refused });
                     }
-                    Action::Resolve { query, .. } => {
+                    Output::Resolve { query, .. } => {
                         let result = Ok([ip].into_iter().collect());
-                        node.handle(now, Event::Resolved { query, result });
+                        node.handle(now, Input::Resolved { query, result });
                     }
                     _ => {}
                 }
             }
             now = node.poll_timeout().unwrap();
-            node.handle(now, Event::Timeout);
+            node.handle(now, Input::Timeout);
         }
         let text = text.lock().unwrap();
         text.clone()
@@ -417,8 +417,8 @@ mod tests {
                     0 => Instant::any(&mut g),
                     _ => node.poll_timeout().unwrap_or_default(),
                 };
-                let event = EventView::any(&mut g);
-                node.handle(now, event.event());
+                let input = InputView::any(&mut g);
+                node.handle(now, input.input());
                 match Call::any(&mut g) {
                     Call::Connect { to, plan } => drop(node.connect(now, &to, plan)),
                     Call::ConnectName { name, plan } => drop(node.connect_name(now, name, plan)),
@@ -450,11 +450,11 @@ mod tests {
                     Call::PipeRecvFrom { pipe } => drop(node.pipe_recv_from(now, pipe)),
                 }
                 for _ in 0..u8::any(&mut g) % 8 {
-                    if let Some(Action::Listen { sock, .. }) = node.poll_action() {
-                        node.handle(now, Event::Bound { sock, local: ([203, 0, 113, 1], 4000).into() });
+                    if let Some(Output::Listen { sock, .. }) = node.poll_output() {
+                        node.handle(now, Input::Bound { sock, local: ([203, 0, 113, 1], 4000).into() });
                         let accepted = SockId::accepted(u64::any(&mut g) % 4);
                         let (local, remote) = (([203, 0, 113, 1], 4000).into(), ([203, 0, 113, 2], 1).into());
-                        node.handle(now, Event::Accepted { listener: sock, sock: accepted, local, remote });
+                        node.handle(now, Input::Accepted { listener: sock, sock: accepted, local, remote });
                     }
                 }
             }

@@ -13,15 +13,15 @@ use crate::address::PeerAddress;
 use crate::config::{
     Accept, Broker, Liveness, Login, NtpServer, Plan, ServerRef, StunServer, TurnAuth, TurnServer,
 };
+use crate::event::{
+    Advice, BrokerLoss, BrokerState, ConnectId, Event, FailReason, Outcome, PortState, Refusal, Report,
+    Stage, Strategy, StrategyReport,
+};
 use crate::identity::{NodeId, NodeIdError};
-use crate::io::{Action, CloseHow, Event, Interface, IoFailure, LinkKind, QueryId, Reuse, SockId, SockOpts};
+use crate::io::{CloseHow, Input, Interface, IoFailure, LinkKind, Output, QueryId, Reuse, SockId, SockOpts};
 use crate::name::{Name, NameError, NameNews, NamePin};
 use crate::nat::{NatMemory, Network};
 use crate::node::{Allocate, ConnectError};
-use crate::notice::{
-    Advice, BrokerLoss, BrokerState, ConnectId, FailReason, Notice, Outcome, PortState, Refusal, Report,
-    Stage, Strategy, StrategyReport,
-};
 use crate::pipe::{PipeEnd, PipeId, PipeMode, PipeNews, PipeStart, ProtocolTag};
 use crate::portmap::{MapError, Scope, Truth, Way};
 use crate::proxy::{Proxy, ProxyFailure, ProxyKind};
@@ -35,24 +35,24 @@ use super::form::{Put, Take, Words, enum_form, put_all, struct_form, word};
 
 /// A line after the header.
 #[derive(Clone, PartialEq, Debug)]
-pub(super) enum Record<E, A> {
-    Event(Instant, E),
+pub(super) enum Record<I, O> {
+    Input(Instant, I),
     Call(Instant, Call),
     /// Result of a call of `connect`.
     Begun(Result<ConnectId, ConnectError>),
-    Action(A),
-    /// No action was left, and this was the next deadline.
+    Output(O),
+    /// No output was left, and this was the next deadline.
     Idle(Option<Instant>),
 }
 
 /// A line as it is read.
-pub(super) type Line = Record<EventView, ActionView>;
+pub(super) type Line = Record<InputView, OutputView>;
 
-enum_form! { Record<&Event<'_>, &Action>, Line => Line {
-    "event" Event(now, event),
+enum_form! { Record<&Input<'_>, &Output>, Line => Line {
+    "event" Input(now, input),
     "call" Call(now, call),
     "begun" Begun(outcome),
-    "action" Action(action),
+    "action" Output(output),
     "idle" Idle(deadline),
 }}
 
@@ -106,9 +106,9 @@ enum_form! { Call => Call {
     "pipe-recv-from" PipeRecvFrom { pipe },
 }}
 
-/// An [`Event`] that borrows nothing.
+/// An [`Input`] that borrows nothing.
 #[derive(Clone, PartialEq, Debug)]
-pub(super) enum EventView {
+pub(super) enum InputView {
     Bound { sock: SockId, local: SocketAddr },
     Fired { sock: SockId, late: Duration },
     Connected { sock: SockId, local: SocketAddr, remote: SocketAddr },
@@ -126,7 +126,7 @@ pub(super) enum EventView {
     Timeout,
 }
 
-enum_form! { Event<'_>, EventView => EventView {
+enum_form! { Input<'_>, InputView => InputView {
     "bound" Bound { sock, local },
     "fired" Fired { sock, late },
     "connected" Connected { sock, local, remote },
@@ -144,34 +144,34 @@ enum_form! { Event<'_>, EventView => EventView {
     "timeout" Timeout,
 }}
 
-impl EventView {
-    /// Returns the event.
-    pub(super) fn event(&self) -> Event<'_> {
+impl InputView {
+    /// Returns the input.
+    pub(super) fn input(&self) -> Input<'_> {
         match *self {
-            EventView::Bound { sock, local } => Event::Bound { sock, local },
-            EventView::Fired { sock, late } => Event::Fired { sock, late },
-            EventView::Connected { sock, local, remote } => Event::Connected { sock, local, remote },
-            EventView::Accepted { listener, sock, local, remote } => {
-                Event::Accepted { listener, sock, local, remote }
+            InputView::Bound { sock, local } => Input::Bound { sock, local },
+            InputView::Fired { sock, late } => Input::Fired { sock, late },
+            InputView::Connected { sock, local, remote } => Input::Connected { sock, local, remote },
+            InputView::Accepted { listener, sock, local, remote } => {
+                Input::Accepted { listener, sock, local, remote }
             }
-            EventView::Released { sock } => Event::Released { sock },
-            EventView::Failed { sock, cause } => Event::Failed { sock, cause },
-            EventView::Datagram { sock, from, ref data } => Event::Datagram { sock, from, data },
-            EventView::Stream { sock, ref data } => Event::Stream { sock, data },
-            EventView::Writable { sock } => Event::Writable { sock },
-            EventView::Eof { sock } => Event::Eof { sock },
-            EventView::Resolved { query, ref result } => Event::Resolved { query, result: result.clone() },
-            EventView::Interfaces(ref list) => Event::Interfaces(list),
-            EventView::Clock(fix) => Event::Clock(fix),
-            EventView::Woke { slept } => Event::Woke { slept },
-            EventView::Timeout => Event::Timeout,
+            InputView::Released { sock } => Input::Released { sock },
+            InputView::Failed { sock, cause } => Input::Failed { sock, cause },
+            InputView::Datagram { sock, from, ref data } => Input::Datagram { sock, from, data },
+            InputView::Stream { sock, ref data } => Input::Stream { sock, data },
+            InputView::Writable { sock } => Input::Writable { sock },
+            InputView::Eof { sock } => Input::Eof { sock },
+            InputView::Resolved { query, ref result } => Input::Resolved { query, result: result.clone() },
+            InputView::Interfaces(ref list) => Input::Interfaces(list),
+            InputView::Clock(fix) => Input::Clock(fix),
+            InputView::Woke { slept } => Input::Woke { slept },
+            InputView::Timeout => Input::Timeout,
         }
     }
 }
 
-/// An [`Action`] whose `Detach` has no keys.
+/// An [`Output`] whose `Detach` has no keys.
 #[derive(Clone, PartialEq, Debug)]
-pub(super) enum ActionView {
+pub(super) enum OutputView {
     BindUdp {
         sock: SockId,
         local: SocketAddr,
@@ -233,7 +233,7 @@ pub(super) enum ActionView {
     Cancel {
         query: QueryId,
     },
-    Notify(Notice),
+    Event(Event),
     OpenRelayed {
         pipe: PipeId,
         start: PipeView,
@@ -249,7 +249,7 @@ pub(super) enum ActionView {
     },
 }
 
-enum_form! { Action, ActionView => ActionView {
+enum_form! { Output, OutputView => OutputView {
     "bind-udp" BindUdp { sock, local, remote, opts },
     "listen" Listen { sock, local, backlog, opts },
     "accept" Accept { sock, credit },
@@ -263,7 +263,7 @@ enum_form! { Action, ActionView => ActionView {
     "end-pipe" EndPipe { sock, why },
     "resolve" Resolve { query, host, deadline },
     "cancel" Cancel { query },
-    "notify" Notify(notice),
+    "notify" Event(event),
     "open-relayed" OpenRelayed { pipe, start },
     "open-allocation" OpenAllocation { pipe, relayed, other },
     "pipe" Pipe { pipe, news },
@@ -301,7 +301,7 @@ impl Put for PipeStart {
     }
 }
 
-enum_form! { Notice => Notice {
+enum_form! { Event => Event {
     "listening" Listening { address },
     "ready" Ready { address },
     "listen-failed" ListenFailed { local, cause },
@@ -711,9 +711,9 @@ mod tests {
     fn every_variant_round_trips() {
         round_trip::<Line>();
         round_trip::<Call>();
-        round_trip::<EventView>();
-        round_trip::<ActionView>();
-        round_trip::<Notice>();
+        round_trip::<InputView>();
+        round_trip::<OutputView>();
+        round_trip::<Event>();
         round_trip::<Stage>();
         round_trip::<PortState>();
         round_trip::<Truth>();
@@ -746,10 +746,10 @@ mod tests {
     fn an_event_is_written_and_read_as_the_same_one() {
         let mut g = Gen::new(12);
         for _ in 0..200 {
-            for view in EventView::every(&mut g) {
+            for view in InputView::every(&mut g) {
                 let (mut ours, mut theirs) = (String::new(), String::new());
                 view.put(&mut ours);
-                view.event().put(&mut theirs);
+                view.input().put(&mut theirs);
                 assert_eq!(ours, theirs);
             }
         }
@@ -758,16 +758,16 @@ mod tests {
     #[test]
     fn lines_look_like_this() {
         let at = Instant::from_nanos(5);
-        let line = |record: Record<&Event<'_>, &Action>| {
+        let line = |record: Record<&Input<'_>, &Output>| {
             let mut line = String::new();
             record.put(&mut line);
             line
         };
         let data = &[0, 0xff][..];
-        let event = Event::Stream { sock: SockId::accepted(1), data };
-        assert_eq!(line(Record::Event(at, &event)), "event 5 stream 9223372036854775809 00ff");
-        let event = Event::Resolved { query: QueryId(3), result: Err(IoFailure::Other(-7)) };
-        assert_eq!(line(Record::Event(at, &event)), "event 5 resolved 3 error other -7");
+        let input = Input::Stream { sock: SockId::accepted(1), data };
+        assert_eq!(line(Record::Input(at, &input)), "event 5 stream 9223372036854775809 00ff");
+        let input = Input::Resolved { query: QueryId(3), result: Err(IoFailure::Other(-7)) };
+        assert_eq!(line(Record::Input(at, &input)), "event 5 resolved 3 error other -7");
         let to = Box::new("None-0-0-x".parse().unwrap());
         let call = Call::Connect { to, plan: Plan::default() };
         assert_eq!(
@@ -775,8 +775,8 @@ mod tests {
             "call 5 connect None-0-0-x 4 direct reverse punch relay encrypted - 20000000000 no"
         );
         let host = "a b%\u{e9}".into();
-        let action = Action::Resolve { query: QueryId(0), host, deadline: at };
-        assert_eq!(line(Record::Action(&action)), "action resolve 0 a+b%25%c3%a9 5");
+        let output = Output::Resolve { query: QueryId(0), host, deadline: at };
+        assert_eq!(line(Record::Output(&output)), "action resolve 0 a+b%25%c3%a9 5");
         assert_eq!(line(Record::Idle(None)), "idle -");
     }
 

@@ -8,10 +8,10 @@ use smallvec::{SmallVec, smallvec};
 use super::{
     Fields, OTHER_SESSION, SESSION, alice, bob, endpoint, ephemeral, hex, lines, list, protocol, text,
 };
+use crate::event::{Refusal, Strategy};
 use crate::hello::{VERSION, refusal_code};
 use crate::io::IoFailure;
 use crate::nat::{Allocation, Behaviour, Filtering, Mapping};
-use crate::notice::{Refusal, Strategy};
 use crate::pipe::{PipeMode, ProtocolTag, Terms};
 use crate::session::SessionId;
 use crate::signal::mappings::Mappings;

@@ -25,7 +25,7 @@ use std::time::Duration;
 use p2pd_core::io::Interface;
 use p2pd_core::trace::{Recorder, Sink};
 use p2pd_core::{
-    Action, ClockFix, CloseHow, Config, ConnectId, Event, Instant, IoFailure, NodeId, Notice, PeerAddress,
+    ClockFix, CloseHow, Config, ConnectId, Event, Input, Instant, IoFailure, NodeId, Output, PeerAddress,
     PipeEnd, Plan, ProtocolTag, QueryId, SecretKey, SockId, Strategy, WallTime,
 };
 
@@ -130,7 +130,7 @@ pub struct Host {
     pub relayed: Vec<Relayed>,
     /// Allocations that the node handed out, with what it said of each.
     pub allocated: Vec<Allocated>,
-    pub notices: Vec<(Instant, Notice)>,
+    pub events: Vec<(Instant, Event)>,
     /// Every TCP dial: when and where to.
     pub dials: Vec<(Instant, SocketAddr)>,
     /// The process is stopped: it neither reads nor does anything.
@@ -303,7 +303,7 @@ impl World {
             pipes: Vec::new(),
             relayed: Vec::new(),
             allocated: Vec::new(),
-            notices: Vec::new(),
+            events: Vec::new(),
             dials: Vec::new(),
             frozen: false,
             without_udp: false,
@@ -314,7 +314,7 @@ impl World {
             ways: Ways::new(),
         });
         self.set_clock(n, Duration::ZERO, false);
-        self.tell(n, Event::Interfaces(interfaces));
+        self.tell(n, Input::Interfaces(interfaces));
         n
     }
 
@@ -323,7 +323,7 @@ impl World {
         let elapsed = i64::try_from(self.now.since(Instant::ZERO).as_micros()).unwrap();
         let by = i64::try_from(by.as_micros()).unwrap();
         let wall = NOON.offset_micros(elapsed + if ahead { by } else { -by });
-        self.tell(n, Event::Clock(ClockFix { at: self.now, wall, error: S }));
+        self.tell(n, Input::Clock(ClockFix { at: self.now, wall, error: S }));
     }
 
     pub fn connect(&mut self, from: usize, to: &PeerAddress, plan: Plan) -> ConnectId {
@@ -360,13 +360,13 @@ impl World {
     }
 
     /// Tells a node something and does what it then asks for.
-    pub fn tell(&mut self, n: usize, event: Event<'_>) {
+    pub fn tell(&mut self, n: usize, input: Input<'_>) {
         if self.hosts[n].frozen {
             return;
         }
-        let event = self.translated_event(n, event);
-        self.note(n, '<', &event);
-        self.hosts[n].node.handle(self.now, event);
+        let input = self.translated_input(n, input);
+        self.note(n, '<', &input);
+        self.hosts[n].node.handle(self.now, input);
         self.drain(n);
     }
 
@@ -403,7 +403,7 @@ impl World {
         }
         for n in 0..self.hosts.len() {
             if self.hosts[n].node.poll_timeout().is_some_and(|at| at <= self.now) {
-                self.tell(n, Event::Timeout);
+                self.tell(n, Input::Timeout);
                 let moved = self.hosts[n].node.poll_timeout().is_none_or(|at| at > self.now);
                 assert!(moved || self.hosts[n].frozen, "node {n}'s deadline did not move:\n{}", self.tail());
             }
@@ -417,9 +417,9 @@ impl World {
     }
 
     fn drain(&mut self, n: usize) {
-        while let Some(action) = self.hosts[n].node.poll_action() {
-            self.note(n, '>', &action);
-            self.act(n, action);
+        while let Some(output) = self.hosts[n].node.poll_output() {
+            self.note(n, '>', &output);
+            self.act(n, output);
         }
     }
 
@@ -427,10 +427,10 @@ impl World {
         self.log.push_str(&format!("{:?} {n} {way} {what:?}\n", self.now));
     }
 
-    fn act(&mut self, n: usize, action: Action) {
-        let action = match self.through_nat64(n, action) {
-            Ok(action) => action,
-            Err(Action::Connect { sock, .. }) => {
+    fn act(&mut self, n: usize, output: Output) {
+        let output = match self.through_nat64(n, output) {
+            Ok(output) => output,
+            Err(Output::Connect { sock, .. }) => {
                 self.dialling.insert((n, sock));
                 let cause = IoFailure::Unreachable;
                 return self.schedule(Duration::ZERO, Happening::Failed { n, sock, cause });
@@ -438,31 +438,31 @@ impl World {
             Err(_) => return,
         };
         let host = &mut self.hosts[n];
-        match action {
-            Action::BindUdp { sock, .. } if host.without_udp => {
+        match output {
+            Output::BindUdp { sock, .. } if host.without_udp => {
                 self.dialling.insert((n, sock));
                 let cause = IoFailure::Resources;
                 self.schedule(Duration::ZERO, Happening::Failed { n, sock, cause });
             }
-            Action::BindUdp { sock, local, remote, .. } => {
+            Output::BindUdp { sock, local, remote, .. } => {
                 host.aimed.extend(remote.map(|_| sock));
                 host.next_port += 1;
                 let local = SocketAddr::new(local.ip(), host.next_port);
                 host.bound.insert(sock, local);
                 self.schedule(Duration::ZERO, Happening::Bound { n, sock, local });
             }
-            Action::Listen { sock, local, .. } => {
+            Output::Listen { sock, local, .. } => {
                 let port = if local.port() == 0 { 4000 } else { local.port() };
                 let ip = if local.ip().is_unspecified() { host.inside } else { local.ip() };
                 let real = SocketAddr::new(ip, port);
                 self.listeners.insert(real, (n, sock));
                 self.schedule(Duration::ZERO, Happening::Bound { n, sock, local: real });
             }
-            Action::Accept { sock, credit } => {
+            Output::Accept { sock, credit } => {
                 self.door.entry((n, sock)).or_default().0 += credit;
                 self.schedule(Duration::ZERO, Happening::Accepting { n, listener: sock });
             }
-            Action::Connect { sock, remote, at, deadline, wrap, .. } => {
+            Output::Connect { sock, remote, at, deadline, wrap, .. } => {
                 if let Some(wrap) = wrap.filter(|wrap| wrap.proxy.is_some()) {
                     self.proxied.insert((n, sock), Proxied { wrap, deadline });
                 }
@@ -470,7 +470,7 @@ impl World {
                 self.dialling.insert((n, sock));
                 self.schedule(at.since(self.now), Happening::Syn { n, sock, remote, deadline });
             }
-            Action::SendDatagram { sock, to, data } => {
+            Output::SendDatagram { sock, to, data } => {
                 if self.ports.get(&to) == Some(&Port::Refused) && host.aimed.contains(&sock) {
                     self.dialling.insert((n, sock));
                     let cause = IoFailure::Refused;
@@ -483,41 +483,41 @@ impl World {
                     self.datagram_to_ntp(n, sock, to, &data);
                 }
             }
-            Action::SendStream { sock, data } => self.send(End::Node(n, sock), data.to_vec()),
-            Action::AwaitWritable { sock } => self.schedule(Duration::ZERO, Happening::Writable { n, sock }),
-            Action::Read { sock, credit } => {
+            Output::SendStream { sock, data } => self.send(End::Node(n, sock), data.to_vec()),
+            Output::AwaitWritable { sock } => self.schedule(Duration::ZERO, Happening::Writable { n, sock }),
+            Output::Read { sock, credit } => {
                 if let Some(half) = self.streams.get_mut(&End::Node(n, sock)) {
                     half.credit += credit as usize;
                 }
                 // Not from within the node's own call: a driver reads when its loop comes round.
                 self.schedule(Duration::ZERO, Happening::Bytes(End::Node(n, sock), Vec::new()));
             }
-            Action::Close { sock, how } => {
+            Output::Close { sock, how } => {
                 host.bound.remove(&sock);
                 self.dialling.remove(&(n, sock));
                 self.listeners.retain(|_, (m, s)| (*m, *s) != (n, sock));
                 self.close(End::Node(n, sock), how == CloseHow::Reset);
             }
-            Action::Detach { sock, pipe } => {
+            Output::Detach { sock, pipe } => {
                 let end = self.streams[&End::Node(n, sock)].to;
                 let answers = pipe.answers.to_vec();
                 let at = self.now;
                 let (peer, strategy, protocol) = (pipe.peer, pipe.strategy, pipe.protocol);
                 host.pipes.push(Pipe { at, sock, answers, peer, strategy, protocol, end, over: None });
             }
-            Action::EndPipe { sock, why } => {
+            Output::EndPipe { sock, why } => {
                 for pipe in host.pipes.iter_mut().filter(|p| p.sock == sock) {
                     assert_eq!(pipe.over.replace(why), None, "ended twice");
                 }
             }
-            Action::Resolve { query, host, .. } => {
+            Output::Resolve { query, host, .. } => {
                 let takes = if host.ends_with(SLOW) { 5 * S } else { LATENCY };
                 self.schedule(takes, Happening::Resolved { n, query, host });
             }
-            Action::Notify(notice) => host.notices.push((self.now, notice)),
-            Action::Cancel { .. } => {}
-            Action::OpenRelayed { pipe, start } => self.opened_relayed(n, pipe, &start),
-            Action::OpenAllocation { pipe, relayed, other } => {
+            Output::Event(event) => host.events.push((self.now, event)),
+            Output::Cancel { .. } => {}
+            Output::OpenRelayed { pipe, start } => self.opened_relayed(n, pipe, &start),
+            Output::OpenAllocation { pipe, relayed, other } => {
                 host.allocated.push(Allocated {
                     pipe,
                     relayed,
@@ -527,10 +527,10 @@ impl World {
                     over: None,
                 });
             }
-            Action::Pipe { pipe, news } if host.allocated.iter().any(|a| a.pipe == pipe) => {
+            Output::Pipe { pipe, news } if host.allocated.iter().any(|a| a.pipe == pipe) => {
                 self.allocation_news(n, pipe, news);
             }
-            Action::Pipe { pipe, news } => self.pipe_news(n, pipe, news),
+            Output::Pipe { pipe, news } => self.pipe_news(n, pipe, news),
             other => panic!("not in this world: {other:?}"),
         }
     }

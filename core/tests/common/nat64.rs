@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use p2pd_core::io::Interface;
-use p2pd_core::{Action, Config, Event};
+use p2pd_core::{Config, Input, Output};
 
 use super::World;
 
@@ -47,43 +47,43 @@ impl World {
         self.host_with(&[interface(n as u16)], [203, 0, 113, n as u8 + 1].into(), change)
     }
 
-    /// Returns the host's action as the world sees it. `Err`: the host's system has no route there.
-    pub(super) fn through_nat64(&self, n: usize, mut action: Action) -> Result<Action, Action> {
+    /// Returns the host's output as the world sees it. `Err`: the host's system has no route there.
+    pub(super) fn through_nat64(&self, n: usize, mut output: Output) -> Result<Output, Output> {
         if self.hosts[n].nat64.is_none() {
-            return Ok(action);
+            return Ok(output);
         }
-        let to = match &mut action {
-            Action::Connect { local, remote, .. } => {
+        let to = match &mut output {
+            Output::Connect { local, remote, .. } => {
                 assert_eq!(local.is_ipv4(), remote.is_ipv4(), "{local} {remote}");
                 remote
             }
-            Action::SendDatagram { to, .. } => to,
-            _ => return Ok(action),
+            Output::SendDatagram { to, .. } => to,
+            _ => return Ok(output),
         };
         match extract(to.ip()) {
             Some(ip) => to.set_ip(ip.into()),
-            None if to.is_ipv4() => return Err(action),
+            None if to.is_ipv4() => return Err(output),
             None => {}
         }
-        Ok(action)
+        Ok(output)
     }
 
-    /// Returns an event of the world as the host's system tells it.
-    pub(super) fn translated_event<'a>(&self, n: usize, mut event: Event<'a>) -> Event<'a> {
-        let Some(names) = self.hosts[n].nat64 else { return event };
+    /// Returns an input of the world as the host's system tells it.
+    pub(super) fn translated_input<'a>(&self, n: usize, mut input: Input<'a>) -> Input<'a> {
+        let Some(names) = self.hosts[n].nat64 else { return input };
         let (inside, translate) = (self.hosts[n].inside, |at: &mut SocketAddr| {
             if let IpAddr::V4(ip) = at.ip() {
                 at.set_ip(embed(ip));
             }
         });
-        match &mut event {
-            Event::Connected { local, remote, .. } => {
+        match &mut input {
+            Input::Connected { local, remote, .. } => {
                 local.set_ip(inside);
                 translate(remote);
             }
-            Event::Accepted { remote, .. } => translate(remote),
-            Event::Datagram { from, .. } => translate(from),
-            Event::Resolved { result: Ok(all), .. } if names == Names::Dns64 => {
+            Input::Accepted { remote, .. } => translate(remote),
+            Input::Datagram { from, .. } => translate(from),
+            Input::Resolved { result: Ok(all), .. } if names == Names::Dns64 => {
                 for ip in all.iter_mut() {
                     if let IpAddr::V4(v4) = *ip {
                         *ip = embed(v4);
@@ -92,6 +92,6 @@ impl World {
             }
             _ => {}
         }
-        event
+        input
     }
 }

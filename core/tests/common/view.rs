@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use p2pd_core::{
-    Advice, BrokerState, ConnectId, FailReason, Instant, Name, NameError, NameNews, NodeId, Notice, Outcome,
+    Advice, BrokerState, ConnectId, Event, FailReason, Instant, Name, NameError, NameNews, NodeId, Outcome,
     PeerAddress, Plan, Refusal, Report, Stage, Stats, Strategy,
 };
 
@@ -109,8 +109,8 @@ impl World {
     }
 
     pub fn failure(&self, n: usize, id: ConnectId) -> Option<(FailReason, &Report)> {
-        self.hosts[n].notices.iter().find_map(|(_, notice)| match notice {
-            Notice::Failed { connect, reason, report } if *connect == id => Some((*reason, &**report)),
+        self.hosts[n].events.iter().find_map(|(_, event)| match event {
+            Event::Failed { connect, reason, report } if *connect == id => Some((*reason, &**report)),
             _ => None,
         })
     }
@@ -135,10 +135,10 @@ impl World {
 
     /// The stages that a connect's strategy went through.
     pub fn stages(&self, n: usize, id: ConnectId, by: Strategy) -> Vec<Stage> {
-        let notices = self.hosts[n].notices.iter();
-        notices
-            .filter_map(|(_, notice)| match notice {
-                Notice::Progress { connect, strategy, stage } if *connect == id && *strategy == by => {
+        let events = self.hosts[n].events.iter();
+        events
+            .filter_map(|(_, event)| match event {
+                Event::Progress { connect, strategy, stage } if *connect == id && *strategy == by => {
                     Some(*stage)
                 }
                 _ => None,
@@ -148,10 +148,10 @@ impl World {
 
     /// The peers that the node's user was asked about.
     pub fn asked(&self, n: usize) -> Vec<NodeId> {
-        let notices = self.hosts[n].notices.iter();
-        notices
-            .filter_map(|(_, notice)| match notice {
-                Notice::Ask { peer } => Some(*peer),
+        let events = self.hosts[n].events.iter();
+        events
+            .filter_map(|(_, event)| match event {
+                Event::Ask { peer } => Some(*peer),
                 _ => None,
             })
             .collect()
@@ -159,10 +159,10 @@ impl World {
 
     /// Returns the node's news about a name.
     pub fn name_news(&self, n: usize, name: Name) -> Vec<NameNews> {
-        let notices = self.hosts[n].notices.iter();
-        notices
-            .filter_map(|(_, notice)| match notice {
-                Notice::Name { name: of, news } if *of == name => Some((**news).clone()),
+        let events = self.hosts[n].events.iter();
+        events
+            .filter_map(|(_, event)| match event {
+                Event::Name { name: of, news } if *of == name => Some((**news).clone()),
                 _ => None,
             })
             .collect()
@@ -186,10 +186,10 @@ impl World {
     /// Returns the states that the node told of its broker with this place.
     pub fn broker_states(&self, n: usize, broker: usize) -> Vec<BrokerState> {
         let wanted = self.brokers[broker].config.id;
-        let notices = self.hosts[n].notices.iter();
-        notices
-            .filter_map(|(_, notice)| match notice {
-                Notice::Broker { id, state } if *id == wanted => Some(*state),
+        let events = self.hosts[n].events.iter();
+        events
+            .filter_map(|(_, event)| match event {
+                Event::Broker { id, state } if *id == wanted => Some(*state),
                 _ => None,
             })
             .collect()
@@ -197,8 +197,8 @@ impl World {
 
     /// The address that `Ready` gave last, and when it first was said.
     pub fn ready(&self, n: usize) -> Option<(Duration, &PeerAddress)> {
-        let mut told = self.hosts[n].notices.iter().filter_map(|(at, notice)| match notice {
-            Notice::Ready { address } => Some((at, &**address)),
+        let mut told = self.hosts[n].events.iter().filter_map(|(at, event)| match event {
+            Event::Ready { address } => Some((at, &**address)),
             _ => None,
         });
         let (first, address) = told.next()?;
@@ -216,10 +216,10 @@ impl World {
 
     /// Returns the strategies by which the bytes of a node's moving pipe went, one after the other, and when.
     pub fn moves(&self, n: usize) -> Vec<(Instant, Strategy)> {
-        let notices = self.hosts[n].notices.iter();
-        notices
-            .filter_map(|(at, notice)| match notice {
-                Notice::Moved { strategy, .. } => Some((*at, *strategy)),
+        let events = self.hosts[n].events.iter();
+        events
+            .filter_map(|(at, event)| match event {
+                Event::Moved { strategy, .. } => Some((*at, *strategy)),
                 _ => None,
             })
             .collect()

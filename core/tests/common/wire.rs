@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use p2pd_core::io::Interface;
-use p2pd_core::{Event, Instant, IoFailure, SockId};
+use p2pd_core::{Input, Instant, IoFailure, SockId};
 
 use super::hand::Hand;
 use super::nat64::{Names, embed};
@@ -14,7 +14,7 @@ use super::{End, Half, Happening, LATENCY, Port, Target, World, stun};
 impl World {
     pub(super) fn happen(&mut self, happening: Happening) {
         match happening {
-            Happening::Bound { n, sock, local } => self.tell(n, Event::Bound { sock, local }),
+            Happening::Bound { n, sock, local } => self.tell(n, Input::Bound { sock, local }),
             Happening::Accepting { n, listener } => self.accept_waiting(n, listener),
             Happening::Resolved { n, query, host } => {
                 let named = |h: &str| h == &*host;
@@ -29,21 +29,21 @@ impl World {
                 let prefix = self.hosts[n].nat64.is_some_and(|names| names != Names::NoPrefix);
                 if prefix && &*host == "ipv4only.arpa" {
                     let all = [170, 171].map(|last| embed([192, 0, 0, last].into()));
-                    return self.tell(n, Event::Resolved { query, result: Ok(all.into()) });
+                    return self.tell(n, Input::Resolved { query, result: Ok(all.into()) });
                 }
                 let result = one.map(|ip| silent.chain([ip]).collect());
-                self.tell(n, Event::Resolved { query, result: result.ok_or(IoFailure::NoSuchName) });
+                self.tell(n, Input::Resolved { query, result: result.ok_or(IoFailure::NoSuchName) });
             }
             Happening::Syn { n, sock, remote, deadline } => self.syn(n, sock, remote, deadline),
             Happening::Arrived { n, sock, local, remote } => self.syn_arrived(n, sock, local, remote),
             Happening::Connected { n, sock, local, remote } => {
                 if self.dialling.remove(&(n, sock)) {
-                    self.tell(n, Event::Connected { sock, local, remote });
+                    self.tell(n, Input::Connected { sock, local, remote });
                 }
             }
             Happening::Failed { n, sock, cause } => {
                 if self.dialling.remove(&(n, sock)) {
-                    self.tell(n, Event::Failed { sock, cause });
+                    self.tell(n, Input::Failed { sock, cause });
                 }
             }
             Happening::Bytes(end, data) => {
@@ -62,7 +62,7 @@ impl World {
                 if self.streams.remove(&end).is_some() {
                     match end {
                         End::Node(n, sock) if !self.is_pipe(end) => {
-                            self.tell(n, Event::Failed { sock, cause: IoFailure::Reset });
+                            self.tell(n, Input::Failed { sock, cause: IoFailure::Reset });
                         }
                         end => self.server_end_closed(end),
                     }
@@ -70,12 +70,12 @@ impl World {
             }
             Happening::Writable { n, sock } => {
                 if self.streams.contains_key(&End::Node(n, sock)) {
-                    self.tell(n, Event::Writable { sock });
+                    self.tell(n, Input::Writable { sock });
                 }
             }
             Happening::Datagram { n, sock, from, data } => {
                 if self.hosts[n].bound.contains_key(&sock) {
-                    self.tell(n, Event::Datagram { sock, from, data: &data });
+                    self.tell(n, Input::Datagram { sock, from, data: &data });
                 }
             }
             Happening::AtTurn { from, to, data } => self.at_turn(from, to, data),
@@ -87,7 +87,7 @@ impl World {
         if !self.dialling.contains(&(n, sock)) {
             return;
         }
-        self.tell(n, Event::Fired { sock, late: Duration::ZERO });
+        self.tell(n, Input::Fired { sock, late: Duration::ZERO });
         let host = &mut self.hosts[n];
         host.next_port += 1;
         let local = SocketAddr::new(host.outside, host.next_port);
@@ -154,7 +154,7 @@ impl World {
             && let Some((sock, local, remote)) = queue.pop_front()
         {
             *credit -= 1;
-            self.tell(n, Event::Accepted { listener, sock, local, remote });
+            self.tell(n, Input::Accepted { listener, sock, local, remote });
         }
     }
 
@@ -184,7 +184,7 @@ impl World {
             (if of.0 == n { SocketAddr::new(inside, at.port()) } else { at }, of)
         };
         self.listeners = listeners.into_iter().map(moved).collect();
-        self.tell(n, Event::Interfaces(interfaces));
+        self.tell(n, Input::Interfaces(interfaces));
     }
 
     fn target(&self, at: SocketAddr) -> Target {
@@ -255,7 +255,7 @@ impl World {
                 if half.fin && half.arrived.is_empty() && most > 0 {
                     half.fin = false;
                     match end {
-                        End::Node(n, sock) => self.tell(n, Event::Eof { sock }),
+                        End::Node(n, sock) => self.tell(n, Input::Eof { sock }),
                         end => {
                             self.streams.remove(&end);
                             self.server_end_closed(end);
@@ -267,7 +267,7 @@ impl World {
             match end {
                 End::Node(n, sock) => {
                     half.credit -= data.len();
-                    self.tell(n, Event::Stream { sock, data: &data });
+                    self.tell(n, Input::Stream { sock, data: &data });
                 }
                 End::Broker(b, conn) => self.broker_received(b, conn, &data),
                 End::Stun(s, conn) => self.stun_received(s, conn, &data),

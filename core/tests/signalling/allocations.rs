@@ -6,7 +6,7 @@ use bytes::Bytes;
 use p2pd_core::trace::Recorder;
 use p2pd_core::turn::{Credentials, Family, MAX_PAYLOAD, SendError};
 use p2pd_core::{
-    Allocate, AllocateError, ConfigError, Event, Instant, Notice, PipeEnd, PipeId, TurnAuth, TurnServer,
+    Allocate, AllocateError, ConfigError, Event, Input, Instant, PipeEnd, PipeId, TurnAuth, TurnServer,
 };
 
 use crate::common::{MS, S, World};
@@ -44,8 +44,8 @@ fn received(world: &World, n: usize) -> Vec<(SocketAddr, Bytes)> {
 
 /// The reason why an allocation came to nothing.
 fn failed(world: &World, n: usize, pipe: PipeId) -> Option<&str> {
-    world.hosts[n].notices.iter().find_map(|(_, notice)| match notice {
-        Notice::NotAllocated { pipe: id, why } if *id == pipe => Some(&**why),
+    world.hosts[n].events.iter().find_map(|(_, event)| match event {
+        Event::NotAllocated { pipe: id, why } if *id == pipe => Some(&**why),
         _ => None,
     })
 }
@@ -181,7 +181,7 @@ fn silent_servers_end_the_wait_at_its_time_and_a_server_that_forgot_us_ends_the_
     let (_, at) = allocated(&mut world, 1);
     assert!(world.turns[1].relays.contains(&at));
     world.admit(1, &Credentials::new("alice", "secret"));
-    world.tell(1, Event::Woke { slept: S });
+    world.tell(1, Input::Woke { slept: S });
     // This one's answer is 400, and not proven; its repetitions are given up after 39.5 s.
     world.run(39 * S);
     assert_eq!(world.hosts[1].allocated[0].over, None);

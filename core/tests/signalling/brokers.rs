@@ -7,7 +7,7 @@ use crate::common::view::{only, reverse};
 use crate::common::{LATENCY, MS, S, World};
 use p2pd_core::io::Interface;
 use p2pd_core::nat::NatMemory;
-use p2pd_core::{BrokerLoss, BrokerState, FailReason, IoFailure, Login, Notice, Stage, Strategy};
+use p2pd_core::{BrokerLoss, BrokerState, Event, FailReason, IoFailure, Login, Stage, Strategy};
 
 const READY: BrokerState = BrokerState::Ready;
 
@@ -138,10 +138,10 @@ fn a_later_run_in_the_same_network_begins_with_what_the_nat_was_seen_to_remember
     let mut first = world(1, |_| {});
     first.run(200 * S);
     let told: Vec<NatMemory> = first.hosts[0]
-        .notices
+        .events
         .iter()
-        .filter_map(|(_, notice)| match notice {
-            Notice::NatMemory(memory) => Some(*memory),
+        .filter_map(|(_, event)| match event {
+            Event::NatMemory(memory) => Some(*memory),
             _ => None,
         })
         .collect();
@@ -206,8 +206,8 @@ fn a_session_that_is_lost_as_the_network_moves_says_nothing_of_nats() {
         world.run(5 * S);
         assert_eq!(world.broker_states(0, 0), [READY, lost(BrokerLoss::Silent), READY], "moves: {moves}");
         world.run(100 * S);
-        let mut told = world.hosts[0].notices.iter().filter_map(|(_, notice)| match notice {
-            Notice::NatMemory(memory) => memory.lost,
+        let mut told = world.hosts[0].events.iter().filter_map(|(_, event)| match event {
+            Event::NatMemory(memory) => memory.lost,
             _ => None,
         });
         assert_eq!(told.next().is_some(), !moves, "moves: {moves}");
@@ -364,8 +364,8 @@ fn a_shutdown_takes_leave_of_the_broker_and_ends_every_call() {
         (1, 1),
         "the peer is still there"
     );
-    assert_eq!(world.hosts[0].notices.last().map(|(_, n)| n), Some(&Notice::Closed));
-    assert!(world.hosts[0].node.poll_timeout().is_none() && world.hosts[0].node.poll_action().is_none());
+    assert_eq!(world.hosts[0].events.last().map(|(_, n)| n), Some(&Event::Closed));
+    assert!(world.hosts[0].node.poll_timeout().is_none() && world.hosts[0].node.poll_output().is_none());
 }
 
 /// The broker ends the session that it has, and takes new ones at once.

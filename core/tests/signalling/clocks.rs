@@ -34,11 +34,11 @@ fn answered() -> (World, ConnectId, Vec<u8>) {
     (world, id, request)
 }
 
-/// Counts that must not change when a message is inert: dials, notices to the users, publications.
+/// Counts that must not change when a message is inert: dials, events to the users, publications.
 fn effects(world: &World) -> (Vec<usize>, Vec<usize>, Vec<usize>) {
     let hosts = world.hosts.iter();
-    let (dials, notices) = hosts.map(|h| (h.dials.len(), h.notices.len())).unzip();
-    (dials, notices, world.brokers.iter().map(|b| b.published.len()).collect())
+    let (dials, events) = hosts.map(|h| (h.dials.len(), h.events.len())).unzip();
+    (dials, events, world.brokers.iter().map(|b| b.published.len()).collect())
 }
 
 #[test]
@@ -106,8 +106,8 @@ fn a_message_replayed_after_the_window_is_answered_with_the_time_and_nothing_els
     world.publish(0, 1, &request);
     world.run(S);
     assert_eq!(world.stats(1), only(|s| s.stale_messages = 1));
-    let (dials, notices, published) = effects(&world);
-    assert_eq!((dials, notices), (before.0, before.1));
+    let (dials, events, published) = effects(&world);
+    assert_eq!((dials, events), (before.0, before.1));
     assert_eq!(published, [before.2[0] + 1], "CLOCK");
     assert_eq!(world.stats(0), Stats::default(), "which means nothing to who asked long ago");
 }
@@ -132,10 +132,10 @@ fn an_expired_message_is_inert() {
     let id = world.connect(0, &world.address(1), reverse(1));
     world.run(650 * S);
     assert_eq!(world.failed(0, id).0, FailReason::DeadlinePassed);
-    let (dials, notices, _) = effects(&world);
+    let (dials, events, _) = effects(&world);
     world.run(20 * S);
     assert_eq!(world.stats(1), only(|s| s.stale_messages = 1));
-    assert_eq!((dials, notices), (effects(&world).0, effects(&world).1));
+    assert_eq!((dials, events), (effects(&world).0, effects(&world).1));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use crate::common::hand::{Script, Then};
 use crate::common::view::{direct, reverse};
 use crate::common::{Host, S, World};
-use p2pd_core::{ConnectId, FailReason, Notice, Outcome, PeerAddress, Stage, Stats};
+use p2pd_core::{ConnectId, Event, FailReason, Outcome, PeerAddress, Stage, Stats};
 
 const AT: &str = "203.0.113.99:4000";
 /// Bytes of the first frame.
@@ -56,8 +56,8 @@ fn a_peer_that_closes_is_told_at_once() {
 }
 
 fn authenticated(host: &Host) -> bool {
-    let is = |n: &Notice| matches!(n, Notice::Progress { stage: Stage::Authenticated(_), .. });
-    host.notices.iter().any(|(_, n)| is(n))
+    let is = |n: &Event| matches!(n, Event::Progress { stage: Stage::Authenticated(_), .. });
+    host.events.iter().any(|(_, n)| is(n))
 }
 
 #[test]

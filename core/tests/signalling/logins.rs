@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use p2pd_core::turn::Credentials;
-use p2pd_core::{BrokerLoss, BrokerState, ConnectId, Login, Notice, Outcome, ServerRef, TurnAuth};
+use p2pd_core::{BrokerLoss, BrokerState, ConnectId, Event, Login, Outcome, ServerRef, TurnAuth};
 
 use crate::common::broker::Greeting;
 use crate::common::view::relay;
@@ -34,10 +34,10 @@ fn call(world: &mut World) -> ConnectId {
 }
 
 fn wanted(world: &World) -> Vec<ServerRef> {
-    let notices = world.hosts[0].notices.iter();
-    notices
-        .filter_map(|(_, notice)| match notice {
-            Notice::LoginWanted { server } => Some(*server),
+    let events = world.hosts[0].events.iter();
+    events
+        .filter_map(|(_, event)| match event {
+            Event::LoginWanted { server } => Some(*server),
             _ => None,
         })
         .collect()

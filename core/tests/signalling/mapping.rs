@@ -8,7 +8,7 @@ use crate::common::view::{direct, reverse};
 use crate::common::{LATENCY, MS, Port, S, World};
 use p2pd_core::io::Interface;
 use p2pd_core::portmap::{MapError, Scope, Truth, Way};
-use p2pd_core::{ConnectError, Name, NameError, Notice, PortState};
+use p2pd_core::{ConnectError, Event, Name, NameError, PortState};
 
 const GATEWAY: &str = "192.168.1.1";
 
@@ -32,14 +32,14 @@ fn world(portmap: bool, bend: impl FnOnce(&mut World)) -> World {
 }
 
 fn ports(world: &World) -> Vec<PortState> {
-    let state = |(_, notice): &(_, Notice)| match notice {
-        Notice::Port { local, state } => {
+    let state = |(_, event): &(_, Event)| match event {
+        Event::Port { local, state } => {
             assert!([inside(1), inside(8)].contains(local));
             Some(*state)
         }
         _ => None,
     };
-    world.hosts[1].notices.iter().filter_map(state).collect()
+    world.hosts[1].events.iter().filter_map(state).collect()
 }
 
 fn outside(port: u16) -> SocketAddr {
@@ -67,10 +67,10 @@ fn a_port_is_opened_announced_used_and_closed_at_shutdown() {
     world.assert_piped(0, id, 1, &[]);
     assert_eq!(world.routers[0].asked, [7200]);
     world.shutdown(1);
-    let closed = |w: &World| w.hosts[1].notices.iter().any(|(_, n)| *n == Notice::Closed);
+    let closed = |w: &World| w.hosts[1].events.iter().any(|(_, n)| *n == Event::Closed);
     assert!(!closed(&world), "it waits for the router");
     // Whatever else happens meanwhile.
-    world.tell(1, p2pd_core::Event::Interfaces(&[]));
+    world.tell(1, p2pd_core::Input::Interfaces(&[]));
     let (now, to) = (world.now, world.address(0));
     assert!(world.hosts[1].node.connect(now, &to, direct(5)).is_err());
     let took = world.run_until(S, closed);
@@ -85,7 +85,7 @@ fn nothing_is_asked_for_unless_the_configuration_says_so() {
     assert_eq!((ports(&world), world.routers[0].asked.len()), (vec![], 0));
     assert_eq!(announced(&world), ["203.0.113.2 192.168.1.2 4000 5"]);
     world.shutdown(1);
-    assert_eq!(world.hosts[1].notices.last().unwrap().1, Notice::Closed);
+    assert_eq!(world.hosts[1].events.last().unwrap().1, Event::Closed);
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn a_lease_is_renewed() {
 fn after_a_sleep_the_router_is_asked_again() {
     let mut world = world(true, |_| {});
     assert_eq!(world.routers[0].asked, [7200]);
-    world.tell(1, p2pd_core::Event::Woke { slept: 3600 * S });
+    world.tell(1, p2pd_core::Input::Woke { slept: 3600 * S });
     world.run(S);
     assert_eq!((world.routers[0].asked.clone(), ports(&world).len()), (vec![7200; 2], 1));
 }
@@ -157,7 +157,7 @@ fn where_no_router_answers_the_node_says_so_and_its_end_waits_for_nothing() {
     world.run(10 * S);
     let none = Some(MapError::NoAnswer);
     world.shutdown(1);
-    assert_eq!(world.hosts[1].notices.last().unwrap().1, Notice::Closed);
+    assert_eq!(world.hosts[1].events.last().unwrap().1, Event::Closed);
     assert_eq!(ports(&world), [PortState::Failed { gateway: none, upnp: none }], "none is said to be closed");
 }
 
@@ -166,7 +166,7 @@ fn the_end_does_not_wait_long_for_a_router_that_has_fallen_silent() {
     let mut world = world(true, |_| {});
     world.routers[0].silent = true;
     world.shutdown(1);
-    let took = world.run_until(10 * S, |w| w.hosts[1].notices.iter().any(|(_, n)| *n == Notice::Closed));
+    let took = world.run_until(10 * S, |w| w.hosts[1].events.iter().any(|(_, n)| *n == Event::Closed));
     // PCP's three questions and what is waited for the last.
     assert_eq!(took, Duration::from_millis(1750));
     assert_eq!(*ports(&world).last().unwrap(), PortState::Removed { confirmed: false });
@@ -207,12 +207,12 @@ fn guarded(portmap: bool) -> World {
 fn a_pinhole_is_asked_for_over_ipv6_used_and_closed_at_shutdown() {
     let mut world = guarded(true);
     let at: SocketAddr = "[2a02::1]:4000".parse().unwrap();
-    let state = |(_, notice): &(_, Notice)| match notice {
-        Notice::Port { local, state } if *local == at.ip() => Some(*state),
+    let state = |(_, event): &(_, Event)| match event {
+        Event::Port { local, state } if *local == at.ip() => Some(*state),
         _ => None,
     };
     let open = PortState::Open { way: Way::Pcp, external: at, truth: Truth::Agrees };
-    assert_eq!(world.hosts[1].notices.iter().filter_map(state).collect::<Vec<_>>(), [open]);
+    assert_eq!(world.hosts[1].events.iter().filter_map(state).collect::<Vec<_>>(), [open]);
     let id = world.connect(0, &world.address(1), direct(5));
     assert_eq!(world.run_until(S, |w| w.is_over(0, id)), 4 * LATENCY);
     world.run(S);
@@ -220,7 +220,7 @@ fn a_pinhole_is_asked_for_over_ipv6_used_and_closed_at_shutdown() {
     world.shutdown(1);
     world.run(S);
     assert_eq!(world.routers[0].asked, [7200, 0]);
-    assert_eq!(world.hosts[1].notices.last().unwrap().1, Notice::Closed);
+    assert_eq!(world.hosts[1].events.last().unwrap().1, Event::Closed);
 }
 
 #[test]
@@ -250,7 +250,7 @@ fn an_address_that_no_socket_can_have_is_not_tried_again_and_again() {
     assert_eq!((tried(&world), world.routers[0].asked.clone()), (2, vec![7200]));
     world.shutdown(0);
     world.run(S);
-    assert_eq!(world.hosts[0].notices.last().unwrap().1, Notice::Closed);
+    assert_eq!(world.hosts[0].events.last().unwrap().1, Event::Closed);
 }
 
 #[test]
@@ -264,5 +264,5 @@ fn while_the_end_waits_for_the_router_no_name_is_asked_for() {
     let called = world.ask(1, |node, now| node.connect_name(now, name, direct(5)));
     assert_eq!(called, Err(ConnectError::Shutdown));
     world.run(10 * S);
-    assert_eq!(world.hosts[1].notices.last().unwrap().1, Notice::Closed);
+    assert_eq!(world.hosts[1].events.last().unwrap().1, Event::Closed);
 }

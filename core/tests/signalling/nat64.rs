@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use p2pd_core::io::Interface;
-use p2pd_core::{Event, IoFailure, QueryId, Strategy};
+use p2pd_core::{Input, IoFailure, QueryId, Strategy};
 
 use crate::common::nat64::{Names, interface};
 use crate::common::view::{direct, relay, reverse};
@@ -140,7 +140,7 @@ fn a_name_server_does_not_make_neighbours_of_ours_look_like_the_internet() {
         let six = world.behind_nat64(Names::Plain, |c| c.survey = false);
         let query = looked_up_by(&world, six);
         let found = format!("{prefix}192.0.0.170").parse().unwrap();
-        world.tell(six, Event::Resolved { query, result: Ok([found].into_iter().collect()) });
+        world.tell(six, Input::Resolved { query, result: Ok([found].into_iter().collect()) });
         let bound = world.log.lines().filter(|line| line.contains("> BindUdp")).count();
         world.run(S);
         let more = world.log.lines().filter(|line| line.contains("> BindUdp")).count() - bound;
@@ -153,7 +153,7 @@ fn a_name_server_that_was_not_reached_is_asked_again() {
     let mut world = World::new(7);
     let six = world.behind_nat64(Names::Plain, |c| c.survey = false);
     let query = looked_up_by(&world, six);
-    world.tell(six, Event::Resolved { query, result: Err(IoFailure::TimedOut) });
+    world.tell(six, Input::Resolved { query, result: Err(IoFailure::TimedOut) });
     world.run(29 * S);
     assert_eq!(looked_up(&world, six), 1);
     world.run(2 * S + 100 * MS);

@@ -1,13 +1,13 @@
 //! Round trips by brokers.
 
-use p2pd_core::{Accept, ConnectError, Notice};
+use p2pd_core::{Accept, ConnectError, Event};
 
 use crate::common::{LATENCY, S, World, key};
 
 /// The answers that a node heard: number, broker and round trip.
 fn pongs(world: &World, n: usize) -> Vec<(u32, u16, std::time::Duration)> {
-    let said = world.hosts[n].notices.iter().filter_map(|(_, notice)| match notice {
-        Notice::Pong { number, broker, took, .. } => Some((*number, *broker, *took)),
+    let said = world.hosts[n].events.iter().filter_map(|(_, event)| match event {
+        Event::Pong { number, broker, took, .. } => Some((*number, *broker, *took)),
         _ => None,
     });
     said.collect()
@@ -36,7 +36,7 @@ fn a_peer_answers_an_echo_once_by_the_first_broker() {
     assert_eq!(world.ask(1, |node, now| node.ping(now, &own, 99)), Ok(2));
     world.run(S);
     assert_eq!(pongs(&world, 1).last().map(|(number, _, took)| (*number, *took)), Some((99, 2 * LATENCY)));
-    assert!(!world.hosts[1].notices.iter().any(|(_, notice)| matches!(notice, Notice::IdentityInUse)));
+    assert!(!world.hosts[1].events.iter().any(|(_, event)| matches!(event, Event::IdentityInUse)));
     // Without a common broker nobody is asked.
     let alone = format!("None-0-0-{}", key(0).node_id()).parse().unwrap();
     assert_eq!(world.ask(1, |node, now| node.ping(now, &alone, 5)), Ok(0));

@@ -2,7 +2,7 @@
 
 use p2pd_core::relay::MessageError;
 use p2pd_core::trace::replay;
-use p2pd_core::{FailReason, Notice, Outcome, PipeEnd, PipeMode, Plan, Strategy};
+use p2pd_core::{Event, FailReason, Outcome, PipeEnd, PipeMode, Plan, Strategy};
 
 use crate::common::view::relay_first;
 use crate::common::{MS, Port, S, World};
@@ -56,9 +56,9 @@ fn content(seed: u8, length: usize) -> Vec<u8> {
 }
 
 fn stays(world: &World, n: usize) -> Vec<(FailReason, Vec<Outcome>)> {
-    let notices = world.hosts[n].notices.iter();
-    let told = notices.filter_map(|(_, notice)| match notice {
-        Notice::StaysRelayed { reason, report, .. } => {
+    let events = world.hosts[n].events.iter();
+    let told = events.filter_map(|(_, event)| match event {
+        Event::StaysRelayed { reason, report, .. } => {
             Some((*reason, report.strategies.iter().map(|s| s.outcome).collect()))
         }
         _ => None,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::common::view::{direct, only, plan, reverse};
 use crate::common::{LATENCY, MS, Port, S, World};
 use p2pd_core::io::Interface;
-use p2pd_core::{BrokerLoss, BrokerState, IoFailure, Notice, PipeEnd, Stage, Stats, Strategy};
+use p2pd_core::{BrokerLoss, BrokerState, Event, IoFailure, PipeEnd, Stage, Stats, Strategy};
 
 const LOST: BrokerState = BrokerState::Lost(BrokerLoss::Io(IoFailure::AddrNotAvailable));
 
@@ -32,13 +32,13 @@ fn world() -> World {
 /// Returns each `Ready` since then: its time after `since`, and the first interface's outside and inside address.
 fn told(world: &World, n: usize, since: p2pd_core::Instant) -> Vec<(Duration, String)> {
     let since = world.hosts[n]
-        .notices
+        .events
         .iter()
         .filter(move |(at, _)| *at >= since)
         .map(move |(at, n)| (at.since(since), n));
     since
-        .filter_map(|(after, notice)| match notice {
-            Notice::Ready { address } => {
+        .filter_map(|(after, event)| match event {
+            Event::Ready { address } => {
                 let first = address.v4().first();
                 Some((after, first.map_or("none".into(), |i| format!("{} {}", i.external, i.internal))))
             }
@@ -68,7 +68,7 @@ fn an_idle_node_says_its_new_address_and_is_found_there() {
 fn the_same_list_again_asks_nothing() {
     let mut world = world();
     let (moved, asked) = (world.now, world.stuns[0].asked);
-    world.tell(1, p2pd_core::Event::Interfaces(&[interface("203.0.113.2")]));
+    world.tell(1, p2pd_core::Input::Interfaces(&[interface("203.0.113.2")]));
     world.run(S);
     assert_eq!((told(&world, 1, moved), world.stuns[0].asked), (vec![], asked));
     assert_eq!(world.broker_states(1, 0), [BrokerState::Ready]);
@@ -80,7 +80,7 @@ fn one_more_interface_is_announced_and_disturbs_nothing() {
     let (moved, pings) = (world.now, world.brokers[0].pings.len());
     world.tell(
         1,
-        p2pd_core::Event::Interfaces(&[
+        p2pd_core::Input::Interfaces(&[
             interface("203.0.113.2"),
             Interface { index: 3, default_route: false, ..interface("10.9.0.1") },
         ]),
@@ -97,7 +97,7 @@ fn a_broker_that_is_reached_from_where_we_still_are_is_asked_whether_it_lives() 
     let mut world = world();
     let pings = world.brokers[0].pings.len();
     let stays = Interface { index: 3, default_route: false, ..interface("203.0.113.2") };
-    world.tell(1, p2pd_core::Event::Interfaces(&[interface("192.168.7.2"), stays]));
+    world.tell(1, p2pd_core::Input::Interfaces(&[interface("192.168.7.2"), stays]));
     world.run(S);
     assert_eq!(
         (world.broker_states(1, 0), world.brokers[0].pings.len()),
@@ -111,7 +111,7 @@ fn after_a_sleep_the_broker_is_asked_and_the_way_out_measured_at_once() {
     let (woke, asked, pings) = (world.now, world.stuns[0].asked, world.brokers[0].pings.len());
     // The provider gave us another address meanwhile; interface and gateway are as they were.
     world.hosts[1].outside = ip("203.0.113.99");
-    world.tell(1, p2pd_core::Event::Woke { slept: 3600 * S });
+    world.tell(1, p2pd_core::Input::Woke { slept: 3600 * S });
     world.run(S);
     assert_eq!((world.stuns[0].asked, world.brokers[0].pings.len()), ((asked.0 + 1, asked.1), pings + 1));
     assert_eq!(told(&world, 1, woke), [(2 * LATENCY, "203.0.113.99 203.0.113.2".into())]);
@@ -271,11 +271,11 @@ fn with_two_ways_out_each_address_has_a_listener_of_its_own() {
     let two = [interface("203.0.113.2"), Interface { index: 3, ..interface("198.51.100.7") }];
     let at = |ip: &str| std::net::SocketAddr::new(ip.parse().unwrap(), port);
     for _ in 0..3 {
-        world.tell(1, p2pd_core::Event::Interfaces(&two));
+        world.tell(1, p2pd_core::Input::Interfaces(&two));
         world.run(S);
         // The one for all addresses stands for the first in this world.
         assert_eq!(world.listening(1), [at("198.51.100.7"), at("203.0.113.2")]);
-        world.tell(1, p2pd_core::Event::Interfaces(&two[..1]));
+        world.tell(1, p2pd_core::Input::Interfaces(&two[..1]));
         world.run(S);
         assert!(!world.listening(1).contains(&at("198.51.100.7")));
     }
@@ -288,9 +288,9 @@ fn a_pipe_whose_address_is_gone_is_ended_and_its_owner_told_at_once() {
     world.run_until(2 * S, |w| w.is_over(0, id));
     world.run(S);
     world.assert_piped(0, id, 1, &[]);
-    let gone = |world: &World, n: usize| -> Vec<Notice> {
-        let of_pipes = |notice: &&Notice| matches!(notice, Notice::PipeGone { .. });
-        world.hosts[n].notices.iter().map(|(_, notice)| notice).filter(of_pipes).cloned().collect()
+    let gone = |world: &World, n: usize| -> Vec<Event> {
+        let of_pipes = |event: &&Event| matches!(event, Event::PipeGone { .. });
+        world.hosts[n].events.iter().map(|(_, event)| event).filter(of_pipes).cloned().collect()
     };
     // Another address beside it changes nothing.
     let (home, outside) = (interface(&world.hosts[1].inside.to_string()), world.hosts[1].outside);
@@ -298,7 +298,7 @@ fn a_pipe_whose_address_is_gone_is_ended_and_its_owner_told_at_once() {
     assert_eq!((gone(&world, 1), world.hosts[1].pipes[0].over), (vec![], None));
     world.roam(1, &[interface("192.168.7.2")], ip("203.0.113.77"));
     let told = gone(&world, 1);
-    let [Notice::PipeGone { peer, local, .. }] = told[..] else { panic!("{told:?}") };
+    let [Event::PipeGone { peer, local, .. }] = told[..] else { panic!("{told:?}") };
     assert_eq!((peer, local.ip()), (world.id(0), home.ip));
     assert_eq!(world.hosts[1].pipes[0].over, Some(PipeEnd::AddressGone));
     // It is said once, and the other end, whose address stays, is told nothing.

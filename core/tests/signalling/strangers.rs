@@ -7,7 +7,7 @@ use crate::common::hand::{Script, Then};
 use crate::common::view::{direct, only, reverse};
 use crate::common::{LATENCY, MS, Port, S, World};
 use p2pd_core::io::Interface;
-use p2pd_core::{Accept, Advice, ConnectId, Event, FailReason, Outcome, Refusal, Stage, Strategy};
+use p2pd_core::{Accept, Advice, ConnectId, FailReason, Input, Outcome, Refusal, Stage, Strategy};
 
 /// Node 0, which strangers know.
 fn world(accept: Accept) -> World {
@@ -145,10 +145,10 @@ fn a_stranger_learns_nothing_of_a_port_from_what_it_is_told_or_when() {
         let (_, second) = call(&mut world, from);
         world.run(28 * S);
         assert_eq!(world.dialled(0), [at, "5.0.0.2:4000".parse().unwrap()], "{place}");
-        let notices = world.hosts[from].notices.iter().map(|n| format!("{n:?}")).collect::<Vec<_>>();
+        let events = world.hosts[from].events.iter().map(|n| format!("{n:?}")).collect::<Vec<_>>();
         let lengths = world.published_to(from).iter().map(|p| p.payload.len()).collect::<Vec<_>>();
         let details = [first, second].map(|id| world.failed(from, id).2.to_string());
-        (notices, lengths, details)
+        (events, lengths, details)
     };
     let closed = told(1);
     assert_eq!(
@@ -429,7 +429,7 @@ fn one_strangers_key_has_an_eighth_of_the_places_and_gets_them_back() {
     world.run(S);
     assert_eq!((world.hosts[0].pipes.len(), world.hosts[honest].pipes.len()), (9, 1));
     let sock = world.hosts[0].pipes[0].sock;
-    world.tell(0, Event::Released { sock });
+    world.tell(0, Input::Released { sock });
     let calls: Vec<_> = (0..2).map(|_| (greedy, world.connect(greedy, &to, direct(9)))).collect();
     world.run(S);
     assert_eq!((world.hosts[0].pipes.len(), busy(&world, &calls)), (10, 1));

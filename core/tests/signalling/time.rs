@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::common::view::reverse;
 use crate::common::{LATENCY, MS, S, SLOW, World, key};
-use p2pd_core::{Instant, Name, NameNews, Notice, NtpServer};
+use p2pd_core::{Event, Instant, Name, NameNews, NtpServer};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -21,17 +21,17 @@ fn world(servers: usize, bend: impl FnOnce(&mut World)) -> World {
     world
 }
 
-/// Returns the notices of a node on its clock: its lead, in whole seconds.
+/// Returns the events of a node on its clock: its lead, in whole seconds.
 fn told(world: &World, n: usize) -> Vec<i64> {
-    let ahead = |(_, notice): &(_, Notice)| match notice {
-        Notice::Clock { ahead, error } => {
+    let ahead = |(_, event): &(_, Event)| match event {
+        Event::Clock { ahead, error } => {
             // Half the round trip, a little for the server's own error and for the drift until the burst's end.
             assert!(*error >= LATENCY && *error < LATENCY + 2 * MS, "{error:?}");
             Some((*ahead + 500_000).div_euclid(1_000_000))
         }
         _ => None,
     };
-    world.hosts[n].notices.iter().filter_map(ahead).collect()
+    world.hosts[n].events.iter().filter_map(ahead).collect()
 }
 
 fn name() -> Name {
@@ -158,7 +158,7 @@ fn a_clock_that_is_set_is_looked_after_but_not_at_every_turn() {
 #[test]
 fn servers_that_do_not_answer_keep_nobody_waiting() {
     let ready =
-        |w: &World| w.hosts.iter().all(|h| h.notices.iter().any(|(_, n)| matches!(n, Notice::Ready { .. })));
+        |w: &World| w.hosts.iter().all(|h| h.events.iter().any(|(_, n)| matches!(n, Event::Ready { .. })));
     let took = [0, 1].map(|servers| {
         let mut world = world(servers, |w| w.ntps.iter_mut().for_each(|s| s.silent = true));
         world.run_until(5 * S, ready)
@@ -171,7 +171,7 @@ fn a_node_that_ends_while_it_asks_closes_its_sockets() {
     let mut world = world(1, |w| w.ntps[0].silent = true);
     world.run(S);
     world.shutdown(0);
-    assert_eq!(world.hosts[0].notices.last().unwrap().1, Notice::Closed);
+    assert_eq!(world.hosts[0].events.last().unwrap().1, Event::Closed);
     world.set_clock(0, DAY, true);
     assert_eq!(world.hosts[0].node.poll_timeout(), None);
     world.run(20 * S);
@@ -179,11 +179,11 @@ fn a_node_that_ends_while_it_asks_closes_its_sockets() {
 
 /// Returns the time at which a node was told that it has the name.
 fn registered(world: &World, n: usize) -> Option<Instant> {
-    let registered = |(at, notice): &(Instant, Notice)| match notice {
-        Notice::Name { news, .. } if matches!(**news, NameNews::Registered { .. }) => Some(*at),
+    let registered = |(at, event): &(Instant, Event)| match event {
+        Event::Name { news, .. } if matches!(**news, NameNews::Registered { .. }) => Some(*at),
         _ => None,
     };
-    world.hosts[n].notices.iter().find_map(registered)
+    world.hosts[n].events.iter().find_map(registered)
 }
 
 #[test]
@@ -254,6 +254,6 @@ fn a_record_of_ours_from_another_time_is_outnumbered() {
     world.ask(again, |node, now| node.register(now, name())).unwrap();
     world.run(10 * S);
     assert!(registered(&world, again).is_some());
-    world.hosts[1].notices.clear();
+    world.hosts[1].events.clear();
     assert!(world.resolve(1, name()).is_ok());
 }

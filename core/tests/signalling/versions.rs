@@ -7,7 +7,7 @@ use data_encoding::BASE32_NOPAD;
 use crate::common::hand::{Script, Then};
 use crate::common::view::{direct, only, reverse};
 use crate::common::{MS, S, World, envelope, key};
-use p2pd_core::{Accept, Advice, FailReason, Notice, Outcome, Stats};
+use p2pd_core::{Accept, Advice, Event, FailReason, Outcome, Stats};
 
 fn world() -> World {
     let mut world = World::new(6);
@@ -164,7 +164,7 @@ fn two_processes_with_one_key_are_both_told_once() {
     let twin = world.open(|c| c.identity = key(0));
     world.run(S);
     let told = |world: &World, n: usize| {
-        world.hosts[n].notices.iter().filter(|(_, notice)| *notice == Notice::IdentityInUse).count()
+        world.hosts[n].events.iter().filter(|(_, event)| *event == Event::IdentityInUse).count()
     };
     assert_eq!([0, 1, twin].map(|n| told(&world, n)), [1, 0, 1]);
     world.kill_broker(0);
@@ -184,5 +184,5 @@ fn what_a_process_before_us_has_sent_tells_of_no_other_one() {
     world.run(S);
     world.publish(0, again, &probe);
     world.run(S);
-    assert!(world.hosts[again].notices.iter().all(|(_, notice)| *notice != Notice::IdentityInUse));
+    assert!(world.hosts[again].events.iter().all(|(_, event)| *event != Event::IdentityInUse));
 }

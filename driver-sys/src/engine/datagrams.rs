@@ -5,7 +5,7 @@ use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use p2pd_core::{Event, Instant, IoFailure, SockId};
+use p2pd_core::{Input, Instant, IoFailure, SockId};
 use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
 
 use super::{Engine, Reactor, Sock};
@@ -125,7 +125,7 @@ impl<R: Reactor> Engine<R> {
                     for (meta, buffer) in meta[..count].iter().zip(self.buffer.chunks(ROOM)) {
                         // An empty datagram has no stride to go by, and says nothing.
                         for data in buffer[..meta.len].chunks(meta.stride.max(1)) {
-                            self.core.handle(now, Event::Datagram { sock, from: meta.addr, data });
+                            self.core.handle(now, Input::Datagram { sock, from: meta.addr, data });
                         }
                     }
                 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use p2pd_core::trace::Sink;
-use p2pd_core::{Action, Config, SecretKey, SockId, SockOpts};
+use p2pd_core::{Config, Output, SecretKey, SockId, SockOpts};
 
 use super::{Engine, Reactor};
 use crate::BindError;
@@ -50,7 +50,7 @@ impl Lateness {
             let (sock, at) = (SockId::accepted((1 << 62) + u64::from(n)), first + gap * n);
             let deadline = at + Duration::from_secs(5);
             let opts = SockOpts::default();
-            engine.act(Action::Connect { sock, local, remote, opts, at, deadline, wrap: None });
+            engine.act(Output::Connect { sock, local, remote, opts, at, deadline, wrap: None });
         }
         Ok(engine)
     }

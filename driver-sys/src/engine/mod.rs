@@ -1,4 +1,4 @@
-//! Work that all drivers share: the engine carries out the core's actions on sockets and reports events to the core. A
+//! Work that all drivers share: the engine carries out the core's outputs on sockets and hands inputs to the core. A
 //! driver adds the watching of sockets by its event loop ([`Reactor`]), and the waiting of its users.
 //!
 //! The reasons: ADR 3 in docs/src/adr.
@@ -25,8 +25,8 @@ use std::time::Duration;
 use p2pd_core::io::Interface;
 use p2pd_core::trace::{Recorder, Sink};
 use p2pd_core::{
-    Action, AllocateError, Config, ConnectId, Event, Instant, IoFailure, Login, Name, NameError, NamePin,
-    Node, NodeId, Notice, PeerAddress, PipeId, Plan, QueryId, ServerRef, SockId, Target,
+    AllocateError, Config, ConnectId, Event, Input, Instant, IoFailure, Login, Name, NameError, NamePin,
+    Node, NodeId, Output, PeerAddress, PipeId, Plan, QueryId, ServerRef, SockId, Target,
 };
 use smallvec::SmallVec;
 
@@ -64,8 +64,8 @@ const SPIN: Duration = Duration::from_micros(50);
 /// News for a driver's user.
 #[derive(Debug)]
 pub enum News<S> {
-    /// Notice of the core.
-    Notice(Notice),
+    /// Event of the core.
+    Event(Event),
     /// A peer opened a pipe to this node.
     Incoming(S, Box<Start>),
     /// A call has its pipe.
@@ -221,8 +221,8 @@ impl<R: Reactor> Engine<R> {
             closed: None,
             ending: None,
         };
-        engine.core.handle(now, Event::Clock(wall_clock(now)));
-        engine.core.handle(now, Event::Interfaces(interfaces));
+        engine.core.handle(now, Input::Clock(wall_clock(now)));
+        engine.core.handle(now, Input::Interfaces(interfaces));
         engine.settle();
         match engine.address {
             Address::ListenFailed(local, why) => Err(BindError::Listen(local, why)),
@@ -326,7 +326,7 @@ impl<R: Reactor> Engine<R> {
         self.settle();
     }
 
-    /// Answers [`Notice::Ask`].
+    /// Answers [`Event::Ask`].
     pub fn answer(&mut self, peer: NodeId, accept: bool) {
         self.core.answer(self.clock.now(), peer, accept);
         self.settle();
@@ -428,7 +428,7 @@ impl<R: Reactor> Engine<R> {
         self.compare_clocks(now);
         self.handed.look(now);
         if let Some(interfaces) = self.network.changed(now) {
-            self.core.handle(now, Event::Interfaces(interfaces));
+            self.core.handle(now, Input::Interfaces(interfaces));
         }
         while let Some(&(at, sock)) = self.timers.first()
             && at <= now
@@ -441,7 +441,7 @@ impl<R: Reactor> Engine<R> {
             self.reactor.cancel(*query);
         }
         if self.core.poll_timeout().is_some_and(|at| at <= now) {
-            self.core.handle(now, Event::Timeout);
+            self.core.handle(now, Input::Timeout);
         }
         self.settle();
     }
@@ -452,9 +452,9 @@ impl<R: Reactor> Engine<R> {
         *due = now + COMPARE_CLOCKS;
         let Some(jump) = watch.look(sleep::read()) else { return };
         self.clock_read = now;
-        self.core.handle(now, Event::Clock(wall_clock(now)));
+        self.core.handle(now, Input::Clock(wall_clock(now)));
         if let Jump::Slept(slept) = jump {
-            self.core.handle(now, Event::Woke { slept });
+            self.core.handle(now, Input::Woke { slept });
         }
     }
 
@@ -462,20 +462,20 @@ impl<R: Reactor> Engine<R> {
     pub fn take_news(&mut self) -> Option<News<R::Stream>> {
         let news = self.news.pop_front();
         #[cfg(feature = "tracing")]
-        if let Some(News::Notice(notice)) = &news {
-            crate::log::notice(notice);
+        if let Some(News::Event(event)) = &news {
+            crate::log::event(event);
         }
         news
     }
 
-    /// Carries out the core's actions and their consequences, until nothing is left to do but wait.
+    /// Carries out the core's outputs and their consequences, until nothing is left to do but wait.
     fn settle(&mut self) {
         for sock in self.handed.released() {
-            self.core.handle(self.clock.now(), Event::Released { sock });
+            self.core.handle(self.clock.now(), Input::Released { sock });
         }
         loop {
-            while let Some(action) = self.core.poll_action() {
-                self.act(action);
+            while let Some(output) = self.core.poll_output() {
+                self.act(output);
             }
             self.send_row();
             if self.ending.is_some() {
@@ -488,11 +488,11 @@ impl<R: Reactor> Engine<R> {
             let now = self.clock.now();
             if now.since(self.clock_read) > CLOCK_AGAIN {
                 self.clock_read = now;
-                self.core.handle(now, Event::Clock(wall_clock(now)));
+                self.core.handle(now, Input::Clock(wall_clock(now)));
             }
             match step {
                 Step::Bound(sock, local) if self.socks.contains_key(&sock) => {
-                    self.core.handle(now, Event::Bound { sock, local });
+                    self.core.handle(now, Input::Bound { sock, local });
                 }
                 Step::Failed(sock) => {
                     if let Some(Sock::Failed(cause)) = self.socks.get(&sock) {
@@ -501,7 +501,7 @@ impl<R: Reactor> Engine<R> {
                     }
                 }
                 Step::Resolved(query, result) if self.queries.remove(&query).is_some() => {
-                    self.core.handle(now, Event::Resolved { query, result });
+                    self.core.handle(now, Input::Resolved { query, result });
                 }
                 Step::Work(sock) => match self.socks.get(&sock) {
                     Some(Sock::Tcp(_)) => self.work(now, sock),
@@ -521,9 +521,9 @@ impl<R: Reactor> Engine<R> {
         }
     }
 
-    fn act(&mut self, action: Action) {
-        match action {
-            Action::BindUdp { sock, local, remote, opts } => {
+    fn act(&mut self, output: Output) {
+        match output {
+            Output::BindUdp { sock, local, remote, opts } => {
                 let bound = socket::udp(local, &opts).and_then(|udp| {
                     let local = udp.local_addr()?;
                     if let Some(interface) = self.network.way_out(local.ip()) {
@@ -535,7 +535,7 @@ impl<R: Reactor> Engine<R> {
                 });
                 self.opened(sock, bound);
             }
-            Action::Listen { sock, local, backlog, opts } => {
+            Output::Listen { sock, local, backlog, opts } => {
                 let opened = match self.network.way_out(local.ip()) {
                     Some(interface) => socket::listener_beside(local, backlog, &opts, interface),
                     None => socket::listener(local, backlog, &opts),
@@ -547,7 +547,7 @@ impl<R: Reactor> Engine<R> {
                 });
                 self.opened(sock, bound);
             }
-            Action::Connect { sock, local, remote, opts, at, deadline, wrap } => {
+            Output::Connect { sock, local, remote, opts, at, deadline, wrap } => {
                 let layers = wrap.map(|wrap| Layers::new(&wrap, &mut self.tls).map(Box::new));
                 match (socket::dialler(local, &opts), layers.transpose()) {
                     (Ok(socket), Ok(layers)) => {
@@ -561,52 +561,52 @@ impl<R: Reactor> Engine<R> {
                     (_, Err(cause)) => self.failed_at_once(sock, cause),
                 }
             }
-            Action::Accept { sock, credit } => {
+            Output::Accept { sock, credit } => {
                 if let Some(Sock::Listener { credit: left, .. }) = self.socks.get_mut(&sock) {
                     *left = left.saturating_add(credit);
                     self.steps.push_back(Step::Work(sock));
                 }
             }
-            Action::SendDatagram { sock, to, data } => self.send_datagram(sock, to, &data),
-            Action::SendStream { sock, data } => {
+            Output::SendDatagram { sock, to, data } => self.send_datagram(sock, to, &data),
+            Output::SendStream { sock, data } => {
                 if let Some(Sock::Tcp(tcp)) = self.socks.get_mut(&sock) {
                     tcp.out.push_back(data);
                     self.steps.push_back(Step::Work(sock));
                 }
             }
-            Action::AwaitWritable { sock } => {
+            Output::AwaitWritable { sock } => {
                 if let Some(Sock::Tcp(tcp)) = self.socks.get_mut(&sock) {
                     tcp.awaited = true;
                     self.steps.push_back(Step::Work(sock));
                 }
             }
-            Action::Read { sock, credit } => {
+            Output::Read { sock, credit } => {
                 if let Some(Sock::Tcp(tcp)) = self.socks.get_mut(&sock) {
                     tcp.credit += credit as usize;
                     self.steps.push_back(Step::Work(sock));
                 }
             }
-            Action::Close { sock, how } => {
+            Output::Close { sock, how } => {
                 self.send_row();
                 self.close(sock, how);
             }
-            Action::Detach { sock, pipe } => self.detach(sock, pipe),
-            Action::EndPipe { sock, why } => self.end_pipe(sock, why),
-            Action::Resolve { query, host, deadline } => {
+            Output::Detach { sock, pipe } => self.detach(sock, pipe),
+            Output::EndPipe { sock, why } => self.end_pipe(sock, why),
+            Output::Resolve { query, host, deadline } => {
                 self.queries.insert(query, deadline);
                 match host.parse::<IpAddr>() {
                     Ok(ip) => self.steps.push_back(Step::Resolved(query, Ok(SmallVec::from_slice(&[ip])))),
                     Err(_) => self.reactor.resolve(query, host),
                 }
             }
-            Action::Cancel { query } => {
+            Output::Cancel { query } => {
                 self.queries.remove(&query);
                 self.reactor.cancel(query);
             }
-            Action::Notify(notice) => self.notify(notice),
-            Action::OpenRelayed { pipe, start } => self.open_relayed(pipe, *start),
-            Action::OpenAllocation { pipe, relayed, other } => self.open_allocation(pipe, (relayed, other)),
-            Action::Pipe { pipe, news } => self.pipe_news(pipe, news),
+            Output::Event(event) => self.notify(event),
+            Output::OpenRelayed { pipe, start } => self.open_relayed(pipe, *start),
+            Output::OpenAllocation { pipe, relayed, other } => self.open_allocation(pipe, (relayed, other)),
+            Output::Pipe { pipe, news } => self.pipe_news(pipe, news),
             // The vocabulary may grow; what is not known here is not asked of this version.
             _ => {}
         }
@@ -652,7 +652,7 @@ impl<R: Reactor> Engine<R> {
 
     fn fail(&mut self, sock: SockId, cause: IoFailure) {
         self.remove(sock);
-        self.core.handle(self.clock.now(), Event::Failed { sock, cause });
+        self.core.handle(self.clock.now(), Input::Failed { sock, cause });
     }
 
     fn accept(&mut self, now: Instant, listener_id: SockId) {
@@ -675,7 +675,7 @@ impl<R: Reactor> Engine<R> {
                         continue;
                     };
                     self.socks.insert(sock, Sock::Tcp(Tcp::open(stream)));
-                    self.core.handle(now, Event::Accepted { listener: listener_id, sock, local, remote });
+                    self.core.handle(now, Input::Accepted { listener: listener_id, sock, local, remote });
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
                 Err(_) => {
@@ -693,32 +693,32 @@ impl<R: Reactor> Engine<R> {
         }
     }
 
-    fn notify(&mut self, notice: Notice) {
-        match &notice {
-            Notice::Listening { address } if matches!(self.address, Address::Opening) => {
+    fn notify(&mut self, event: Event) {
+        match &event {
+            Event::Listening { address } if matches!(self.address, Address::Opening) => {
                 self.address = Address::Listening(*address.clone());
             }
             // A listener that fails at the start is the last word: whoever binds reports it and gives the node up.
-            Notice::Ready { address } if !matches!(self.address, Address::ListenFailed(..)) => {
+            Event::Ready { address } if !matches!(self.address, Address::ListenFailed(..)) => {
                 self.address = Address::Ready(*address.clone());
             }
-            Notice::ListenFailed { local, cause } if matches!(self.address, Address::Opening) => {
+            Event::ListenFailed { local, cause } if matches!(self.address, Address::Opening) => {
                 self.address = Address::ListenFailed(*local, *cause);
             }
-            Notice::Failed { connect, reason, report } => {
+            Event::Failed { connect, reason, report } => {
                 let why = ConnectError::Failed(*reason, report.clone());
                 self.news.push_back(News::NotOpened(*connect, why));
             }
-            Notice::NotAllocated { pipe, why } => {
+            Event::NotAllocated { pipe, why } => {
                 self.news.push_back(News::NotAllocated(*pipe, AllocateError::Failed(why.clone())));
             }
-            Notice::Closed => {
+            Event::Closed => {
                 self.closed = Some(self.clock.now() + END_WITHIN);
                 self.network.stop(&mut self.reactor);
             }
             _ => {}
         }
-        self.news.push_back(News::Notice(notice));
+        self.news.push_back(News::Event(event));
     }
 }
 

@@ -1,5 +1,5 @@
 //! Streams of the core, from the armed dial to the pipe or the end. They are read by credit, and written and ended by
-//! the core's actions.
+//! the core's outputs.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use p2pd_core::pipe::PipeStart;
-use p2pd_core::{CloseHow, ConnectId, Event, Instant, IoFailure, PipeEnd, SockId};
+use p2pd_core::{CloseHow, ConnectId, Input, Instant, IoFailure, PipeEnd, SockId};
 use socket2::Socket;
 
 use super::{Engine, News, Reactor, Sock, Step};
@@ -134,7 +134,7 @@ impl<R: Reactor> Engine<R> {
                 let state = State::Connecting { stream, until: deadline };
                 self.timers.insert((deadline, sock));
                 self.socks.insert(sock, Sock::Tcp(Box::new(Tcp { state, readable: true, ..*tcp })));
-                self.core.handle(now, Event::Fired { sock, late: now.since(at) });
+                self.core.handle(now, Input::Fired { sock, late: now.since(at) });
                 self.steps.push_back(Step::Work(sock));
             }
             Err(e) => self.failed_at_once(sock, failure(&e)),
@@ -181,7 +181,7 @@ impl<R: Reactor> Engine<R> {
             State::Open(stream) => match write_some::<R>(stream, &mut tcp.layers, &mut tcp.out) {
                 Ok(true) if std::mem::take(&mut tcp.awaited) => {
                     self.steps.push_back(Step::Work(sock));
-                    return self.core.handle(now, Event::Writable { sock });
+                    return self.core.handle(now, Input::Writable { sock });
                 }
                 Ok(_) => return self.read(now, sock),
                 Err(e) => Err(e),
@@ -236,7 +236,7 @@ impl<R: Reactor> Engine<R> {
         let local = R::socket(&stream).local_addr();
         self.socks.insert(sock, Sock::Tcp(Box::new(Tcp { state: State::Open(stream), ..*tcp })));
         match local.map(|a| a.as_socket()) {
-            Ok(Some(local)) => self.core.handle(now, Event::Connected { sock, local, remote }),
+            Ok(Some(local)) => self.core.handle(now, Input::Connected { sock, local, remote }),
             Ok(None) => self.fail(sock, IoFailure::Other(0)),
             Err(e) => self.fail(sock, failure(&e)),
         }
@@ -270,7 +270,7 @@ impl<R: Reactor> Engine<R> {
             Ok(0) => {
                 tcp.credit = 0;
                 tcp.readable = false;
-                self.core.handle(now, Event::Eof { sock });
+                self.core.handle(now, Input::Eof { sock });
             }
             Ok(n) => {
                 tcp.credit -= n;
@@ -281,7 +281,7 @@ impl<R: Reactor> Engine<R> {
                     true => self.again.push(sock),
                     false => self.steps.push_back(Step::Work(sock)),
                 }
-                self.core.handle(now, Event::Stream { sock, data: &self.buffer[..n] });
+                self.core.handle(now, Input::Stream { sock, data: &self.buffer[..n] });
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => tcp.readable = false,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => self.again.push(sock),

@@ -119,8 +119,8 @@ fn a_stream_that_broke_before_it_was_handed_out_is_reported() {
     socket::reset_on_close(&far).unwrap();
     drop(far);
     // Whoever waits for this pipe must hear of it, or waits for ever.
-    engine.act(Action::SendStream { sock: SOCK, data: Bytes::from_static(b"confirm") });
-    engine.act(Action::Detach { sock: SOCK, pipe: pipe(&[id]) });
+    engine.act(Output::SendStream { sock: SOCK, data: Bytes::from_static(b"confirm") });
+    engine.act(Output::Detach { sock: SOCK, pipe: pipe(&[id]) });
     until(&mut engine, |engine| {
         std::iter::from_fn(|| engine.take_news())
             .any(|news| matches!(news, News::NotOpened(of, ConnectError::Lost(IoFailure::Reset)) if of == id))
@@ -136,12 +136,12 @@ fn not_one_byte_is_read_beyond_the_credit() {
         Sock::Tcp(tcp) => tcp.credit,
         _ => unreachable!("it is a stream"),
     };
-    engine.act(Action::Read { sock: SOCK, credit: 3 });
+    engine.act(Output::Read { sock: SOCK, credit: 3 });
     until(&mut engine, |engine| left(engine) == 0);
     for _ in 0..10 {
         engine.ready(SOCK);
     }
-    engine.act(Action::Detach { sock: SOCK, pipe: pipe(&[]) });
+    engine.act(Output::Detach { sock: SOCK, pipe: pipe(&[]) });
     engine.settle();
     let handed_out = std::iter::from_fn(|| engine.take_news()).find_map(|news| match news {
         News::Incoming(stream, _) => Some(stream),
@@ -157,8 +157,8 @@ fn not_one_byte_is_read_beyond_the_credit() {
 fn a_graceful_end_sends_everything_and_a_reset_nothing() {
     let (mut engine_one, mut far) = engine();
     let data = Bytes::from(vec![7; 4 << 20]);
-    engine_one.act(Action::SendStream { sock: SOCK, data });
-    engine_one.act(Action::Close { sock: SOCK, how: CloseHow::Graceful });
+    engine_one.act(Output::SendStream { sock: SOCK, data });
+    engine_one.act(Output::Close { sock: SOCK, how: CloseHow::Graceful });
     let reader = std::thread::spawn(move || {
         // Bytes that nobody reads must not turn the end into a reset.
         far.write_all(b"unread").unwrap();
@@ -168,7 +168,7 @@ fn a_graceful_end_sends_everything_and_a_reset_nothing() {
     until(&mut engine_one, |engine| !engine.socks.contains_key(&SOCK));
     assert_eq!(reader.join().unwrap().unwrap(), 4 << 20);
     let (mut engine, mut far) = engine();
-    engine.act(Action::Close { sock: SOCK, how: CloseHow::Reset });
+    engine.act(Output::Close { sock: SOCK, how: CloseHow::Reset });
     assert_eq!(far.read(&mut [0; 1]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
 }
 
@@ -180,11 +180,11 @@ fn after_a_close_there_is_silence_also_for_what_failed_at_once() {
     let _listener = TcpListener::bind(taken).unwrap();
     let sock = SockId::accepted(78);
     let opts = p2pd_core::SockOpts::default();
-    engine.act(Action::Listen { sock, local: taken, backlog: 1, opts });
-    engine.act(Action::Close { sock, how: CloseHow::Drop });
+    engine.act(Output::Listen { sock, local: taken, backlog: 1, opts });
+    engine.act(Output::Close { sock, how: CloseHow::Drop });
     engine.settle();
     assert_eq!(engine.node().stats().unknown_ids, unknown, "nothing was told");
-    engine.act(Action::Listen { sock, local: taken, backlog: 1, opts });
+    engine.act(Output::Listen { sock, local: taken, backlog: 1, opts });
     engine.settle();
     assert_eq!(engine.node().stats().unknown_ids, unknown + 1, "the failure was told");
 }
@@ -195,8 +195,8 @@ fn what_was_given_is_said_to_be_taken_once_and_not_before() {
     // The core does not know this stream, and counts what it is told of it.
     let before = engine.node().stats().unknown_ids;
     let told = |engine: &Engine<Asking>| engine.node().stats().unknown_ids - before;
-    engine.act(Action::SendStream { sock: SOCK, data: Bytes::from(vec![7; 16 << 20]) });
-    engine.act(Action::AwaitWritable { sock: SOCK });
+    engine.act(Output::SendStream { sock: SOCK, data: Bytes::from(vec![7; 16 << 20]) });
+    engine.act(Output::AwaitWritable { sock: SOCK });
     for _ in 0..20 {
         engine.ready(SOCK);
         std::thread::sleep(Duration::from_millis(2));
@@ -212,7 +212,7 @@ fn what_was_given_is_said_to_be_taken_once_and_not_before() {
         engine.ready(SOCK);
     }
     assert_eq!(told(&engine), 1);
-    engine.act(Action::AwaitWritable { sock: SOCK });
+    engine.act(Output::AwaitWritable { sock: SOCK });
     engine.settle();
     assert_eq!(told(&engine), 2, "at once, where nothing waits");
 }
@@ -235,7 +235,7 @@ fn dial_tls<T: Send + 'static>(
     let far = std::thread::spawn(move || far(authority.serve(listener.accept().unwrap().0)));
     let (local, at) = ((Ipv4Addr::LOCALHOST, 0).into(), engine.clock.now());
     let opts = p2pd_core::SockOpts::default();
-    engine.act(Action::Connect { sock: SOCK, local, remote, opts, at, deadline: at + within, wrap });
+    engine.act(Output::Connect { sock: SOCK, local, remote, opts, at, deadline: at + within, wrap });
     engine.tick();
     (engine, far)
 }
@@ -256,10 +256,10 @@ fn what_tls_holds_is_read_by_later_credit_though_the_socket_is_empty() {
     };
     let (mut engine, far) = dial_tls(far, Duration::from_secs(20));
     until(&mut engine, |engine| open_tcp(engine).is_some());
-    engine.act(Action::Read { sock: SOCK, credit: 3 });
+    engine.act(Output::Read { sock: SOCK, credit: 3 });
     until(&mut engine, |engine| open_tcp(engine).unwrap().credit == 0);
     // No loop would say that this socket is ready: what is left is inside.
-    engine.act(Action::Read { sock: SOCK, credit: 20 });
+    engine.act(Output::Read { sock: SOCK, credit: 20 });
     engine.settle();
     assert_eq!(open_tcp(&engine).unwrap().credit, 13, "all ten bytes, and no more");
     done.send(()).unwrap();
@@ -275,8 +275,8 @@ fn a_graceful_end_of_tls_sends_everything_and_says_that_it_was_all() {
     };
     let (mut engine, far) = dial_tls(far, Duration::from_secs(20));
     until(&mut engine, |engine| open_tcp(engine).is_some());
-    engine.act(Action::SendStream { sock: SOCK, data: Bytes::from(vec![7; 4 << 20]) });
-    engine.act(Action::Close { sock: SOCK, how: CloseHow::Graceful });
+    engine.act(Output::SendStream { sock: SOCK, data: Bytes::from(vec![7; 4 << 20]) });
+    engine.act(Output::Close { sock: SOCK, how: CloseHow::Graceful });
     until(&mut engine, |engine| !engine.socks.contains_key(&SOCK));
     assert_eq!(far.join().unwrap().unwrap(), 4 << 20);
 }
@@ -315,7 +315,7 @@ fn what_tls_could_not_send_goes_when_the_socket_takes_more_though_nothing_new_is
     until(&mut engine, |engine| open_tcp(engine).is_some());
     let mut total = 0;
     loop {
-        engine.act(Action::SendStream { sock: SOCK, data: Bytes::from_static(&[7; 1024]) });
+        engine.act(Output::SendStream { sock: SOCK, data: Bytes::from_static(&[7; 1024]) });
         engine.settle();
         total += 1024;
         let Some(Sock::Tcp(tcp)) = engine.socks.get_mut(&SOCK) else { panic!("it is open") };
@@ -346,7 +346,7 @@ fn bind_udp_for(
     local: SocketAddr,
     remote: Option<SocketAddr>,
 ) -> SocketAddr {
-    engine.act(Action::BindUdp { sock, local, remote, opts: SockOpts::default() });
+    engine.act(Output::BindUdp { sock, local, remote, opts: SockOpts::default() });
     let Some(Step::Bound(_, local)) = engine.steps.iter().find(|s| matches!(s, Step::Bound(DATAGRAMS, _)))
     else {
         panic!("not bound")
@@ -365,7 +365,7 @@ fn a_port_that_refuses_datagrams_is_told_unless_something_came_from_there() {
         let at = server.local_addr().unwrap();
         let local = bind_udp_for(&mut engine, DATAGRAMS, here, aimed.then_some(at));
         let send = |engine: &mut Engine<Asking>| {
-            engine.act(Action::SendDatagram { sock: DATAGRAMS, to: at, data: Bytes::from_static(b"x") });
+            engine.act(Output::SendDatagram { sock: DATAGRAMS, to: at, data: Bytes::from_static(b"x") });
             engine.settle();
             // No loop says that the socket is ready.
             for _ in 0..10 {
@@ -396,7 +396,7 @@ fn datagrams_that_were_sent_in_one_call_come_one_by_one_and_in_order() {
     let mut sent = Vec::new();
     let mut send = |to: SocketAddr, length: usize| {
         let data: Vec<u8> = (0..length).map(|n| (n + sent.len()) as u8).collect();
-        from.act(Action::SendDatagram { sock: DATAGRAMS, to, data: data.clone().into() });
+        from.act(Output::SendDatagram { sock: DATAGRAMS, to, data: data.clone().into() });
         sent.push(data);
     };
     // More than one call takes, one that is shorter and ends a row, a longer one, another address in between.
@@ -443,10 +443,10 @@ fn a_listener_takes_as_many_streams_as_it_may_and_the_others_wait() {
         engine.accepted
     };
     assert_eq!(taken(&mut engine), 0, "it starts with nothing");
-    engine.act(Action::Accept { sock, credit: 2 });
+    engine.act(Output::Accept { sock, credit: 2 });
     assert_eq!(taken(&mut engine), 2);
-    engine.act(Action::Accept { sock, credit: 1 });
-    engine.act(Action::Accept { sock, credit: 8 });
+    engine.act(Output::Accept { sock, credit: 1 });
+    engine.act(Output::Accept { sock, credit: 8 });
     assert_eq!(taken(&mut engine), 5, "who waited was not lost");
     callers.extend((0..9).map(|_| TcpStream::connect(at).unwrap()));
     assert_eq!(taken(&mut engine), 11, "six were left");
@@ -458,7 +458,7 @@ fn a_pipe_is_released_once_when_its_user_has_dropped_it_or_never_got_it() {
     let lines = text.clone();
     let (mut engine, _far) = engine_with(Some(Box::new(move |line| lines.lock().unwrap().push_str(line))));
     let told = || text.lock().unwrap().matches(&format!("released {}\n", SOCK.number())).count();
-    engine.act(Action::Detach { sock: SOCK, pipe: pipe(&[]) });
+    engine.act(Output::Detach { sock: SOCK, pipe: pipe(&[]) });
     let mut held = None;
     until(&mut engine, |engine| {
         held = std::iter::from_fn(|| engine.take_news()).find_map(|news| match news {
@@ -478,7 +478,7 @@ fn a_pipe_is_released_once_when_its_user_has_dropped_it_or_never_got_it() {
     engine.ready(SOCK);
     assert_eq!(told(), 1);
     // One that is not open any more.
-    engine.act(Action::Detach { sock: SOCK, pipe: pipe(&[]) });
+    engine.act(Output::Detach { sock: SOCK, pipe: pipe(&[]) });
     engine.ready(SOCK);
     assert_eq!(told(), 2);
 }

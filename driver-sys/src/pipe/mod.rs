@@ -106,7 +106,7 @@ impl PipeInfo {
         self.remote
     }
 
-    /// Returns the pipe's number in [`Notice::Moved`](p2pd_core::Notice::Moved), if it was relayed when it opened.
+    /// Returns the pipe's number in [`Event::Moved`](p2pd_core::Event::Moved), if it was relayed when it opened.
     pub fn relayed(&self) -> Option<PipeId> {
         self.relayed
     }

@@ -14,7 +14,7 @@
 //! ```
 //!
 //! Programs that an entry names (`credential_command`) are never run here: a node asks for their output by
-//! [`Notice::LoginWanted`](p2pd_core::Notice::LoginWanted), and who trusts the list runs them.
+//! [`Event::LoginWanted`](p2pd_core::Event::LoginWanted), and who trusts the list runs them.
 
 mod broker;
 mod folder;
@@ -136,7 +136,7 @@ impl TurnServer {
     }
 
     /// Returns the server as a node uses it. A node asks for the login that a program prints by
-    /// [`Notice::LoginWanted`](p2pd_core::Notice::LoginWanted).
+    /// [`Event::LoginWanted`](p2pd_core::Event::LoginWanted).
     pub fn for_node(&self) -> p2pd_core::TurnServer {
         let auth = match &self.credential {
             TurnCredential::Nobody => TurnAuth::Nobody,
@@ -182,7 +182,7 @@ impl Servers {
         self.set_way_out(config)
     }
 
-    /// Returns the source of the login that a node [asks for](p2pd_core::Notice::LoginWanted); `None`: its login stays
+    /// Returns the source of the login that a node [asks for](p2pd_core::Event::LoginWanted); `None`: its login stays
     /// as it is.
     pub fn source(&self, server: ServerRef) -> Option<LoginSource> {
         match server {

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use p2pd_core::{BrokerState, Notice};
-use p2pd_tokio::{ConnectError, Notices};
+use p2pd_core::{BrokerState, Event};
+use p2pd_tokio::{ConnectError, Events};
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
 
@@ -32,34 +32,34 @@ impl Events {
     }
 }
 
-/// Hands the node's notices on.
-pub(super) async fn follow(daemon: Arc<Daemon>, mut notices: Notices) {
-    while let Some(notice) = notices.recv().await {
-        if let Some(event) = notice.ok().and_then(|notice| event(&notice)) {
+/// Hands the node's events on.
+pub(super) async fn follow(daemon: Arc<Daemon>, mut events: Events) {
+    while let Some(event) = events.recv().await {
+        if let Some(event) = event.ok().and_then(|event| event(&event)) {
             daemon.events.tell(&event);
         }
     }
 }
 
-fn event(notice: &Notice) -> Option<Value> {
-    Some(match notice {
-        Notice::Ready { address } => json!({"event": "ready", "addr": address.to_string()}),
-        Notice::Progress { connect, strategy, stage } => json!({
+fn json(event: &Event) -> Option<Value> {
+    Some(match event {
+        Event::Ready { address } => json!({"event": "ready", "addr": address.to_string()}),
+        Event::Progress { connect, strategy, stage } => json!({
             "event": "progress", "connect": connect.number(), "strategy": strategy.name(), "stage": stage.to_string(),
         }),
-        Notice::Moved { peer, strategy, remote, .. } => json!({
+        Event::Moved { peer, strategy, remote, .. } => json!({
             "event": "moved", "peer": peer.to_string(), "strategy": strategy.name(), "remote": remote.to_string(),
         }),
-        Notice::PipeGone { peer, local, remote } => json!({
+        Event::PipeGone { peer, local, remote } => json!({
             "event": "pipe_gone", "peer": peer.to_string(), "local": local.to_string(),
             "remote": remote.to_string(),
         }),
-        Notice::Broker { id, state: BrokerState::Lost(why) } => {
+        Event::Broker { id, state: BrokerState::Lost(why) } => {
             json!({"event": "broker", "id": id, "state": "lost", "reason": why.to_string()})
         }
-        Notice::IdentityInUse => json!({"event": "identity_in_use"}),
-        Notice::Clock { ahead, error } => crate::clock::event(*ahead, *error),
-        Notice::Port { local, state } => crate::say::port(*local, *state),
+        Event::IdentityInUse => json!({"event": "identity_in_use"}),
+        Event::Clock { ahead, error } => crate::clock::event(*ahead, *error),
+        Event::Port { local, state } => crate::say::port(*local, *state),
         _ => return None,
     })
 }

@@ -147,10 +147,10 @@ pub(crate) async fn run(node: &Node, prepared: Prepared, way: Option<WayOut>, sa
         way,
         page,
     });
-    let following = tokio::spawn(events::follow(daemon.clone(), node.notices()));
+    let following = tokio::spawn(events::follow(daemon.clone(), node.events()));
     let accepting = tokio::spawn(accept(daemon.clone()));
     say.api(listeners.tcp(), daemon.guard.token(), prepared.token_file.as_deref(), prepared.unix.as_deref());
-    let telling = tokio::spawn(addresses(node.clone(), node.notices(), None, say));
+    let telling = tokio::spawn(addresses(node.clone(), node.events(), None, say));
     tokio::select! {
         () = listeners.serve(daemon.clone()) => {}
         () = crate::signals::interrupted() => {}

@@ -1,4 +1,4 @@
-//! Driver of a node on a simulated host. It carries out the core's actions, as drivers on real sockets do, and keeps
+//! Driver of a node on a simulated host. It carries out the core's outputs, as drivers on real sockets do, and keeps
 //! the records by which a run is judged.
 
 mod pipes;
@@ -9,8 +9,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use p2pd_core::{
-    Action, ClockFix, CloseHow, ConnectError, ConnectId, Event, Instant, IoFailure, Name, Node, NodeId,
-    Notice, PeerAddress, Plan, SockId, WallTime,
+    ClockFix, CloseHow, ConnectError, ConnectId, Event, Input, Instant, IoFailure, Name, Node, NodeId,
+    Output, PeerAddress, Plan, SockId, WallTime,
 };
 
 use crate::engine::{Domain, Nanos};
@@ -102,8 +102,8 @@ pub struct NodeProgram {
     by_sock: BTreeMap<Sock, SockId>,
     accepted: u64,
     armed: Option<Nanos>,
-    /// Notices to the user, with their times.
-    pub notices: Vec<(Nanos, Notice)>,
+    /// Events to the user, with their times.
+    pub events: Vec<(Nanos, Event)>,
     /// The streams that the user got.
     pub pipes: Vec<Pipe>,
     /// The streams that they were, until they are closed.
@@ -134,7 +134,7 @@ impl NodeProgram {
             by_sock: BTreeMap::new(),
             accepted: 0,
             armed: None,
-            notices: Vec::new(),
+            events: Vec::new(),
             pipes: Vec::new(),
             handed_out: Vec::new(),
             dialled: BTreeSet::new(),
@@ -157,7 +157,7 @@ impl NodeProgram {
         self.names.insert(name.into(), addresses.to_vec());
     }
 
-    /// Keeps a line for each action and event from now on.
+    /// Keeps a line for each output and input from now on.
     pub fn record(&mut self) {
         self.lines = Some(Vec::new());
     }
@@ -174,8 +174,8 @@ impl NodeProgram {
 
     /// Every address that the node told, the newest last.
     pub fn addresses(&self) -> impl DoubleEndedIterator<Item = &PeerAddress> {
-        self.notices.iter().filter_map(|(_, n)| match n {
-            Notice::Ready { address } => Some(&**address),
+        self.events.iter().filter_map(|(_, n)| match n {
+            Event::Ready { address } => Some(&**address),
             _ => None,
         })
     }
@@ -183,7 +183,7 @@ impl NodeProgram {
     /// Tells the node its host's interfaces, as drivers do when they have changed.
     pub fn network_changed(&mut self, cx: &mut Cx<'_>) {
         let list = cx.host.interfaces();
-        self.tell(cx, Event::Interfaces(&list));
+        self.tell(cx, Input::Interfaces(&list));
         self.drain(cx);
     }
 
@@ -202,7 +202,7 @@ impl NodeProgram {
         id
     }
 
-    /// Takes a name, unless the node holds too many; its news are notices.
+    /// Takes a name, unless the node holds too many; its news are events.
     pub fn register(&mut self, cx: &mut Cx<'_>, name: Name) {
         // The node has a name's news or none.
         let _ = self.node.register(self.clocks.instant(cx.now), name);
@@ -226,7 +226,7 @@ impl NodeProgram {
         self.drain(cx);
     }
 
-    fn tell(&mut self, cx: &mut Cx<'_>, event: Event<'_>) {
+    fn tell(&mut self, cx: &mut Cx<'_>, input: Input<'_>) {
         if self.still.0 != cx.now {
             self.still = (cx.now, 0);
         }
@@ -235,21 +235,21 @@ impl NodeProgram {
             self.violations.push(format!("livelock at {} ns", cx.now));
         }
         if let Some(lines) = &mut self.lines {
-            lines.push(format!("event  {event:?}"));
+            lines.push(format!("input  {input:?}"));
         }
-        self.node.handle(self.clocks.instant(cx.now), event);
+        self.node.handle(self.clocks.instant(cx.now), input);
     }
 
-    /// Carries out the node's actions until there are no more, and arms the one timer.
+    /// Carries out the node's outputs until there are no more, and arms the one timer.
     fn drain(&mut self, cx: &mut Cx<'_>) {
         if self.still.0 == cx.now && self.still.1 >= MOST_EVENTS_AT_ONCE {
             return;
         }
-        while let Some(action) = self.node.poll_action() {
+        while let Some(output) = self.node.poll_output() {
             if let Some(lines) = &mut self.lines {
-                lines.push(format!("action {action:?}"));
+                lines.push(format!("output {output:?}"));
             }
-            self.act(cx, action);
+            self.act(cx, output);
         }
         if let Some(at) = self.node.poll_timeout() {
             let at = self.clocks.world(at).max(cx.now);
@@ -274,29 +274,29 @@ impl NodeProgram {
         Some(sock)
     }
 
-    fn act(&mut self, cx: &mut Cx<'_>, action: Action) {
-        match action {
-            Action::BindUdp { sock, local, opts, .. } => match cx.host.bind_udp(local, opts) {
+    fn act(&mut self, cx: &mut Cx<'_>, output: Output) {
+        match output {
+            Output::BindUdp { sock, local, opts, .. } => match cx.host.bind_udp(local, opts) {
                 Ok(s) => {
                     self.add(sock, Entry::Udp(s));
                     self.bound(cx, sock, s);
                 }
-                Err(cause) => self.tell(cx, Event::Failed { sock, cause }),
+                Err(cause) => self.tell(cx, Input::Failed { sock, cause }),
             },
-            Action::Listen { sock, local, backlog, opts } => match cx.host.listen(local, backlog, opts) {
+            Output::Listen { sock, local, backlog, opts } => match cx.host.listen(local, backlog, opts) {
                 Ok(s) => {
                     self.add(sock, Entry::Listener { sock: s, credit: 0, queue: VecDeque::new() });
                     self.bound(cx, sock, s);
                 }
-                Err(cause) => self.tell(cx, Event::Failed { sock, cause }),
+                Err(cause) => self.tell(cx, Input::Failed { sock, cause }),
             },
-            Action::Accept { sock, credit } => {
+            Output::Accept { sock, credit } => {
                 if let Some(Entry::Listener { credit: left, .. }) = self.entries.get_mut(&sock) {
                     *left += credit;
                     self.accept(cx, sock);
                 }
             }
-            Action::Connect { sock, local, remote, opts, at, deadline, .. } => {
+            Output::Connect { sock, local, remote, opts, at, deadline, .. } => {
                 self.dialled.insert(remote);
                 self.dials += 1;
                 match cx.host.bind_tcp(local, remote, opts) {
@@ -315,32 +315,32 @@ impl NodeProgram {
                             cx.wake_at(at + late, FIRE | sock.number());
                         }
                     }
-                    Err(cause) => self.tell(cx, Event::Failed { sock, cause }),
+                    Err(cause) => self.tell(cx, Input::Failed { sock, cause }),
                 }
             }
-            Action::SendDatagram { sock, to, data } => {
+            Output::SendDatagram { sock, to, data } => {
                 if let Some(Entry::Udp(s)) = self.entries.get(&sock) {
                     cx.host.send_to(*s, None, to, data);
                 }
             }
-            Action::SendStream { sock, data } => {
+            Output::SendStream { sock, data } => {
                 if let Some(Entry::Stream { sock: s, .. }) = self.entries.get(&sock) {
                     cx.host.send(cx.now, *s, &data);
                 }
             }
-            Action::AwaitWritable { sock } => {
+            Output::AwaitWritable { sock } => {
                 // A host here takes whatever it is given.
                 if self.entries.contains_key(&sock) {
-                    self.tell(cx, Event::Writable { sock });
+                    self.tell(cx, Input::Writable { sock });
                 }
             }
-            Action::Read { sock, credit } => {
+            Output::Read { sock, credit } => {
                 if let Some(Entry::Stream { credit: left, .. }) = self.entries.get_mut(&sock) {
                     *left += credit as usize;
                     self.feed(cx, sock);
                 }
             }
-            Action::Close { sock, how } => {
+            Output::Close { sock, how } => {
                 if let Some(Entry::Listener { queue, .. }) = self.entries.get_mut(&sock) {
                     core::mem::take(queue)
                         .into_iter()
@@ -350,21 +350,21 @@ impl NodeProgram {
                     cx.host.close(cx.now, s, how);
                 }
             }
-            Action::Detach { sock, pipe } => {
+            Output::Detach { sock, pipe } => {
                 if let Some(s) = self.remove(sock) {
                     self.pipes.push(Pipe::new(pipe, cx.now, Way::Socket(s)));
                     self.handed_out.push((sock, s));
                     self.read_pipe(cx, s);
                 }
             }
-            Action::EndPipe { sock, why } => {
+            Output::EndPipe { sock, why } => {
                 let of = self.handed_out.iter().find(|(detached, _)| *detached == sock).map(|(_, s)| *s);
                 let pipe = of.and_then(|s| self.pipes.iter_mut().find(|p| p.is_on(s)));
                 if let Some(pipe) = pipe.filter(|p| !p.closed) {
                     pipe.broken.get_or_insert_with(|| why.to_string());
                 }
             }
-            Action::Resolve { query, host, .. } => {
+            Output::Resolve { query, host, .. } => {
                 let found = match host.parse::<IpAddr>() {
                     Ok(ip) => Ok([ip].into_iter().collect()),
                     Err(_) => match self.names.get(&*host) {
@@ -372,20 +372,20 @@ impl NodeProgram {
                         None => Err(IoFailure::NoSuchName),
                     },
                 };
-                self.tell(cx, Event::Resolved { query, result: found });
+                self.tell(cx, Input::Resolved { query, result: found });
             }
-            Action::Notify(notice) => self.notices.push((cx.now, notice)),
-            Action::OpenRelayed { pipe, start } => self.open_relayed(cx, pipe, start),
-            Action::Pipe { pipe, news } => self.pipe_news(cx, pipe, news),
+            Output::Event(event) => self.events.push((cx.now, event)),
+            Output::OpenRelayed { pipe, start } => self.open_relayed(cx, pipe, start),
+            Output::Pipe { pipe, news } => self.pipe_news(cx, pipe, news),
             // Look-ups are answered at once here, so that there is none to cancel.
-            Action::Cancel { .. } => {}
-            other => self.violations.push(format!("an action this driver does not know: {other:?}")),
+            Output::Cancel { .. } => {}
+            other => self.violations.push(format!("an output this driver does not know: {other:?}")),
         }
     }
 
     fn bound(&mut self, cx: &mut Cx<'_>, sock: SockId, s: Sock) {
         if let Some(local) = cx.host.local(s) {
-            self.tell(cx, Event::Bound { sock, local });
+            self.tell(cx, Input::Bound { sock, local });
         }
     }
 
@@ -397,10 +397,10 @@ impl NodeProgram {
         let (s, at, remote) = (*s, *at, *remote);
         let result = cx.host.connect(cx.now, s, remote);
         let late = Duration::from_nanos(cx.now.saturating_sub(at));
-        self.tell(cx, Event::Fired { sock, late });
+        self.tell(cx, Input::Fired { sock, late });
         if let Err(cause) = result {
             self.remove(sock);
-            self.tell(cx, Event::Failed { sock, cause });
+            self.tell(cx, Input::Failed { sock, cause });
         }
     }
 
@@ -416,7 +416,7 @@ impl NodeProgram {
             let sock = SockId::accepted(self.accepted);
             self.accepted += 1;
             self.add(sock, Entry::Stream { sock: s, credit: 0, eof: false });
-            self.tell(cx, Event::Accepted { listener, sock, local, remote });
+            self.tell(cx, Input::Accepted { listener, sock, local, remote });
         }
     }
 
@@ -431,12 +431,12 @@ impl NodeProgram {
                 // A read call returns nothing at the end, and an end can only be read with credit.
                 if !*eof && cx.host.at_end(*s) {
                     *eof = true;
-                    self.tell(cx, Event::Eof { sock });
+                    self.tell(cx, Input::Eof { sock });
                 }
                 return;
             }
             *credit -= data.len();
-            self.tell(cx, Event::Stream { sock, data: &data });
+            self.tell(cx, Input::Stream { sock, data: &data });
         }
     }
 }
@@ -449,7 +449,7 @@ impl App for NodeProgram {
                     (self.by_sock.get(&s), cx.host.local(s), cx.host.remote(s))
                 {
                     self.entries.insert(sock, Entry::Stream { sock: s, credit: 0, eof: false });
-                    self.tell(cx, Event::Connected { sock, local, remote });
+                    self.tell(cx, Input::Connected { sock, local, remote });
                 }
             }
             HostEvent::Failed(s, cause) | HostEvent::Broken(s, cause) => {
@@ -458,7 +458,7 @@ impl App for NodeProgram {
                 }
                 if let Some(&sock) = self.by_sock.get(&s) {
                     self.remove(sock);
-                    self.tell(cx, Event::Failed { sock, cause });
+                    self.tell(cx, Input::Failed { sock, cause });
                 }
             }
             HostEvent::Accepted { listener, sock: s } => {
@@ -476,7 +476,7 @@ impl App for NodeProgram {
             },
             HostEvent::Datagram { sock: s, from, data, .. } => {
                 if let Some(&sock) = self.by_sock.get(&s) {
-                    self.tell(cx, Event::Datagram { sock, from, data: &data });
+                    self.tell(cx, Input::Datagram { sock, from, data: &data });
                 }
             }
         }
@@ -488,8 +488,8 @@ impl App for NodeProgram {
         match token & !0xffff_ffff {
             START => {
                 let list = cx.host.interfaces();
-                self.tell(cx, Event::Clock(self.clocks.fix(cx.now)));
-                self.tell(cx, Event::Interfaces(&list));
+                self.tell(cx, Input::Clock(self.clocks.fix(cx.now)));
+                self.tell(cx, Input::Interfaces(&list));
             }
             TIMEOUT => {
                 if self.armed.is_some_and(|at| at <= cx.now) {
@@ -497,7 +497,7 @@ impl App for NodeProgram {
                 }
                 let now = self.clocks.instant(cx.now);
                 if self.node.poll_timeout().is_some_and(|at| at <= now) {
-                    self.tell(cx, Event::Timeout);
+                    self.tell(cx, Input::Timeout);
                 }
             }
             FIRE => self.fire(cx, sock),
@@ -506,7 +506,7 @@ impl App for NodeProgram {
                     && let Some(s) = self.remove(sock)
                 {
                     cx.host.close(cx.now, s, CloseHow::Drop);
-                    self.tell(cx, Event::Failed { sock, cause: IoFailure::TimedOut });
+                    self.tell(cx, Input::Failed { sock, cause: IoFailure::TimedOut });
                 }
             }
             _ => {}

@@ -1,7 +1,7 @@
 //! Pipes: the streams that a node's user got, with their reads and writes.
 
 use p2pd_core::pipe::{MAX_RECORD, Opened, PipeKeys, PipeStart};
-use p2pd_core::{CloseHow, Event, NodeId, PipeId};
+use p2pd_core::{CloseHow, Input, NodeId, PipeId};
 
 use super::NodeProgram;
 use super::relayed::Outgoing;
@@ -109,7 +109,7 @@ impl NodeProgram {
             }
         }
         for (sock, _) in core::mem::take(&mut self.handed_out) {
-            self.tell(cx, Event::Released { sock });
+            self.tell(cx, Input::Released { sock });
         }
         self.drain(cx);
     }
@@ -125,7 +125,7 @@ impl NodeProgram {
         });
         for (sock, s) in ended {
             cx.host.close(cx.now, s, CloseHow::Graceful);
-            self.tell(cx, Event::Released { sock });
+            self.tell(cx, Input::Released { sock });
         }
         self.drain(cx);
     }

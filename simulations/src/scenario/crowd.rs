@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use p2pd_core::{
-    Broker as BrokerConfig, Config, ConnectId, NameNews, Node, Notice, Plan, SecretKey, StunServer,
+    Broker as BrokerConfig, Config, ConnectId, Event, NameNews, Node, Plan, SecretKey, StunServer,
 };
 
 use super::pair::Program;
@@ -91,8 +91,8 @@ pub fn run(crowd: &Crowd) -> Outcome {
     for host in &run.nodes {
         let node = run.world.app(*host).node();
         outcome.ready += usize::from(node.address().is_some());
-        let named = |n: &Notice| matches!(n, Notice::Name { news, .. } if matches!(**news, NameNews::Registered { .. }));
-        outcome.named += usize::from(node.notices.iter().any(|(_, notice)| named(notice)));
+        let named = |n: &Event| matches!(n, Event::Name { news, .. } if matches!(**news, NameNews::Registered { .. }));
+        outcome.named += usize::from(node.events.iter().any(|(_, event)| named(event)));
         outcome.violations.extend(node.violations.iter().cloned());
     }
     for (caller, id) in ids {
@@ -101,8 +101,8 @@ pub fn run(crowd: &Crowd) -> Outcome {
             Some(pipe) => *outcome.opened.entry(pipe.start.strategy.name()).or_default() += 1,
             None => {
                 outcome.failed.0 += 1;
-                let why = node.notices.iter().find_map(|(_, n)| match n {
-                    Notice::Failed { connect, reason, .. } if *connect == id => Some(reason.to_string()),
+                let why = node.events.iter().find_map(|(_, n)| match n {
+                    Event::Failed { connect, reason, .. } if *connect == id => Some(reason.to_string()),
                     _ => None,
                 });
                 outcome.failed.1 = outcome.failed.1.or(why);

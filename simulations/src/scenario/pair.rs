@@ -12,7 +12,7 @@ use std::time::Duration;
 use p2pd_core::nat::NatReport;
 use p2pd_core::pipe::PipeMode;
 use p2pd_core::{
-    Accept, Broker as BrokerConfig, Config, Node, Notice, PortState, SecretKey, Strategy, StunServer,
+    Accept, Broker as BrokerConfig, Config, Event, Node, PortState, SecretKey, Strategy, StunServer,
 };
 
 use crate::driver::{Clocks, NodeProgram};
@@ -205,7 +205,7 @@ pub struct Ending {
     pub events: u64,
     /// The address that was called.
     pub address: String,
-    /// Packets and actions of the nodes, if wanted.
+    /// Packets and outputs of the nodes, if wanted.
     pub trace: String,
     /// The packets as an HTML page, if wanted.
     pub page: String,
@@ -429,7 +429,7 @@ fn end(mut run: Run, pair: &Pair, first: Call, again: Option<Result<Strategy, St
             run.violations.push(format!("host{number} dialled {stranger}, which nobody announced"));
         }
         let outcomes = node.pipes.iter().flat_map(|p| p.start.answers.iter()).count()
-            + node.notices.iter().filter(|(_, n)| matches!(n, Notice::Failed { .. })).count();
+            + node.events.iter().filter(|(_, n)| matches!(n, Event::Failed { .. })).count();
         if outcomes > run.calls {
             run.violations.push(format!("host{number}: {outcomes} outcomes of {} calls", run.calls));
         }

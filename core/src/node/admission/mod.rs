@@ -31,10 +31,10 @@ use smallvec::SmallVec;
 
 use crate::config::Config;
 use crate::cx::{Cx, Timer};
+use crate::event::{Event, Refusal};
 use crate::identity::{NodeId, SecretKey};
 use crate::limit::Buckets;
 use crate::node::MAX_CONNECTS;
-use crate::notice::{Notice, Refusal};
 use crate::pipe::{PipeMode, ProtocolTag, Terms};
 use crate::signal::message::Message;
 use crate::time::{Instant, WallTime};
@@ -147,7 +147,7 @@ impl Admission {
         what: Waiting,
     ) -> Result<(), Waiting> {
         if self.asks.wait(cx.now, peer, from, what)? {
-            cx.notify(Notice::Ask { peer });
+            cx.notify(Event::Ask { peer });
             self.arm_asks(cx);
         }
         Ok(())

@@ -12,9 +12,9 @@ use core::time::Duration;
 
 use super::named::Trust;
 use super::wish::Kind;
+use crate::event::Refusal;
 use crate::identity::NodeId;
 use crate::limit::{Bucket, Buckets};
-use crate::notice::Refusal;
 use crate::session::SessionId;
 use crate::time::Instant;
 

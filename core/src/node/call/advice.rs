@@ -1,8 +1,8 @@
 //! The one thing to do after a connect that gave no pipe, from what was seen of it.
 
 use super::Attempt;
+use crate::event::{Advice, FailReason, Refusal, Strategy};
 use crate::node::strategy::Ctx;
-use crate::notice::{Advice, FailReason, Refusal, Strategy};
 
 /// The peer's answers over the brokers, as far as an advice depends on them.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]

@@ -2,8 +2,8 @@
 
 use crate::address::PeerAddress;
 use crate::config::Plan;
+use crate::event::ConnectId;
 use crate::identity::NodeId;
-use crate::notice::ConnectId;
 use crate::pipe::Terms;
 use crate::session::SessionId;
 use crate::strategy::agreement::{Key, Requester};

@@ -24,9 +24,9 @@ use super::strategy::{Ctx, End, Said, Strategies};
 use crate::address::PeerAddress;
 use crate::config::Plan;
 use crate::cx::Timer;
+use crate::event::{ConnectId, Event, FailReason, Outcome, Refusal, Report, Stage, Strategy};
 use crate::identity::NodeId;
 use crate::io::IoFailure;
-use crate::notice::{ConnectId, FailReason, Notice, Outcome, Refusal, Report, Stage, Strategy};
 use crate::random::Domain;
 use crate::session::SessionId;
 use crate::signal::message::MessageId;
@@ -474,9 +474,9 @@ impl Calls {
         let (elapsed, advice) = (ctx.cx.now.since(attempt.call.started), attempt.advice(ctx, reason));
         let report = Box::new(Report { elapsed, strategies, advice });
         match (attempt.answered, reason) {
-            (false, _) => ctx.cx.notify(Notice::Failed { connect, reason, report }),
+            (false, _) => ctx.cx.notify(Event::Failed { connect, reason, report }),
             (true, FailReason::Shutdown) => {}
-            (true, _) => ctx.cx.notify(Notice::StaysRelayed { connect, reason, report }),
+            (true, _) => ctx.cx.notify(Event::StaysRelayed { connect, reason, report }),
         }
         abandon(all, ctx, attempt.call.key(), attempt.call.peer);
     }

@@ -6,8 +6,8 @@ use smallvec::SmallVec;
 
 use super::Network;
 use crate::cx::{Cx, Owner};
+use crate::event::Event;
 use crate::io::{CloseHow, IoFailure, Reuse, SockId, SockOpts};
-use crate::notice::Notice;
 use crate::strategy::paths::Route;
 
 #[derive(Debug, Default)]
@@ -76,7 +76,7 @@ impl Network {
                 listener.state = ListenState::Failed;
                 let ip = listener.ip;
                 let local = self.local(ip, self.port);
-                cx.notify(Notice::ListenFailed { local, cause });
+                cx.notify(Event::ListenFailed { local, cause });
             }
         }
         self.open_listeners(cx);

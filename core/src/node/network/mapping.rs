@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::cx::{Cx, Owner, Timer};
+use crate::event::{Event, PortState};
 use crate::io::{CloseHow, Interface, SockId};
-use crate::notice::{Notice, PortState};
-use crate::portmap::{self, Event, Mapper, Protocol, Request, StreamId, Truth};
+use crate::portmap::{self, Mapper, Protocol, Request, StreamId, Truth};
 use crate::random::Domain;
 use crate::time::Instant;
 
@@ -178,7 +178,7 @@ impl Mappings {
             let streams = core::mem::take(&mut mapping.streams);
             streams.into_values().for_each(|sock| cx.close(sock, CloseHow::Drop));
             if mapping.held.take().is_some() {
-                cx.notify(Notice::Port { local: mapping.interface.ip, state: PortState::Lost });
+                cx.notify(Event::Port { local: mapping.interface.ip, state: PortState::Lost });
             }
             return cx.timers.set(Timer::Mapping(n), Some(now + SOCKET_AGAIN));
         }
@@ -232,25 +232,25 @@ impl Mappings {
         let mut over = false;
         while let Some(event) = mapping.mapper.poll_event() {
             let state = match event {
-                Event::Mapped { way, external, truth, .. } => {
+                portmap::Event::Mapped { way, external, truth, .. } => {
                     mapping.held = Some((external, truth));
                     PortState::Open { way, external, truth }
                 }
-                Event::Failed { gateway, upnp, .. } => PortState::Failed { gateway, upnp },
-                Event::Lost { .. } => {
+                portmap::Event::Failed { gateway, upnp, .. } => PortState::Failed { gateway, upnp },
+                portmap::Event::Lost { .. } => {
                     mapping.held = None;
                     PortState::Lost
                 }
                 // What was never open, or was lost, is not said to be closed.
-                Event::Removed { .. } if mapping.held.take().is_none() => continue,
-                Event::Removed { confirmed, .. } => PortState::Removed { confirmed },
-                Event::Closed => {
+                portmap::Event::Removed { .. } if mapping.held.take().is_none() => continue,
+                portmap::Event::Removed { confirmed, .. } => PortState::Removed { confirmed },
+                portmap::Event::Closed => {
                     over = true;
                     continue;
                 }
-                Event::Listed(_) | Event::ListEnd(_) => continue,
+                portmap::Event::Listed(_) | portmap::Event::ListEnd(_) => continue,
             };
-            cx.notify(Notice::Port { local, state });
+            cx.notify(Event::Port { local, state });
         }
         if over {
             return self.end(cx, n);

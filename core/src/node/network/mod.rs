@@ -27,7 +27,7 @@ use super::admission::reach::{Ours, is_on_link};
 use crate::address::{PeerAddress, is_link_local, scoped};
 use crate::config::Config;
 use crate::cx::{Cx, Owner, Timer};
-use crate::io::{Action, Event, Interface, SockId};
+use crate::io::{Input, Interface, Output, SockId};
 use crate::nat::external::External;
 use crate::nat::surveyor::{Sampled, Surveyor};
 use crate::server::local_towards;
@@ -177,52 +177,52 @@ impl Network {
         matches!(owner, External | Survey(_) | Sample | Mapping(_) | Clock | Nat64)
     }
 
-    /// Takes in an event of a socket or a query of this owner.
-    pub(super) fn handle(&mut self, cx: &mut Cx, owner: Owner, event: Event<'_>) {
+    /// Takes in an input of a socket or a query of this owner.
+    pub(super) fn handle(&mut self, cx: &mut Cx, owner: Owner, input: Input<'_>) {
         match owner {
-            Owner::External => match event {
-                Event::Resolved { query, result } => self.external.resolved(cx, query, result),
-                Event::Bound { sock, .. } => self.external.bound(cx, sock),
-                Event::Connected { sock, .. } => self.external.connected(cx, sock),
-                Event::Datagram { sock, from, data } => self.external.datagram(cx, sock, from, data),
-                Event::Stream { sock, data } => self.external.received(cx, sock, data),
-                Event::Failed { sock, .. } | Event::Eof { sock } => self.external.failed(cx, sock),
+            Owner::External => match input {
+                Input::Resolved { query, result } => self.external.resolved(cx, query, result),
+                Input::Bound { sock, .. } => self.external.bound(cx, sock),
+                Input::Connected { sock, .. } => self.external.connected(cx, sock),
+                Input::Datagram { sock, from, data } => self.external.datagram(cx, sock, from, data),
+                Input::Stream { sock, data } => self.external.received(cx, sock, data),
+                Input::Failed { sock, .. } | Input::Eof { sock } => self.external.failed(cx, sock),
                 _ => {}
             },
-            Owner::Survey(_) | Owner::Sample => match (owner, event) {
-                (Owner::Survey(place), Event::Bound { .. }) => self.surveyor.bound(cx, place),
-                (Owner::Survey(place), Event::Datagram { from, data, .. }) => {
+            Owner::Survey(_) | Owner::Sample => match (owner, input) {
+                (Owner::Survey(place), Input::Bound { .. }) => self.surveyor.bound(cx, place),
+                (Owner::Survey(place), Input::Datagram { from, data, .. }) => {
                     self.surveyor.datagram(cx, place, from, data);
                 }
-                (_, Event::Connected { sock, .. }) => self.surveyor.connected(cx, owner, sock),
-                (_, Event::Stream { sock, data }) => {
+                (_, Input::Connected { sock, .. }) => self.surveyor.connected(cx, owner, sock),
+                (_, Input::Stream { sock, data }) => {
                     let sampled = self.surveyor.received(cx, owner, sock, data);
                     self.sampled(sampled);
                 }
-                (_, Event::Failed { sock, .. }) => self.survey_lost(cx, owner, sock, false),
-                (_, Event::Eof { sock }) => self.survey_lost(cx, owner, sock, true),
+                (_, Input::Failed { sock, .. }) => self.survey_lost(cx, owner, sock, false),
+                (_, Input::Eof { sock }) => self.survey_lost(cx, owner, sock, true),
                 _ => {}
             },
-            Owner::Mapping(n) => match event {
-                Event::Bound { .. } => self.mappings.bound(cx, n),
-                Event::Connected { sock, .. } => self.mappings.connected(cx, n, sock),
-                Event::Datagram { from, data, .. } => self.mappings.datagram(cx, n, from, data),
-                Event::Stream { sock, data } => self.mappings.received(cx, n, sock, data),
-                Event::Failed { sock, .. } | Event::Eof { sock } => self.mappings.lost(cx, n, sock),
+            Owner::Mapping(n) => match input {
+                Input::Bound { .. } => self.mappings.bound(cx, n),
+                Input::Connected { sock, .. } => self.mappings.connected(cx, n, sock),
+                Input::Datagram { from, data, .. } => self.mappings.datagram(cx, n, from, data),
+                Input::Stream { sock, data } => self.mappings.received(cx, n, sock, data),
+                Input::Failed { sock, .. } | Input::Eof { sock } => self.mappings.lost(cx, n, sock),
                 _ => {}
             },
-            Owner::Clock => match event {
-                Event::Resolved { query, result } => {
+            Owner::Clock => match input {
+                Input::Resolved { query, result } => {
                     let families = self.families();
                     self.time.resolved(cx, families, query, result);
                 }
-                Event::Bound { sock, .. } => self.time.bound(cx, sock),
-                Event::Datagram { from, data, .. } => self.time.datagram(cx, from, data),
-                Event::Failed { sock, .. } => self.time.failed(cx, sock),
+                Input::Bound { sock, .. } => self.time.bound(cx, sock),
+                Input::Datagram { from, data, .. } => self.time.datagram(cx, from, data),
+                Input::Failed { sock, .. } => self.time.failed(cx, sock),
                 _ => {}
             },
             Owner::Nat64 => {
-                if let Event::Resolved { query, result } = event
+                if let Input::Resolved { query, result } = input
                     && let Some(another) = self.nat64.found(&self.listed, query, result)
                 {
                     if another {
@@ -260,14 +260,14 @@ impl Network {
         self.sampled(sampled);
     }
 
-    /// Translates an event that comes from the driver.
-    pub(super) fn inward<'a>(&mut self, event: Event<'a>) -> Event<'a> {
-        self.nat64.inward(event)
+    /// Translates an input that comes from the driver.
+    pub(super) fn inward<'a>(&mut self, input: Input<'a>) -> Input<'a> {
+        self.nat64.inward(input)
     }
 
-    /// Translates an action on its way to the driver.
-    pub(super) fn outward(&mut self, action: Action) -> Action {
-        self.nat64.outward(action)
+    /// Translates an output on its way to the driver.
+    pub(super) fn outward(&mut self, output: Output) -> Output {
+        self.nat64.outward(output)
     }
 
     /// Takes in that the driver read its clock.

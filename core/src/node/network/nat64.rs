@@ -3,7 +3,7 @@
 //!
 //! Where no default route leads to IPv4, the prefix of the network's NAT64 is looked up (RFC 7050). With it there is
 //! one more interface, whose address is one of those for such hosts (RFC 7335). A socket that leaves from it is an
-//! IPv6 socket to the driver: actions and events are translated on their way. STUN, punches, relays and servers find
+//! IPv6 socket to the driver: outputs and inputs are translated on their way. STUN, punches, relays and servers find
 //! an IPv4 host behind a NAT.
 
 use core::time::Duration;
@@ -14,10 +14,10 @@ use smallvec::SmallVec;
 
 use super::PER_FAMILY;
 use crate::cx::{Cx, Owner};
-use crate::io::{Action, Event, Interface, IoFailure, QueryId, SockId};
+use crate::event::Event;
+use crate::io::{Input, Interface, IoFailure, Output, QueryId, SockId};
 use crate::nat64::{self, Prefixes, WELL_KNOWN_NAME, discover, extract};
 use crate::node::admission::reach::is_on_link;
-use crate::notice::Notice;
 
 /// Time that the look-up of the prefix may take. The address is handed out after it.
 const FIND_WITHIN: Duration = Duration::from_secs(2);
@@ -113,64 +113,64 @@ impl Translating {
         translated
     }
 
-    /// Translates an action on its way to the driver.
-    pub(super) fn outward(&mut self, mut action: Action) -> Action {
+    /// Translates an output on its way to the driver.
+    pub(super) fn outward(&mut self, mut output: Output) -> Output {
         if self.prefixes.is_empty() {
-            return action;
+            return output;
         }
-        let opened = match &mut action {
-            Action::BindUdp { sock, local, remote, .. } => {
+        let opened = match &mut output {
+            Output::BindUdp { sock, local, remote, .. } => {
                 let translated = self.local_out(local);
                 if let (true, Some(remote)) = (translated, remote) {
                     self.remote_out(remote);
                 }
                 translated.then_some(*sock)
             }
-            Action::Connect { sock, local, remote, .. } => self.ends_out(local, remote).then_some(*sock),
-            Action::SendDatagram { sock, to, .. } if self.socks.contains(sock) => {
+            Output::Connect { sock, local, remote, .. } => self.ends_out(local, remote).then_some(*sock),
+            Output::SendDatagram { sock, to, .. } if self.socks.contains(sock) => {
                 self.remote_out(to);
                 None
             }
-            Action::Detach { sock, pipe } => {
+            Output::Detach { sock, pipe } => {
                 self.ends_out(&mut pipe.local, &mut pipe.remote);
                 self.socks.remove(sock);
                 None
             }
-            Action::Close { sock, .. } => {
+            Output::Close { sock, .. } => {
                 self.socks.remove(sock);
                 None
             }
-            Action::Notify(Notice::PipeGone { local, remote, .. } | Notice::Moved { local, remote, .. }) => {
+            Output::Event(Event::PipeGone { local, remote, .. } | Event::Moved { local, remote, .. }) => {
                 self.ends_out(local, remote);
                 None
             }
             _ => None,
         };
         self.socks.extend(opened);
-        action
+        output
     }
 
-    /// Translates an event that comes from the driver.
-    pub(super) fn inward<'a>(&mut self, mut event: Event<'a>) -> Event<'a> {
+    /// Translates an input that comes from the driver.
+    pub(super) fn inward<'a>(&mut self, mut input: Input<'a>) -> Input<'a> {
         if self.prefixes.is_empty() {
-            return event;
+            return input;
         }
-        match &mut event {
-            Event::Bound { sock, local } if self.socks.contains(sock) => self.local_in(local),
-            Event::Connected { sock, local, remote } if self.socks.contains(sock) => {
+        match &mut input {
+            Input::Bound { sock, local } if self.socks.contains(sock) => self.local_in(local),
+            Input::Connected { sock, local, remote } if self.socks.contains(sock) => {
                 self.local_in(local);
                 self.remote_in(remote);
             }
-            Event::Datagram { sock, from, .. } if self.socks.contains(sock) => self.remote_in(from),
-            Event::Accepted { local, remote, .. } if extract(&self.prefixes, remote.ip()).is_some() => {
+            Input::Datagram { sock, from, .. } if self.socks.contains(sock) => self.remote_in(from),
+            Input::Accepted { local, remote, .. } if extract(&self.prefixes, remote.ip()).is_some() => {
                 self.local_in(local);
                 self.remote_in(remote);
             }
-            Event::Failed { sock, .. } => {
+            Input::Failed { sock, .. } => {
                 self.socks.remove(sock);
             }
             // A DNS64 has translated the address of an IPv4 server, which is one server all the same.
-            Event::Resolved { query, result: Ok(all) } if self.query != Some(*query) => {
+            Input::Resolved { query, result: Ok(all) } if self.query != Some(*query) => {
                 let mut one_each = SmallVec::new();
                 for ip in all.drain(..) {
                     let ip = extract(&self.prefixes, ip).map_or(ip, IpAddr::V4);
@@ -182,7 +182,7 @@ impl Translating {
             }
             _ => {}
         }
-        event
+        input
     }
 
     /// Returns the addresses of ours that were chosen, with the one that we have by a NAT64. What is known of another

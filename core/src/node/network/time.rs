@@ -12,8 +12,8 @@ use super::News;
 use crate::clock::Clock;
 use crate::config::NtpServer;
 use crate::cx::{Cx, Owner, Timer};
+use crate::event::Event;
 use crate::io::{CloseHow, IoFailure, QueryId, SockId};
-use crate::notice::Notice;
 use crate::random::Domain;
 use crate::server::{Race, local_for};
 use crate::time::{ClockFix, Instant};
@@ -237,7 +237,7 @@ impl Timekeeper {
         // Nobody waits for them any longer.
         let Ok(fix) = found else { return self.tell(false) };
         let ahead = self.time_is(cx, fix);
-        cx.notify(Notice::Clock { ahead, error: fix.error });
+        cx.notify(Event::Clock { ahead, error: fix.error });
     }
 
     /// Asks the addresses whose turn has come.

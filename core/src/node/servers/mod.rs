@@ -19,7 +19,7 @@ use smallvec::SmallVec;
 
 use crate::config::{TurnAuth, TurnServer};
 use crate::cx::{Cx, Owner};
-use crate::io::{CloseHow, Event, IoFailure, QueryId, SockId};
+use crate::io::{CloseHow, Input, IoFailure, QueryId, SockId};
 use crate::pipe::PipeEnd;
 use crate::proxy::Proxy;
 use crate::random::Domain;
@@ -200,15 +200,15 @@ impl Servers {
         self.with_client(cx, |client| client.check(now));
     }
 
-    /// Takes in an event of a socket or a look-up.
-    pub(in crate::node) fn handle(&mut self, cx: &mut Cx, event: Event<'_>) {
-        match event {
-            Event::Resolved { query, result } => self.resolved(cx, query, result),
-            Event::Bound { sock, .. } | Event::Connected { sock, .. } => self.opened(cx, sock),
-            Event::Datagram { sock, from, data } => self.datagram(cx, sock, from, data),
-            Event::Stream { sock, data } => self.received(cx, sock, data),
-            Event::Failed { sock, cause } => self.failed(cx, sock, cause),
-            Event::Eof { sock } => self.ended(cx, sock),
+    /// Takes in an input of a socket or a look-up.
+    pub(in crate::node) fn handle(&mut self, cx: &mut Cx, input: Input<'_>) {
+        match input {
+            Input::Resolved { query, result } => self.resolved(cx, query, result),
+            Input::Bound { sock, .. } | Input::Connected { sock, .. } => self.opened(cx, sock),
+            Input::Datagram { sock, from, data } => self.datagram(cx, sock, from, data),
+            Input::Stream { sock, data } => self.received(cx, sock, data),
+            Input::Failed { sock, cause } => self.failed(cx, sock, cause),
+            Input::Eof { sock } => self.ended(cx, sock),
             _ => {}
         }
     }
@@ -425,7 +425,7 @@ impl Servers {
         self.ask_more(cx);
     }
 
-    /// Sends the datagrams of a client, and takes in its events.
+    /// Sends the datagrams of a client, and takes in its inputs.
     fn pump(&mut self, cx: &mut Cx, n: usize) {
         let t = &mut self.tries[n];
         let TryState::Running(sock, client) = &mut t.state else { return };
@@ -437,15 +437,15 @@ impl Servers {
             }
         }
         while let TryState::Running(_, client) = &mut self.tries[n].state
-            && let Some(event) = client.poll_event()
+            && let Some(input) = client.poll_event()
         {
-            self.hear(cx, n, sock, event);
+            self.hear(cx, n, sock, input);
         }
     }
 
-    fn hear(&mut self, cx: &mut Cx, n: usize, sock: SockId, event: turn::Event) {
+    fn hear(&mut self, cx: &mut Cx, n: usize, sock: SockId, input: turn::Event) {
         let chosen = self.chosen == Some(n);
-        match event {
+        match input {
             turn::Event::Allocated { relayed, .. } if self.chosen.is_none() && !self.closed => {
                 self.chosen = Some(n);
                 let t = &self.tries[n];

@@ -9,11 +9,11 @@ use smallvec::SmallVec;
 use super::stream::{HelloStage, Role, Stream};
 use super::{Env, News, Sessions};
 use crate::cx::{Cx, Timer};
+use crate::event::{Refusal, Stage, Strategy};
 use crate::hello::{self, Control, HEADER, Heard, Hello, HelloError, Offer, Purpose, Status};
 use crate::identity::NodeId;
-use crate::io::{CloseHow, Event, IoFailure, SockId};
+use crate::io::{CloseHow, Input, IoFailure, SockId};
 use crate::node::admission::{Admission, Entry, Waiting};
-use crate::notice::{Refusal, Stage, Strategy};
 use crate::pipe::Terms;
 use crate::random::Domain;
 use crate::strategy::agreement::{Candidate, Key, Requester};
@@ -31,13 +31,13 @@ pub(super) const MAX_OF_SESSION: usize = 8;
 const MAX_SESSIONS: usize = 8192;
 
 impl Sessions {
-    /// Takes in an event of a stream.
-    pub(in crate::node) fn handle(&mut self, env: &mut Env<'_>, event: Event<'_>) {
-        match event {
-            Event::Connected { sock, local, remote } => self.connected(env, sock, local, remote),
-            Event::Stream { sock, data } => self.received(env, sock, data),
-            Event::Failed { sock, cause } => self.failed(env.cx, sock, cause),
-            Event::Eof { sock } => self.ended(env.cx, sock),
+    /// Takes in an input of a stream.
+    pub(in crate::node) fn handle(&mut self, env: &mut Env<'_>, input: Input<'_>) {
+        match input {
+            Input::Connected { sock, local, remote } => self.connected(env, sock, local, remote),
+            Input::Stream { sock, data } => self.received(env, sock, data),
+            Input::Failed { sock, cause } => self.failed(env.cx, sock, cause),
+            Input::Eof { sock } => self.ended(env.cx, sock),
             _ => {}
         }
     }

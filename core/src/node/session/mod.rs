@@ -23,10 +23,10 @@ use super::admission::places::Places;
 use super::admission::{Admission, Trust};
 use crate::config::{Config, DEFAULT_PIPES};
 use crate::cx::{Cx, Owner, Timer};
+use crate::event::{ConnectId, Event, Refusal, Stage, Strategy};
 use crate::hello::{Control, Hello, Offer, Purpose};
 use crate::identity::NodeId;
 use crate::io::{CloseHow, IoFailure, Reuse, SockId, SockOpts};
-use crate::notice::{ConnectId, Notice, Refusal, Stage, Strategy};
 use crate::pipe::{PipeEnd, PipeId, PipeKeys, PipeMode, PipeStart, Terms};
 use crate::session::SessionId;
 use crate::strategy::agreement::{Agreement, Candidate, Decision, Key, Requester, Settled};
@@ -270,7 +270,7 @@ impl Sessions {
         for sock in lost.collect::<Vec<_>>() {
             let Some((peer, [local, remote])) = self.pipes.remove(&sock) else { continue };
             cx.end_pipe(sock, PipeEnd::AddressGone);
-            cx.notify(Notice::PipeGone { peer, local, remote });
+            cx.notify(Event::PipeGone { peer, local, remote });
         }
     }
 
@@ -477,7 +477,7 @@ impl Env<'_> {
         if let Some((session, Requester::Us)) = key
             && let Some(connect) = self.calls.get(&session)
         {
-            self.cx.notify(Notice::Progress { connect: *connect, strategy, stage });
+            self.cx.notify(Event::Progress { connect: *connect, strategy, stage });
         }
     }
 }

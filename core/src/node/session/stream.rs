@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 
 use smallvec::SmallVec;
 
+use crate::event::Strategy;
 use crate::hello::{Hello, Offer};
 use crate::identity::NodeId;
-use crate::notice::Strategy;
 use crate::pipe::Terms;
 use crate::strategy::agreement::Key;
 use crate::time::Instant;

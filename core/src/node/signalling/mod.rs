@@ -14,9 +14,9 @@ use pings::Pings;
 use crate::address::PeerAddress;
 use crate::config::{Config, Login};
 use crate::cx::Cx;
+use crate::event::{BrokerState, Event};
 use crate::identity::{NodeId, SecretKey};
-use crate::io::Event;
-use crate::notice::{BrokerState, Notice};
+use crate::io::Input;
 use crate::random::Domain;
 use crate::session::SessionId;
 use crate::signal::broker::{News, Session};
@@ -94,16 +94,16 @@ impl Signalling {
         self.brokers.iter_mut().for_each(|b| b.session.shutdown(cx));
     }
 
-    /// Takes in an event of a socket or a query of the broker at this place.
-    pub(super) fn handle(&mut self, cx: &mut Cx, place: u8, event: Event<'_>) -> News {
+    /// Takes in an input of a socket or a query of the broker at this place.
+    pub(super) fn handle(&mut self, cx: &mut Cx, place: u8, input: Input<'_>) -> News {
         let Some(broker) = self.brokers.get_mut(usize::from(place)) else { return News::new() };
         let session = &mut broker.session;
-        match event {
-            Event::Resolved { query, result } => session.resolved(cx, query, result),
-            Event::Connected { sock, local, .. } => session.connected(cx, sock, local.ip()),
-            Event::Stream { sock, data } => session.received(cx, sock, data),
-            Event::Failed { sock, cause } => session.failed(cx, sock, cause),
-            Event::Eof { sock } => session.ended(cx, sock),
+        match input {
+            Input::Resolved { query, result } => session.resolved(cx, query, result),
+            Input::Connected { sock, local, .. } => session.connected(cx, sock, local.ip()),
+            Input::Stream { sock, data } => session.received(cx, sock, data),
+            Input::Failed { sock, cause } => session.failed(cx, sock, cause),
+            Input::Eof { sock } => session.ended(cx, sock),
             _ => News::new(),
         }
     }
@@ -141,7 +141,7 @@ impl Signalling {
         // One that is ready counts once a message has come through, which is about one round trip later.
         let is_back = broker.settled;
         broker.settled |= state != BrokerState::Ready;
-        cx.notify(Notice::Broker { id: broker.id, state });
+        cx.notify(Event::Broker { id: broker.id, state });
         if state == BrokerState::Ready {
             self.probe(cx, place);
         }
@@ -172,7 +172,7 @@ impl Signalling {
             && self.other_instances.len() < MAX_INSTANCES
             && self.other_instances.insert(instance);
         if new {
-            cx.notify(Notice::IdentityInUse);
+            cx.notify(Event::IdentityInUse);
             // It came after our own probe, and so has not heard of us.
             if let Some(place) = via {
                 self.probe(cx, place);

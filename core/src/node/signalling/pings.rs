@@ -8,8 +8,8 @@ use smallvec::SmallVec;
 use super::Signalling;
 use crate::address::PeerAddress;
 use crate::cx::Cx;
+use crate::event::Event;
 use crate::identity::NodeId;
-use crate::notice::Notice;
 use crate::random::Domain;
 use crate::session::SessionId;
 use crate::signal::message::Body;
@@ -64,7 +64,7 @@ impl Signalling {
             && let Some((_, number, sent)) = self.pings.remove(&payload)
         {
             let took = cx.now.since(sent);
-            cx.notify(Notice::Pong { peer: from, number, broker, took });
+            cx.notify(Event::Pong { peer: from, number, broker, took });
         }
     }
 }

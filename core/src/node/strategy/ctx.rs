@@ -10,6 +10,7 @@ use super::Said;
 use crate::address::PeerAddress;
 use crate::config::Config;
 use crate::cx::{Cx, Owner};
+use crate::event::{ConnectId, Event, Refusal, Stage, Strategy};
 use crate::identity::NodeId;
 use crate::io::SockId;
 use crate::node::admission::{Admission, Trust, Worth};
@@ -19,7 +20,6 @@ use crate::node::network::Network;
 use crate::node::servers::Servers;
 use crate::node::session::Sessions;
 use crate::node::signalling::Signalling;
-use crate::notice::{ConnectId, Notice, Refusal, Stage, Strategy};
 use crate::pipe::Terms;
 use crate::session::SessionId;
 use crate::signal::message::Body;
@@ -86,7 +86,7 @@ impl Ctx<'_> {
 
     /// Tells the user how far a call has come.
     pub(in crate::node) fn progress(&mut self, connect: ConnectId, strategy: Strategy, stage: Stage) {
-        self.cx.notify(Notice::Progress { connect, strategy, stage });
+        self.cx.notify(Event::Progress { connect, strategy, stage });
     }
 
     /// Ends our part in a session, with every stream of it.

@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::{Contract, Ctx, End, Request};
+use crate::event::{ConnectId, Stage, Strategy};
 use crate::io::SockId;
 use crate::node::admission::Trust;
 use crate::node::call::facts::Call;
-use crate::notice::{ConnectId, Stage, Strategy};
 use crate::strategy::agreement::Key;
 use crate::strategy::dialler::{DialEnd, Dialler};
 use crate::time::Instant;

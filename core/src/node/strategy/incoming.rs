@@ -1,9 +1,9 @@
 //! Requests of peers: judged, asked about, and handed to the strategy that they are for.
 
 use super::{Contract, Ctx, Parting, Strategies};
+use crate::event::Refusal;
 use crate::identity::NodeId;
 use crate::node::admission::{Denied, Entry, How, Kind, Place, Waiting, Wish};
-use crate::notice::Refusal;
 use crate::random::Domain;
 use crate::signal::message::Body;
 use crate::strategy::agreement::{Key, Requester};

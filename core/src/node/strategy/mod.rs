@@ -24,8 +24,8 @@ pub(super) use request::Request;
 pub(super) use reverse::Reverse;
 
 use super::call::facts::Call;
+use crate::event::{ConnectId, Outcome, Strategy};
 use crate::identity::NodeId;
-use crate::notice::{ConnectId, Outcome, Strategy};
 use crate::pipe::PipeId;
 use crate::strategy::agreement::{Key, Settled};
 use crate::time::Instant;

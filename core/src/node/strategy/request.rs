@@ -5,8 +5,8 @@ use core::time::Duration;
 use bytes::Bytes;
 
 use super::{Ctx, Said};
+use crate::event::{Stage, Strategy};
 use crate::node::call::facts::Call;
-use crate::notice::{Stage, Strategy};
 use crate::signal::message::{Body, MessageId};
 use crate::time::Instant;
 

@@ -4,9 +4,9 @@ use core::time::Duration;
 
 use super::link::Link;
 use crate::cx::Cx;
+use crate::event::BrokerLoss;
 use crate::io::IoFailure;
 use crate::nat::memory::{self, CONFIRMED_WITHIN, LONGEST, Patience, SHORTEST};
-use crate::notice::BrokerLoss;
 use crate::time::Instant;
 
 /// Keep-alive told to the broker (MQTT 3.1.1 section 3.1.2.10), in seconds: half as much again as the longest time between

@@ -1,7 +1,7 @@
 //! A call of a pair, and the bytes over its pipe.
 
 use p2pd_core::pipe::PipeMode;
-use p2pd_core::{Notice, Plan, Stage, Strategy};
+use p2pd_core::{Event, Plan, Stage, Strategy};
 
 use super::{Pair, Program, Run, flooded, heal, homes};
 use crate::driver::NodeProgram;
@@ -82,8 +82,8 @@ fn call_now(run: &mut Run, pair: &Pair) -> Call {
     let pipe =
         |w: &World<Program>| w.app(caller).node().pipes.iter().position(|p| p.start.answers.contains(&id));
     let failure = |w: &World<Program>| {
-        w.app(caller).node().notices.iter().find_map(|(at, n)| match n {
-            Notice::Failed { connect, reason, report } if *connect == id => {
+        w.app(caller).node().events.iter().find_map(|(at, n)| match n {
+            Event::Failed { connect, reason, report } if *connect == id => {
                 let details: Vec<String> = report
                     .strategies
                     .iter()
@@ -291,7 +291,7 @@ fn both_ways(
 
 /// Returns the times, from `begin` on, at which this node's punches began their rungs.
 fn rungs_after(node: &NodeProgram, begin: Nanos) -> Vec<Nanos> {
-    let punching = |n: &Notice| matches!(n, Notice::Progress { stage: Stage::Punching { .. }, .. });
-    let all = node.notices.iter().filter(|(at, n)| *at >= begin && punching(n));
+    let punching = |n: &Event| matches!(n, Event::Progress { stage: Stage::Punching { .. }, .. });
+    let all = node.events.iter().filter(|(at, n)| *at >= begin && punching(n));
     all.map(|(at, _)| at - begin).collect()
 }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use p2pd_core::{Notice, PortState};
+use p2pd_core::{Event, PortState};
 
 use super::{Pair, Place, Program, Run, flooded};
 use crate::engine::{MILLI, Nanos, SECOND};
@@ -168,8 +168,8 @@ impl Homes {
     pub(super) fn announced_after(&self, world: &World<Program>, hosts: [HostId; 2]) -> Option<Nanos> {
         let (of, _) = self.life?;
         let (changed, second) = (self.changed?, self.second.as_ref()?);
-        let mut ready = world.app(hosts[of]).node().notices.iter().filter_map(|(at, n)| match n {
-            Notice::Ready { address } if *at >= changed => Some((*at, address)),
+        let mut ready = world.app(hosts[of]).node().events.iter().filter_map(|(at, n)| match n {
+            Event::Ready { address } if *at >= changed => Some((*at, address)),
             _ => None,
         });
         let has =
@@ -235,11 +235,11 @@ impl Run {
 
 /// Returns the states of ports that a host's node reported, in order.
 pub(super) fn ports(world: &World<Program>, host: HostId) -> Vec<PortState> {
-    let state = |(_, notice): &(Nanos, Notice)| match notice {
-        Notice::Port { state, .. } => Some(*state),
+    let state = |(_, event): &(Nanos, Event)| match event {
+        Event::Port { state, .. } => Some(*state),
         _ => None,
     };
-    world.app(host).node().notices.iter().filter_map(state).collect()
+    world.app(host).node().events.iter().filter_map(state).collect()
 }
 
 /// Waits until ports are open or were refused, and then for the changes of homes before the call.
@@ -247,7 +247,7 @@ pub(super) fn settle(run: &mut Run, pair: &Pair) {
     let asking: Vec<HostId> =
         (0..2).filter(|n| run.homes.routers.iter().any(|(of, _, _)| of == n)).map(|n| run.hosts[n]).collect();
     let said = |w: &World<Program>, host: &HostId| {
-        w.app(*host).node().notices.iter().any(|(_, n)| matches!(n, Notice::Port { .. }))
+        w.app(*host).node().events.iter().any(|(_, n)| matches!(n, Event::Port { .. }))
     };
     let until = run.world.now() + MAPPED_WITHIN;
     run.run_while(until, |w| asking.iter().all(|host| said(w, host)));

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use p2pd_core::nat::NatMemory;
-use p2pd_core::{BrokerState, Notice};
+use p2pd_core::{BrokerState, Event};
 
 use super::{Pair, build};
 use crate::engine::{Nanos, SECOND};
@@ -46,10 +46,10 @@ pub fn idle(pair: &Pair, hours: u32, change: Option<(Nanos, Timers)>) -> Idle {
             before = all;
         }
     }
-    for (at, notice) in &run.world.app(node).node().notices {
-        match notice {
-            Notice::Broker { state: BrokerState::Lost(_), .. } => idle.lost.push(at / SECOND),
-            Notice::NatMemory(memory) => idle.memory.push(*memory),
+    for (at, event) in &run.world.app(node).node().events {
+        match event {
+            Event::Broker { state: BrokerState::Lost(_), .. } => idle.lost.push(at / SECOND),
+            Event::NatMemory(memory) => idle.memory.push(*memory),
             _ => {}
         }
     }

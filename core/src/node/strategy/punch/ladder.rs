@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use super::state::PunchStage;
 use super::{FRESH_FROM, Punches, With};
+use crate::event::{Stage, Strategy};
 use crate::nat::Foresight;
 use crate::node::call::facts::Call;
 use crate::node::strategy::{Contract, Ctx, End, Request, Said};
-use crate::notice::{Stage, Strategy};
 use crate::signal::mappings::Mappings;
 use crate::signal::message::Body;
 use crate::strategy::agreement::{Key, Requester};

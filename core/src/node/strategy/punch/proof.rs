@@ -26,7 +26,7 @@ use super::state::Punch;
 use crate::config::ServerRef;
 use crate::cx::{Cx, Owner, Timer};
 use crate::identity::NodeId;
-use crate::io::{CloseHow, Event, SockId};
+use crate::io::{CloseHow, Input, SockId};
 use crate::node::admission::Trust;
 use crate::node::servers::{ServerNews, Servers};
 use crate::node::strategy::Ctx;
@@ -206,18 +206,18 @@ impl Punches {
         }
     }
 
-    /// Takes in an event of a proof's socket or look-up.
-    pub(in crate::node) fn handle(&mut self, ctx: &mut Ctx<'_>, id: PipeId, event: Event<'_>) {
+    /// Takes in an input of a proof's socket or look-up.
+    pub(in crate::node) fn handle(&mut self, ctx: &mut Ctx<'_>, id: PipeId, input: Input<'_>) {
         let Some(proof) = self.proofs.get_mut(&id) else { return };
-        match (&mut proof.side, event) {
-            (Side::Shows(shows), Event::Bound { .. }) => shows.next = Some(ctx.cx.now),
-            (Side::Shows(shows), Event::Datagram { from, data, .. }) => {
+        match (&mut proof.side, input) {
+            (Side::Shows(shows), Input::Bound { .. }) => shows.next = Some(ctx.cx.now),
+            (Side::Shows(shows), Input::Datagram { from, data, .. }) => {
                 return shows.datagram(ctx.cx, from, data);
             }
-            (Side::Shows(_), Event::Failed { .. }) => return self.end_proof(ctx, id),
+            (Side::Shows(_), Input::Failed { .. }) => return self.end_proof(ctx, id),
             (Side::Shows(_), _) => return,
-            (Side::Asks(asks), event) => asks.servers.handle(ctx.cx, event),
-            (Side::Leaves(servers), event) => servers.handle(ctx.cx, event),
+            (Side::Asks(asks), input) => asks.servers.handle(ctx.cx, input),
+            (Side::Leaves(servers), input) => servers.handle(ctx.cx, input),
         }
         self.work_proof(ctx, id);
     }

@@ -34,11 +34,11 @@ use relay::{News, Relay, RelayStage};
 
 use super::{Ctx, End, Parting, Said};
 use crate::config::ServerRef;
+use crate::event::{ConnectId, Refusal, Stage, Strategy};
 use crate::hello::Control;
-use crate::io::{CloseHow, Event};
+use crate::io::{CloseHow, Input};
 use crate::node::admission::{Place, Trust};
 use crate::node::servers::{ServerNews, server_end};
-use crate::notice::{ConnectId, Refusal, Stage, Strategy};
 use crate::pipe::{PipeEnd, PipeId, PipeKeys, PipeNews, PipeStart};
 use crate::random::Domain;
 use crate::relay::{EndCause, RelayConfig, RelayStream, StreamEvent};
@@ -94,25 +94,25 @@ impl Relays {
         }
     }
 
-    /// Takes in an event of a relay's socket or look-up.
-    pub(in crate::node) fn handle(&mut self, ctx: &mut Ctx<'_>, id: PipeId, event: Event<'_>) {
+    /// Takes in an input of a relay's socket or look-up.
+    pub(in crate::node) fn handle(&mut self, ctx: &mut Ctx<'_>, id: PipeId, input: Input<'_>) {
         let Some(relay) = self.all.get_mut(&id) else { return };
         let own = relay.socket.map(|(sock, _)| sock);
-        match event {
-            Event::Bound { sock, local } if own == Some(sock) => {
+        match input {
+            Input::Bound { sock, local } if own == Some(sock) => {
                 relay.socket = Some((sock, true));
                 relay.local = Some(local);
                 return self.come(ctx, id);
             }
-            Event::Datagram { sock, from, data } => relay.datagram(ctx.cx, sock, from, data),
-            Event::Failed { sock, .. } if own == Some(sock) => {
+            Input::Datagram { sock, from, data } => relay.datagram(ctx.cx, sock, from, data),
+            Input::Failed { sock, .. } if own == Some(sock) => {
                 // No UDP here: a server of ours may have a way.
                 relay.socket = None;
                 relay.help_at = Some(ctx.cx.now);
             }
-            event => {
+            input => {
                 if let Some(servers) = &mut relay.servers {
-                    servers.handle(ctx.cx, event);
+                    servers.handle(ctx.cx, input);
                 }
             }
         }
@@ -218,17 +218,17 @@ impl Relays {
             None => return,
         }
         match said {
-            News::Stream(event) => self.stream_news(ctx, id, event),
+            News::Stream(input) => self.stream_news(ctx, id, input),
             News::Answered => self.begin_stream(ctx, id),
             News::Server(news) => self.server_news(ctx, id, news),
-            News::Mover(event) => self.mover_news(ctx, id, event),
+            News::Mover(input) => self.mover_news(ctx, id, input),
         }
     }
 
-    fn stream_news(&mut self, ctx: &mut Ctx<'_>, id: PipeId, event: StreamEvent) {
+    fn stream_news(&mut self, ctx: &mut Ctx<'_>, id: PipeId, input: StreamEvent) {
         let Some(relay) = self.all.get_mut(&id) else { return };
         let pipe = id;
-        match (event, relay.stage) {
+        match (input, relay.stage) {
             (StreamEvent::Message, RelayStage::Pipe) => ctx.cx.pipe_news(pipe, PipeNews::Message),
             (StreamEvent::MessageRoom, RelayStage::Pipe) => ctx.cx.pipe_news(pipe, PipeNews::MessageRoom),
             // One that comes before the pipe is handed out is read then.

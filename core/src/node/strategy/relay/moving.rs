@@ -12,8 +12,8 @@ use bytes::{Buf, Bytes};
 use super::relay::{Relay, RelayStage};
 use super::{Ctx, Relays, Said};
 use crate::cx::{Cx, Owner};
-use crate::io::{CloseHow, Event, SockId};
-use crate::notice::{Notice, Strategy};
+use crate::event::{Event, Strategy};
+use crate::io::{CloseHow, Input, SockId};
 use crate::pipe::moving::{CarrierId, CarrierKind, Mover, MoverConfig, MoverEnd, MoverEvent};
 use crate::pipe::{MAX_RECORD, Opened, Opener, PipeEnd, PipeId, PipeKeys, PipeNews, Sealer};
 use crate::relay::{ReadOutcome, RelayStream};
@@ -96,7 +96,7 @@ impl Moving {
     pub(super) fn carry(&mut self, cx: &mut Cx, stream: Option<&mut RelayStream>) {
         if let Some(stream) = stream.filter(|_| self.lost.is_none()) {
             while let ReadOutcome::Read(n) = stream.read(cx.now, &mut self.scratch) {
-                // A violation is told by the mover's own event.
+                // A violation is told by the mover's own input.
                 let _ = self.mover.handle_bytes(cx.now, RELAY, &self.scratch[..n]);
             }
             loop {
@@ -211,12 +211,12 @@ impl Relays {
         self.work(ctx, id);
     }
 
-    /// Takes in an event of the direct stream of a pipe.
-    pub(in crate::node) fn handle_carrier(&mut self, ctx: &mut Ctx<'_>, id: PipeId, event: Event<'_>) {
-        match event {
-            Event::Stream { sock, data } => self.carrier_received(ctx, id, sock, data),
-            Event::Writable { sock } => self.carrier_writable(ctx, id, sock),
-            Event::Failed { sock, .. } | Event::Eof { sock } => self.carrier_ended(ctx, id, sock),
+    /// Takes in an input of the direct stream of a pipe.
+    pub(in crate::node) fn handle_carrier(&mut self, ctx: &mut Ctx<'_>, id: PipeId, input: Input<'_>) {
+        match input {
+            Input::Stream { sock, data } => self.carrier_received(ctx, id, sock, data),
+            Input::Writable { sock } => self.carrier_writable(ctx, id, sock),
+            Input::Failed { sock, .. } | Input::Eof { sock } => self.carrier_ended(ctx, id, sock),
             _ => {}
         }
     }
@@ -271,12 +271,12 @@ impl Relays {
         }
     }
 
-    pub(super) fn mover_news(&mut self, ctx: &mut Ctx<'_>, id: PipeId, event: MoverEvent) {
+    pub(super) fn mover_news(&mut self, ctx: &mut Ctx<'_>, id: PipeId, input: MoverEvent) {
         let Some(relay) = self.all.get_mut(&id) else { return };
         let (stage, key) = (relay.stage, relay.key);
         let Some(moving) = relay.moving.as_mut() else { return };
         let pipe = id;
-        match event {
+        match input {
             MoverEvent::Moved(to) => {
                 if core::mem::replace(&mut moving.told, to) != to && stage == RelayStage::Pipe {
                     self.tell_move(ctx, id);
@@ -352,7 +352,7 @@ impl Relays {
         let direct = moving.way.filter(|_| moving.told == DIRECT);
         let Way { strategy, local, remote } = direct.unwrap_or(relayed);
         let (pipe, peer) = (id, relay.peer);
-        ctx.cx.notify(Notice::Moved { pipe, peer, strategy, local, remote });
+        ctx.cx.notify(Event::Moved { pipe, peer, strategy, local, remote });
     }
 }
 

@@ -8,13 +8,13 @@ use smallvec::SmallVec;
 
 use super::moving::Moving;
 use crate::cx::{Cx, Timer};
+use crate::event::ConnectId;
 use crate::hello::{Control, parse_control};
 use crate::identity::NodeId;
 use crate::io::SockId;
 use crate::node::admission::{Kind, Place, Trust};
 use crate::node::servers::{ServerNews, Servers};
 use crate::node::strategy::knock::{Knock, KnockKey};
-use crate::notice::ConnectId;
 use crate::pipe::moving::MoverEvent;
 use crate::pipe::{PipeId, Terms};
 use crate::relay::{ReadOutcome, RelayStream, StreamEvent};

@@ -1,4 +1,4 @@
-//! Notices of the core to the user, and the report that ends a connect.
+//! Events of the core to the user, and the report that ends a connect.
 
 use core::fmt;
 use core::time::Duration;
@@ -393,10 +393,10 @@ impl fmt::Display for BrokerLoss {
 }
 
 /// News for the user.
-#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(tag = "notice", rename_all = "snake_case"))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(tag = "event", rename_all = "snake_case"))]
 #[derive(Clone, PartialEq, Debug)]
 #[non_exhaustive]
-pub enum Notice {
+pub enum Event {
     /// The node listens; its address is known so far (outside addresses may be missing).
     Listening {
         /// The address as known now.
