@@ -142,7 +142,6 @@ impl Cx {
             Input::Failed { sock, .. } => self.socks.remove(sock),
             Input::Bound { sock, .. }
             | Input::Connected { sock, .. }
-            | Input::Fired { sock, .. }
             | Input::Datagram { sock, .. }
             | Input::Stream { sock, .. }
             | Input::Writable { sock }
@@ -150,7 +149,7 @@ impl Cx {
             Input::Timeout
             | Input::Clock(_)
             | Input::Interfaces(_)
-            | Input::Woke { .. }
+            | Input::Woke
             | Input::Accepted { .. }
             | Input::Released { .. } => return None,
         };

@@ -4,7 +4,6 @@
 //! value here borrows a socket, and no reply is matched by address.
 
 use core::fmt;
-use core::time::Duration;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -91,8 +90,6 @@ pub enum Reuse {
 pub struct SockOpts {
     /// Sharing of the local port. Default: none.
     pub reuse: Reuse,
-    /// `IP_TTL` or `IPV6_UNICAST_HOPS`. Default: the system's.
-    pub ttl: Option<u8>,
     /// `TCP_NODELAY`. Default off.
     pub nodelay: bool,
 }
@@ -150,7 +147,7 @@ pub enum Output {
         /// Streams, added to what is left of earlier credit.
         credit: u32,
     },
-    /// Opens a TCP connection. The driver binds at once, calls connect at `at` and says `Fired`. The reply is
+    /// Opens a TCP connection. The driver binds at once, and calls connect at `at`. The reply is
     /// `Connected` or `Failed`: at `deadline` with [`IoFailure::TimedOut`]. With `wrap` the stream is connected once
     /// all layers are, and such a stream is never detached.
     Connect {
@@ -275,13 +272,6 @@ pub enum Input<'a> {
         /// Address that it was bound to, with the port.
         local: SocketAddr,
     },
-    /// A dial's first SYN has been handed to the system.
-    Fired {
-        /// Socket of the dial.
-        sock: SockId,
-        /// Time between `at` and the SYN.
-        late: Duration,
-    },
     /// A dial succeeded.
     Connected {
         /// Connected stream.
@@ -352,12 +342,9 @@ pub enum Input<'a> {
     Interfaces(&'a [Interface]),
     /// Time by the wall clock.
     Clock(ClockFix),
-    /// The machine slept for about `slept`, or stood still, as a virtual one does when it is moved. The driver says
-    /// this after a new [`Clock`](Input::Clock).
-    Woke {
-        /// Time asleep.
-        slept: Duration,
-    },
+    /// The machine slept, or stood still, as a virtual one does when it is moved. The driver says this after a new
+    /// [`Clock`](Input::Clock).
+    Woke,
     /// The deadline that `poll_timeout` gave has passed.
     Timeout,
 }

@@ -40,7 +40,7 @@
 //!    `Cancel` there is silence for that id. An input with an unknown id is counted, never an error. `now` may
 //!    stand still or go back: the node keeps the maximum.
 //! 3. Every dial is an output with a time `at`: the driver binds at once, so that a port clash shows while
-//!    there is time, connects at `at`, and says how late it was.
+//!    there is time, and connects at `at`.
 //! 4. The same seed and the same inputs give the same outputs, byte for byte: [`trace`] records and replays.
 //! 5. Everything that a stranger can make grow has a cap and a stated rule for what happens beyond it; what
 //!    is turned away is counted in [`Stats`].

@@ -277,12 +277,6 @@ fn open(local: SocketAddr, kind: Type, protocol: Protocol, opts: &SockOpts) -> i
         socket.set_reuse_address(true)?;
     }
     share_port(&socket, opts)?;
-    if let Some(ttl) = opts.ttl {
-        match local {
-            SocketAddr::V4(_) => socket.set_ttl_v4(u32::from(ttl))?,
-            SocketAddr::V6(_) => socket.set_unicast_hops_v6(u32::from(ttl))?,
-        }
-    }
     Ok(socket)
 }
 
@@ -328,11 +322,10 @@ mod tests {
     #[test]
     fn a_connect_goes_on_in_the_background() {
         let listener = listener(local(), 1, &SockOpts::default()).unwrap();
-        let opts = SockOpts { nodelay: true, ttl: Some(9), ..SockOpts::default() };
+        let opts = SockOpts { nodelay: true, ..SockOpts::default() };
         let socket = dialler(local(), &opts).unwrap();
         connect(&socket, listener.local_addr().unwrap()).unwrap();
         assert!(socket.tcp_nodelay().unwrap());
-        assert_eq!(socket.ttl_v4().unwrap(), 9);
         reset_on_close(&socket).unwrap();
         quick_ack(&socket);
     }

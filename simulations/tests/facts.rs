@@ -34,7 +34,7 @@ impl App for Puppet {
     }
 }
 
-const SHARED: SockOpts = SockOpts { reuse: Reuse::AddressAndPort, ttl: None, nodelay: false };
+const SHARED: SockOpts = SockOpts { reuse: Reuse::AddressAndPort, nodelay: false };
 const MS5: LinkSpec = LinkSpec::with_delay(5 * MILLI);
 
 struct Bench {
@@ -294,8 +294,12 @@ fn closing_with_unread_bytes_and_resetting_are_heard() {
 fn a_syn_with_few_hops_opens_our_nat_and_dies_before_theirs() {
     let mut b = Bench::new();
     let ([one], [two]) = (b.site(1, "linux"), b.site(2, "linux/rst"));
-    let low = SockOpts { ttl: Some(4), ..SHARED };
-    let sock = b.dial_with(one, 5_000, at("45.10.2.1:5000"), low).unwrap();
+    let to = at("45.10.2.1:5000");
+    let sock = b.world.with(one, |_, cx| {
+        let sock = cx.host.bind_tcp(at("0.0.0.0:5000"), to, SHARED).unwrap();
+        cx.host.set_ttl(sock, 4);
+        cx.host.connect(cx.now, sock, to).map(|()| sock).unwrap()
+    });
     b.run(100);
     // Linux ends a dial on "time exceeded".
     assert_eq!(b.events(one), [HostEvent::Failed(sock, IoFailure::Unreachable)]);

@@ -407,13 +407,8 @@ fn a_trace_replays_with_the_same_outputs() {
         b.shutdown();
         a.connect(&to, plan(PipeMode::Encrypted)).unwrap_err();
         a.shutdown();
-        for (text, words) in [(ours, [" cancel ", " fired "]), (theirs, [" accepted ", " shutdown"])] {
+        for (text, words) in [(ours, [" cancel ", " connect "]), (theirs, [" accepted ", " shutdown"])] {
             let text = text.lock().unwrap();
-            // Dials and timers may be late on a busy machine, not lost.
-            for line in text.lines().filter(|line| line.contains(" fired ")) {
-                let late: u64 = line.rsplit(' ').next().unwrap().parse().unwrap();
-                assert!(late < LONG.as_nanos() as u64 / 10, "{driver}: {line}");
-            }
             let replayed = replay(&text).unwrap_or_else(|why| panic!("{driver}: {why}\n{text}"));
             let count = |kind: &str| text.lines().filter(|line| line.starts_with(kind)).count() as u64;
             let counted = (count("event "), count("call "), count("action "));

@@ -33,7 +33,7 @@ impl Probe {
         to: SocketAddr,
         after: Duration,
     ) -> (SockId, Self) {
-        let opts = SockOpts { reuse: Reuse::AddressAndPort, nodelay: true, ttl: None };
+        let opts = SockOpts { reuse: Reuse::AddressAndPort, nodelay: true };
         let at = cx.now + after;
         let sock = cx.dial_at(owner, local, to, opts, at, at + ANSWER_WITHIN);
         let transaction = TransactionId(cx.random.bytes(Domain::StunTransaction));

@@ -63,7 +63,7 @@ impl Node {
             (None, Input::Timeout) => self.fire_timers(),
             (None, Input::Clock(fix)) => self.network.clock(&mut self.cx, fix),
             (None, Input::Interfaces(list)) if self.phase != Phase::Closing => self.interfaces(list),
-            (None, Input::Woke { .. }) if self.phase == Phase::Running => self.woke(),
+            (None, Input::Woke) if self.phase == Phase::Running => self.woke(),
             (None, Input::Accepted { listener, sock, local, remote }) => match self.cx.owner(listener) {
                 Some(Owner::Listener(_)) if self.cx.owner(sock).is_none() => {
                     self.accepted(listener, sock, [local, remote]);

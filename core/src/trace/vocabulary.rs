@@ -110,7 +110,6 @@ enum_form! { Call => Call {
 #[derive(Clone, PartialEq, Debug)]
 pub(super) enum InputView {
     Bound { sock: SockId, local: SocketAddr },
-    Fired { sock: SockId, late: Duration },
     Connected { sock: SockId, local: SocketAddr, remote: SocketAddr },
     Accepted { listener: SockId, sock: SockId, local: SocketAddr, remote: SocketAddr },
     Released { sock: SockId },
@@ -122,13 +121,12 @@ pub(super) enum InputView {
     Resolved { query: QueryId, result: Result<SmallVec<[IpAddr; 2]>, IoFailure> },
     Interfaces(Vec<Interface>),
     Clock(ClockFix),
-    Woke { slept: Duration },
+    Woke,
     Timeout,
 }
 
 enum_form! { Input<'_>, InputView => InputView {
     "bound" Bound { sock, local },
-    "fired" Fired { sock, late },
     "connected" Connected { sock, local, remote },
     "accepted" Accepted { listener, sock, local, remote },
     "released" Released { sock },
@@ -140,7 +138,7 @@ enum_form! { Input<'_>, InputView => InputView {
     "resolved" Resolved { query, result },
     "interfaces" Interfaces(list),
     "clock" Clock(fix),
-    "woke" Woke { slept },
+    "woke" Woke,
     "timeout" Timeout,
 }}
 
@@ -149,7 +147,6 @@ impl InputView {
     pub(super) fn input(&self) -> Input<'_> {
         match *self {
             InputView::Bound { sock, local } => Input::Bound { sock, local },
-            InputView::Fired { sock, late } => Input::Fired { sock, late },
             InputView::Connected { sock, local, remote } => Input::Connected { sock, local, remote },
             InputView::Accepted { listener, sock, local, remote } => {
                 Input::Accepted { listener, sock, local, remote }
@@ -163,7 +160,7 @@ impl InputView {
             InputView::Resolved { query, ref result } => Input::Resolved { query, result: result.clone() },
             InputView::Interfaces(ref list) => Input::Interfaces(list),
             InputView::Clock(fix) => Input::Clock(fix),
-            InputView::Woke { slept } => Input::Woke { slept },
+            InputView::Woke => Input::Woke,
             InputView::Timeout => Input::Timeout,
         }
     }
@@ -599,7 +596,7 @@ enum_form! { Accept => Accept {
     "ask" Ask,
 }}
 
-struct_form! { SockOpts { reuse, ttl, nodelay } }
+struct_form! { SockOpts { reuse, nodelay } }
 struct_form! { Interface { index, ip, prefix, default_route, gateway, link, used } }
 struct_form! { ClockFix { at, wall, error } }
 struct_form! { Plan { strategies, mode, protocol, timeout, relay_first } }

@@ -87,7 +87,6 @@ impl World {
         if !self.dialling.contains(&(n, sock)) {
             return;
         }
-        self.tell(n, Input::Fired { sock, late: Duration::ZERO });
         let host = &mut self.hosts[n];
         host.next_port += 1;
         let local = SocketAddr::new(host.outside, host.next_port);

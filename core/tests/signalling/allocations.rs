@@ -181,7 +181,7 @@ fn silent_servers_end_the_wait_at_its_time_and_a_server_that_forgot_us_ends_the_
     let (_, at) = allocated(&mut world, 1);
     assert!(world.turns[1].relays.contains(&at));
     world.admit(1, &Credentials::new("alice", "secret"));
-    world.tell(1, Input::Woke { slept: S });
+    world.tell(1, Input::Woke);
     // This one's answer is 400, and not proven; its repetitions are given up after 39.5 s.
     world.run(39 * S);
     assert_eq!(world.hosts[1].allocated[0].over, None);

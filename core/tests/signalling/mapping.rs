@@ -101,7 +101,7 @@ fn a_lease_is_renewed() {
 fn after_a_sleep_the_router_is_asked_again() {
     let mut world = world(true, |_| {});
     assert_eq!(world.routers[0].asked, [7200]);
-    world.tell(1, p2pd_core::Input::Woke { slept: 3600 * S });
+    world.tell(1, p2pd_core::Input::Woke);
     world.run(S);
     assert_eq!((world.routers[0].asked.clone(), ports(&world).len()), (vec![7200; 2], 1));
 }

@@ -111,7 +111,7 @@ fn after_a_sleep_the_broker_is_asked_and_the_way_out_measured_at_once() {
     let (woke, asked, pings) = (world.now, world.stuns[0].asked, world.brokers[0].pings.len());
     // The provider gave us another address meanwhile; interface and gateway are as they were.
     world.hosts[1].outside = ip("203.0.113.99");
-    world.tell(1, p2pd_core::Input::Woke { slept: 3600 * S });
+    world.tell(1, p2pd_core::Input::Woke);
     world.run(S);
     assert_eq!((world.stuns[0].asked, world.brokers[0].pings.len()), ((asked.0 + 1, asked.1), pings + 1));
     assert_eq!(told(&world, 1, woke), [(2 * LATENCY, "203.0.113.99 203.0.113.2".into())]);

@@ -1,4 +1,4 @@
-//! Measures the lateness of a driver's dials: makes dials that no core asked for, and reads the trace's records of
+//! Measures the lateness of a driver's dials: makes dials that no core asked for, and has the engine note when it made
 //! them.
 
 use std::fmt;
@@ -6,7 +6,6 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use p2pd_core::trace::Sink;
 use p2pd_core::{Config, Output, SecretKey, SockId, SockOpts};
 
 use super::{Engine, Reactor};
@@ -31,18 +30,11 @@ impl Lateness {
     /// # Errors
     /// As [`Engine::new`].
     pub fn engine<R: Reactor>(&self, dials: u32, gap: Duration, reactor: R) -> Result<Engine<R>, BindError> {
-        let here = self.clone();
-        let trace: Sink = Box::new(move |line: &str| {
-            let words: Vec<&str> = line.split_whitespace().collect();
-            if let ["event", _, "fired", _, late] = words[..] {
-                let late = Duration::from_nanos(late.parse().unwrap_or(u64::MAX));
-                here.0.lock().unwrap_or_else(PoisonError::into_inner).push(late);
-            }
-        });
         let mut config = Config::new(SecretKey::from_bytes(crate::random_seed().map_err(BindError::Random)?));
         config.bind = Some(Ipv4Addr::LOCALHOST.into());
         let interfaces = crate::interfaces(config.bind, &config.interfaces).map_err(BindError::Interfaces)?;
-        let mut engine = Engine::new(config, Some(trace), &interfaces, reactor)?;
+        let mut engine = Engine::new(config, None, &interfaces, reactor)?;
+        engine.lateness = Some(self.0.clone());
         let local = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let remote = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
         let first = engine.clock.now() + Duration::from_millis(60);
@@ -77,7 +69,7 @@ impl Lateness {
         assert!(self.quantiles().0 < Duration::from_millis(50), "{self}");
     }
 
-    /// Notes one measured elsewhere.
+    /// Notes the lateness of one.
     pub fn push(&self, late: Duration) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(late);
     }

@@ -20,6 +20,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use p2pd_core::io::Interface;
@@ -173,6 +174,8 @@ pub struct Engine<R: Reactor> {
     closed: Option<Instant>,
     /// Time at which the node ends at the latest. It ends before once relayed pipes have sent the rest.
     ending: Option<Instant>,
+    /// Takes how late each dial is, where a test wants to know.
+    lateness: Option<Arc<Mutex<Vec<Duration>>>>,
 }
 
 impl<R: Reactor> Engine<R> {
@@ -220,6 +223,7 @@ impl<R: Reactor> Engine<R> {
                 .then(|| (Watch::new(sleep::read()), now + COMPARE_CLOCKS)),
             closed: None,
             ending: None,
+            lateness: None,
         };
         engine.core.handle(now, Input::Clock(wall_clock(now)));
         engine.core.handle(now, Input::Interfaces(interfaces));
@@ -453,8 +457,8 @@ impl<R: Reactor> Engine<R> {
         let Some(jump) = watch.look(sleep::read()) else { return };
         self.clock_read = now;
         self.core.handle(now, Input::Clock(wall_clock(now)));
-        if let Jump::Slept(slept) = jump {
-            self.core.handle(now, Input::Woke { slept });
+        if jump == Jump::Slept {
+            self.core.handle(now, Input::Woke);
         }
     }
 

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr};
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
@@ -134,7 +135,9 @@ impl<R: Reactor> Engine<R> {
                 let state = State::Connecting { stream, until: deadline };
                 self.timers.insert((deadline, sock));
                 self.socks.insert(sock, Sock::Tcp(Box::new(Tcp { state, readable: true, ..*tcp })));
-                self.core.handle(now, Input::Fired { sock, late: now.since(at) });
+                if let Some(lateness) = &self.lateness {
+                    lateness.lock().unwrap_or_else(PoisonError::into_inner).push(now.since(at));
+                }
                 self.steps.push_back(Step::Work(sock));
             }
             Err(e) => self.failed_at_once(sock, failure(&e)),

@@ -118,7 +118,7 @@ impl PipeOptions {
 
     pub(super) fn opts(&self) -> SockOpts {
         let reuse = if self.reuse_address { Reuse::Address } else { Reuse::No };
-        SockOpts { reuse, nodelay: true, ..SockOpts::default() }
+        SockOpts { reuse, nodelay: true }
     }
 
     pub(super) fn listener_opts(&self) -> SockOpts {

@@ -70,7 +70,7 @@ impl Clocks {
 enum Entry {
     Udp(Sock),
     Listener { sock: Sock, credit: u32, queue: VecDeque<Sock> },
-    Dial { sock: Sock, at: Nanos, remote: SocketAddr, fired: bool },
+    Dial { sock: Sock, remote: SocketAddr, fired: bool },
     Stream { sock: Sock, credit: usize, eof: bool },
 }
 
@@ -307,7 +307,7 @@ impl NodeProgram {
                             0 => 0,
                             most => cx.rng.below(Domain::Clock, cx.host.id(), self.dials, most + 1),
                         };
-                        self.add(sock, Entry::Dial { sock: s, at, remote, fired: false });
+                        self.add(sock, Entry::Dial { sock: s, remote, fired: false });
                         cx.wake_at(deadline, DEADLINE | sock.number());
                         if at + late <= cx.now {
                             self.fire(cx, sock);
@@ -390,15 +390,12 @@ impl NodeProgram {
     }
 
     fn fire(&mut self, cx: &mut Cx<'_>, sock: SockId) {
-        let Some(Entry::Dial { sock: s, at, remote, fired }) = self.entries.get_mut(&sock) else { return };
+        let Some(Entry::Dial { sock: s, remote, fired }) = self.entries.get_mut(&sock) else { return };
         if core::mem::replace(fired, true) {
             return;
         }
-        let (s, at, remote) = (*s, *at, *remote);
-        let result = cx.host.connect(cx.now, s, remote);
-        let late = Duration::from_nanos(cx.now.saturating_sub(at));
-        self.tell(cx, Input::Fired { sock, late });
-        if let Err(cause) = result {
+        let (s, remote) = (*s, *remote);
+        if let Err(cause) = cx.host.connect(cx.now, s, remote) {
             self.remove(sock);
             self.tell(cx, Input::Failed { sock, cause });
         }

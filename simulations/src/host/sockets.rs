@@ -11,6 +11,9 @@ use super::{Host, HostEvent};
 use crate::engine::{Domain, Nanos};
 use crate::net::{Body, Packet};
 
+/// Hops that what a socket sends goes over.
+const TTL: u8 = 64;
+
 /// A socket of one host. Never used twice.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Sock(u32);
@@ -65,7 +68,7 @@ impl Socket {
     pub(super) fn conn(local: SocketAddr, remote: SocketAddr, conn: Conn, parent: Option<Sock>) -> Socket {
         let owner = if parent.is_some() { Owner::Listener } else { Owner::Program };
         let kind = Kind::Conn { remote, conn: Box::new(conn), parent, owner, armed: None };
-        Socket { local, reuse: Reuse::AddressAndPort, ttl: 64, kind }
+        Socket { local, reuse: Reuse::AddressAndPort, ttl: TTL, kind }
     }
 
     /// Returns true if a packet to this address is for this socket.
@@ -200,8 +203,7 @@ impl Host {
     /// `AddrInUse`, `AddrNotAvailable`.
     pub fn bind_udp(&mut self, local: SocketAddr, opts: SockOpts) -> Result<Sock, IoFailure> {
         let local = self.choose(local, opts.reuse, true, None)?;
-        let ttl = opts.ttl.unwrap_or(64);
-        let sock = self.add(Socket { local, reuse: opts.reuse, ttl, kind: Kind::Udp });
+        let sock = self.add(Socket { local, reuse: opts.reuse, ttl: TTL, kind: Kind::Udp });
         self.udp.entry(local.port()).or_default().push(sock);
         Ok(sock)
     }
@@ -221,7 +223,7 @@ impl Host {
     pub fn listen(&mut self, local: SocketAddr, backlog: u16, opts: SockOpts) -> Result<Sock, IoFailure> {
         let local = self.choose(local, opts.reuse, false, None)?;
         let kind = Kind::Listener { backlog, waiting: 0 };
-        let sock = self.add(Socket { local, reuse: opts.reuse, ttl: opts.ttl.unwrap_or(64), kind });
+        let sock = self.add(Socket { local, reuse: opts.reuse, ttl: TTL, kind });
         self.listeners.entry(local.port()).or_default().push(sock);
         Ok(sock)
     }
@@ -242,8 +244,14 @@ impl Host {
         }
         let ip = self.source(local.ip(), remote.ip()).ok_or(IoFailure::Unreachable)?;
         let local = self.choose(SocketAddr::new(ip, local.port()), opts.reuse, false, Some(remote))?;
-        let ttl = opts.ttl.unwrap_or(64);
-        Ok(self.add(Socket { local, reuse: opts.reuse, ttl, kind: Kind::Bound }))
+        Ok(self.add(Socket { local, reuse: opts.reuse, ttl: TTL, kind: Kind::Bound }))
+    }
+
+    /// Lets what the socket sends go over so many hops only.
+    pub fn set_ttl(&mut self, sock: Sock, ttl: u8) {
+        if let Some(socket) = self.sockets.get_mut(&sock) {
+            socket.ttl = ttl;
+        }
     }
 
     /// Dials. The outcome comes as an event.

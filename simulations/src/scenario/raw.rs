@@ -44,7 +44,7 @@ pub struct Ending {
     pub events: u64,
 }
 
-const SHARED: SockOpts = SockOpts { reuse: Reuse::AddressAndPort, ttl: None, nodelay: false };
+const SHARED: SockOpts = SockOpts { reuse: Reuse::AddressAndPort, nodelay: false };
 const PORT: u16 = 20_001;
 const SERVERS: [IpAddr; 2] = [
     IpAddr::V4(core::net::Ipv4Addr::new(203, 0, 113, 10)),

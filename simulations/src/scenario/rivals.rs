@@ -47,7 +47,7 @@ impl Rival {
     }
 }
 
-const SHARED: SockOpts = SockOpts { reuse: Reuse::AddressAndPort, ttl: None, nodelay: false };
+const SHARED: SockOpts = SockOpts { reuse: Reuse::AddressAndPort, nodelay: false };
 const SERVERS: [IpAddr; 2] = [
     IpAddr::V4(core::net::Ipv4Addr::new(203, 0, 113, 10)),
     IpAddr::V4(core::net::Ipv4Addr::new(203, 0, 113, 11)),

@@ -122,7 +122,7 @@ impl Network {
         let waiting = self.listeners.all.iter().position(|l| l.state == ListenState::Waiting);
         if let Some(n) = waiting {
             let (ip, port) = (self.listeners.all[n].ip, open.unwrap_or(self.port));
-            let opts = SockOpts { reuse: Reuse::AddressAndPort, nodelay: true, ttl: None };
+            let opts = SockOpts { reuse: Reuse::AddressAndPort, nodelay: true };
             let local = self.local(ip, port);
             let sock = cx.listen(Owner::Listener(n as u8), local, opts);
             self.listeners.all[n].state = ListenState::Opening(sock);

@@ -211,7 +211,7 @@ impl Sessions {
         role: Role,
         session: (Key, NodeId, Terms),
     ) -> SockId {
-        let opts = SockOpts { reuse: Reuse::AddressAndPort, nodelay: true, ttl: None };
+        let opts = SockOpts { reuse: Reuse::AddressAndPort, nodelay: true };
         let sock = cx.dial_at(Owner::Stream, local, remote, opts, at, until);
         let stream = Stream {
             stage: HelloStage::Dialling(role),
