@@ -6,7 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Instant as Clock;
 
-use p2pd_core::wire::Transport;
+use p2pd_core::Transport;
 
 #[allow(dead_code)]
 #[path = "../tests/turn/hand.rs"]

@@ -45,7 +45,7 @@
 //! 5. Everything that a stranger can make grow has a cap and a stated rule for what happens beyond it; what
 //!    is turned away is counted in [`Stats`].
 //! 6. No `unsafe`, and no dependency on a runtime or a socket.
-//! 7. What comes from the network passes a guard ([`wire::guard`]) before a codec sees it.
+//! 7. What comes from the network passes a guard (`wire/guard.rs`) before a codec sees it.
 //! 8. A stream that is agreed on is *detached*: the driver hands out its runtime's own stream, and nothing of
 //!    the node stands in the data path. A stream's bytes are read by credit, so that not one of the
 //!    user's bytes has been taken out of the system's buffer by then. Relayed pipes alone run through the node.
@@ -103,10 +103,11 @@ pub mod proxy;
 pub mod relay;
 #[doc(hidden)]
 pub mod strangers;
+pub mod stun;
 pub mod text;
 pub mod trace;
 pub mod turn;
-pub mod wire;
+mod wire;
 pub mod wrap;
 #[cfg(not(p2pd_insecure_stand_in))]
 mod x25519;
@@ -130,4 +131,5 @@ pub use selection::{Interfaces, Which, WhichError};
 pub use stats::Stats;
 pub use strategy::punch::{PROBES, SPRAY, hit_permille};
 pub use time::{ClockFix, Instant, WallTime};
+pub use wire::Transport;
 pub use wrap::{ClientKey, Header, Tls, TlsFailure, Trust, Wrap};

@@ -1,4 +1,5 @@
-//! Messages of strangers, well formed, for floods in tests: hellos up to any step, and sealed messages.
+//! Messages of strangers, well formed, for floods in tests: hellos up to any step, and sealed messages. Beside them the
+//! codecs that tests write servers and clients with.
 //!
 //! Only tests have a use for this module, and nothing in it can be done to a node that an attacker could not do.
 
@@ -19,6 +20,11 @@ use crate::signal::mappings::Mappings;
 use crate::signal::message::{Body, Message, MessageId};
 use crate::signal::seal;
 use crate::time::WallTime;
+
+pub use crate::wire::guard::stun as guard_stun;
+pub use crate::wire::integrity::{IntegrityKey, append_fingerprint, userhash};
+pub use crate::wire::mqtt;
+pub use crate::wire::turn::{Answer, answer as turn_answer};
 
 /// Content of a sealed message.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use mio::{Events, Poll};
-use p2pd_core::wire::stun::{TransactionId, binding_request};
+use p2pd_core::stun::{TransactionId, binding_request};
 use p2pd_mio::messages::stun::{Query, StunError};
 use p2pd_mio::messages::{
     End, News, Overflow, Pattern, PipeId, PipeOptions, Pipes, Protocol, Queue, RecvError, Route,

@@ -13,6 +13,6 @@ pub use p2pd_core::{
     Accept, Advice, Allocate, AllocateError, Broker, BrokerLoss, BrokerState, ClientKey, Config, ConnectId,
     Event, FailReason, Header, Interfaces, IoFailure, Liveness, Login, Name, NameError, NamePin, NodeId,
     NtpServer, Outcome, PeerAddress, PipeEnd, PipeMode, Plan, ProtocolTag, Proxy, ProxyKind, Refusal, Report,
-    SecretKey, ServerRef, Stage, Stats, Strategy, StrategyReport, StunServer, Target, Tls, ToTarget, Trust,
-    TurnAuth, TurnServer, Which, Wrap,
+    SecretKey, ServerRef, Stage, Stats, Strategy, StrategyReport, StunServer, Target, Tls, ToTarget,
+    Transport, Trust, TurnAuth, TurnServer, Which, Wrap,
 };

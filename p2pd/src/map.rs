@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use p2pd::servers::{FORBID_PUBLIC, Servers};
+use p2pd_core::Transport;
 use p2pd_core::portmap::{Config, Event, MapError, Mapper, Protocol, Request, StreamId};
-use p2pd_core::wire::Transport;
-use p2pd_core::wire::stun::{BindingOutcome, TransactionId, binding_request, decode_binding};
+use p2pd_core::stun::{BindingOutcome, TransactionId, binding_request, decode_binding};
 use p2pd_core::{Interfaces, StunServer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, UdpSocket};

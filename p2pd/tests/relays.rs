@@ -7,8 +7,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 use p2pd::serve::{Serving, Wanted, WantedTurn};
+use p2pd_core::Transport;
 use p2pd_core::turn::{Credentials, Family};
-use p2pd_core::wire::Transport;
 use p2pd_core::{
     Accept, Allocate, AllocateError, Config, Event, Login, Plan, SecretKey, ServerRef, Strategy, TurnAuth,
     TurnServer, WallTime,
@@ -276,7 +276,7 @@ async fn a_pool_of_servers_is_followed_as_far_as_the_list_lets_it() {
     let expected = format!("sends us to 127.0.0.1:{second}, which is no address that it may send us to");
     assert!(why.contains(&expected), "{why}");
     turn[0].alternates_anywhere = true;
-    for transport in [None, Some(p2pd_core::wire::Transport::Tcp)] {
+    for transport in [None, Some(p2pd_core::Transport::Tcp)] {
         turn[0].transport = transport;
         let [a, b] = nodes(&serving, [V4; 2], [turn.clone(), Vec::new()]).await;
         talk(&a, &b).await;

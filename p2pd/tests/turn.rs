@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use p2pd::serve::{Serving, Wanted, WantedTurn};
 use p2pd::servers::{TurnCredential, TurnServer};
+use p2pd_core::Transport;
+use p2pd_core::stun::{BindingOutcome, TransactionId, binding_request, decode_binding};
 use p2pd_core::turn::{Client, Config, Credentials, Error, Event};
-use p2pd_core::wire::Transport;
-use p2pd_core::wire::stun::{BindingOutcome, TransactionId, binding_request, decode_binding};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use p2pd_core::Transport;
 use p2pd_core::turn::{Client, Config as ClientConfig, Credentials, Error, Event, Family, PermitError};
-use p2pd_core::wire::Transport;
 use p2pd_core::{Instant, WallTime};
 use p2pd_rendezvous::ConnId;
 use p2pd_rendezvous::turn::{Config, Limits, Output, RelayId, Server, Stats, Users};

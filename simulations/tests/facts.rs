@@ -2,9 +2,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use p2pd_core::Transport;
 use p2pd_core::io::Reuse;
-use p2pd_core::wire::Transport;
-use p2pd_core::wire::stun::{self, BindingOutcome, ChangeRequest, TransactionId};
+use p2pd_core::stun::{self, BindingOutcome, ChangeRequest, TransactionId};
 use p2pd_core::{CloseHow, IoFailure, SockOpts};
 use p2pd_simulations::engine::{MILLI, Nanos, SECOND};
 use p2pd_simulations::host::{HostEvent, Sock};

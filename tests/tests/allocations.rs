@@ -9,9 +9,9 @@ use p2pd::serve::{Serving, Wanted, WantedTurn};
 use p2pd_async::{
     Allocation, End, MessagePipe, Messages, Pattern, PipeOptions, Protocol, Runtime, SendError, Socket,
 };
+use p2pd_core::Transport;
 use p2pd_core::relay::MAX_MESSAGE;
 use p2pd_core::turn::{Credentials, MAX_PAYLOAD};
-use p2pd_core::wire::Transport;
 use p2pd_core::{Accept, Allocate, AllocateError, Config, PipeId, Plan, SecretKey, Strategy, TurnServer};
 use p2pd_mio::messages::{News as PipeNews, Pipes};
 

@@ -9,9 +9,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use p2pd_core::wire::Transport;
-use p2pd_core::wire::mqtt::{self, Incoming};
-use p2pd_core::wire::stun::{BindingOutcome, TransactionId, binding_request, decode_binding};
+use p2pd_core::Transport;
+use p2pd_core::strangers::mqtt::{self, Incoming};
+use p2pd_core::stun::{BindingOutcome, TransactionId, binding_request, decode_binding};
 use p2pd_tests::lab::services::{Coturn, Mosquitto};
 use p2pd_tests::lab::{Home, Host, Lab, Nat, SERVER, Unsolicited};
 use p2pd_tests::require_lab;

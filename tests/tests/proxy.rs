@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::time::Duration;
 
 use p2pd::serve::{Serving, Wanted, WantedTurn};
-use p2pd_core::wire::Transport;
+use p2pd_core::Transport;
 use p2pd_core::{Accept, Config, Login, Plan, ProxyKind, SecretKey, Strategy, TurnServer};
 use p2pd_tests::drivers::{Driver, Node, Outcome, runtime};
 use p2pd_tests::lab::certificates::Authority;

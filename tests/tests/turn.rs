@@ -6,10 +6,10 @@ use std::net::{IpAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use p2pd_core::Transport;
 use p2pd_core::WallTime;
+use p2pd_core::strangers::{Answer, guard_stun, turn_answer};
 use p2pd_core::turn::{Client, Config, Credentials, Error, Event, Family, Lifetimes};
-use p2pd_core::wire::turn::{Answer, answer};
-use p2pd_core::wire::{Transport, guard};
 use p2pd_tests::lab::services::Coturn;
 use p2pd_tests::lab::{Home, Host, Lab, SERVER};
 use p2pd_tests::require_lab;
@@ -82,8 +82,8 @@ impl Relay {
         match read {
             Ok(0) => self.client.handle_end(now),
             Ok(n) => {
-                let view = guard::stun(&buffer[..n], Transport::Udp).ok();
-                if matches!(view.and_then(answer), Some(Answer::Error { code: 438, .. })) {
+                let view = guard_stun(&buffer[..n], Transport::Udp).ok();
+                if matches!(view.and_then(turn_answer), Some(Answer::Error { code: 438, .. })) {
                     self.stale += 1;
                 }
                 self.client.handle(now, &buffer[..n]);

@@ -6,7 +6,7 @@
 //!
 //! ```
 //! use p2pd_core::turn::{Client, Config, Credentials};
-//! use p2pd_core::{Instant, wire::Transport};
+//! use p2pd_core::{Instant, Transport};
 //!
 //! let config = Config::new(Transport::Udp, Credentials::new("alice", "secret"));
 //! let mut now = Instant::ZERO;

@@ -4,12 +4,12 @@ use core::fmt;
 
 use super::stun::TransactionId;
 
-/// Transport of a STUN message; the size caps differ.
+/// Transport of a STUN or TURN message; the size caps differ.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Transport {
-    /// A datagram of at most [`STUN_MAX_UDP`] bytes.
+    /// A datagram of at most 1,500 bytes.
     Udp,
-    /// Part of a stream, at most [`STUN_MAX_TCP`] bytes.
+    /// Part of a stream, at most 2,048 bytes.
     Tcp,
 }
 

@@ -80,7 +80,7 @@ pub enum Incoming<'a> {
 /// Builds CONNECT with a clean session (section 3.1); `keep_alive` in seconds.
 ///
 /// # Errors
-/// `TooLong` for a client id, user name or password over 65,535 bytes, or a packet over [`MQTT_MAX`].
+/// `TooLong` for a client id, user name or password over 65,535 bytes, or a packet over 16 KiB.
 pub fn connect(client_id: &str, keep_alive: u16, login: Option<&Login>) -> Result<Bytes, MqttError> {
     let user = login.map(|l| checked(l.user())).transpose()?;
     let password = login.and_then(Login::password).map(checked).transpose()?.map(str::as_bytes);
@@ -119,7 +119,7 @@ pub fn unsubscribe(packet_id: NonZeroU16, topic: &str) -> Result<Bytes, MqttErro
 /// Builds PUBLISH at QoS 0 (section 3.3); with `retain` the server keeps it for whoever subscribes later.
 ///
 /// # Errors
-/// `TooLong` if topic and payload do not fit a packet of [`MQTT_MAX`] bytes.
+/// `TooLong` if topic and payload do not fit a packet of 16 KiB.
 pub fn publish(topic: &str, payload: &[u8], retain: bool) -> Result<Bytes, MqttError> {
     let qospid = QosPid::AtMostOnce;
     let packet = Publish { dup: false, qospid, retain, topic_name: checked(topic)?, payload };
@@ -198,7 +198,7 @@ impl MqttSplitter {
         Self::default()
     }
 
-    /// Takes bytes of the stream; at most two packets of [`MQTT_MAX`] bytes are held.
+    /// Takes bytes of the stream; at most two packets of 16 KiB are held.
     ///
     /// # Errors
     /// [`GuardError`] once the stream cannot be MQTT, for ever.

@@ -90,7 +90,7 @@ impl World {
         let mut server = Server::new(TransportType::Udp, at, "lab".into());
         server.add_user("alice".into(), "secret".into());
         let mut config = TurnServer::new(&format!("turn{n}.test"), 3478, Credentials::new("alice", "secret"));
-        config.transport = Some(p2pd_core::wire::Transport::Udp);
+        config.transport = Some(p2pd_core::Transport::Udp);
         self.turns.push(Turn {
             config,
             at,

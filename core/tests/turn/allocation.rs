@@ -1,8 +1,8 @@
 //! Allocating, refreshing, giving up; every answer that ends it.
 
+use p2pd_core::Transport::{Tcp, Udp};
+use p2pd_core::strangers::{IntegrityKey, userhash};
 use p2pd_core::turn::{Client, Config, Credentials, Error, Event, Family, Lifetimes};
-use p2pd_core::wire::Transport::{Tcp, Udp};
-use p2pd_core::wire::integrity::{IntegrityKey, userhash};
 use p2pd_core::{Instant, WallTime};
 
 use super::hand::*;

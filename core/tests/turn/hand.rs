@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use p2pd_core::Instant;
+use p2pd_core::Transport;
+use p2pd_core::strangers::{IntegrityKey, guard_stun};
 use p2pd_core::turn::{Client, Config, Credentials, Event, Family};
-use p2pd_core::wire::integrity::IntegrityKey;
-use p2pd_core::wire::{Transport, guard};
 
 pub(crate) const ALLOCATE: u16 = 3;
 pub(crate) const REFRESH: u16 = 4;
@@ -46,7 +46,7 @@ pub(crate) struct Sent {
 
 impl Sent {
     pub(crate) fn read(bytes: Bytes) -> Sent {
-        let view = guard::stun(&bytes, Transport::Tcp).unwrap();
+        let view = guard_stun(&bytes, Transport::Tcp).unwrap();
         let attributes = view.attributes().map(|(kind, value)| (kind, value.to_vec())).collect();
         let kind = u16::from_be_bytes([bytes[0], bytes[1]]);
         Sent { kind, id: view.transaction().0, attributes, bytes: bytes.clone() }
@@ -57,7 +57,7 @@ impl Sent {
     }
 
     pub(crate) fn is_signed_by(&self, key: &IntegrityKey) -> bool {
-        key.verifies(guard::stun(&self.bytes, Transport::Tcp).unwrap())
+        key.verifies(guard_stun(&self.bytes, Transport::Tcp).unwrap())
     }
 }
 

@@ -1,10 +1,10 @@
 //! Servers that are wrong, people in between, and peers that nobody asked for. Each has a clear error or is
 //! counted; none does harm.
 
+use p2pd_core::Transport::{Tcp, Udp};
+use p2pd_core::strangers::{IntegrityKey, append_fingerprint};
+use p2pd_core::stun::{GuardError, Rule};
 use p2pd_core::turn::{Error, Event, Stats};
-use p2pd_core::wire::Transport::{Tcp, Udp};
-use p2pd_core::wire::guard::{GuardError, Rule};
-use p2pd_core::wire::integrity::{IntegrityKey, append_fingerprint};
 
 use super::hand::*;
 

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use p2pd_core::Instant;
+use p2pd_core::Transport;
 use p2pd_core::turn::{Client, Config, Credentials, Error, Event};
-use p2pd_core::wire::Transport;
 use turn_server_proto::api::{Transmit, TurnServerApi, TurnServerPollRet};
 use turn_server_proto::server::TurnServer;
 use turn_server_proto::types::{AddressFamily, Instant as Theirs, TransportType};

@@ -3,11 +3,11 @@
 use std::net::IpAddr;
 
 use bytes::Bytes;
+use p2pd_core::Transport::{Tcp, Udp};
 use p2pd_core::turn::{
     Config, Credentials, Error, Event, Lifetimes, MAX_CHANNELS, MAX_PAYLOAD, MAX_PEERS, MAX_PENDING,
     MAX_QUEUED, PermitError, SendError,
 };
-use p2pd_core::wire::Transport::{Tcp, Udp};
 
 use super::hand::*;
 

@@ -5,8 +5,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use p2pd_core::wire::Transport;
-use p2pd_core::wire::stun::{BindingOutcome, StunSplitter, TransactionId, binding_request, decode_binding};
+use p2pd_core::Transport;
+use p2pd_core::stun::{BindingOutcome, StunSplitter, TransactionId, binding_request, decode_binding};
 
 use super::{OpenError, Protocol};
 

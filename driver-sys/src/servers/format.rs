@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
+use p2pd_core::Transport;
 use p2pd_core::text::shown;
 use p2pd_core::turn::Lifetimes;
-use p2pd_core::wire::Transport;
 use p2pd_core::{NtpServer, StunServer};
 use serde::Deserialize;
 

@@ -29,8 +29,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use p2pd_core::Transport;
 use p2pd_core::turn::{Credentials, Lifetimes};
-use p2pd_core::wire::Transport;
 use p2pd_core::{Broker, Config, Login, NtpServer, ServerRef, StunServer, Tls, TurnAuth};
 
 pub use host::host;

@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
+use p2pd_core::Transport;
 use p2pd_core::turn::Lifetimes;
-use p2pd_core::wire::Transport;
 use p2pd_core::{Broker, NtpServer, Proxy, ProxyKind, StunServer};
 
 use super::secure;

@@ -6,8 +6,8 @@ mod homes;
 
 use std::time::Duration;
 
+use p2pd_core::Transport;
 use p2pd_core::pipe::PipeMode;
-use p2pd_core::wire::Transport;
 use p2pd_core::{Refusal, Strategy};
 
 use super::flood::{self, Named};

@@ -6,8 +6,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use p2pd_core::SockOpts;
+use p2pd_core::Transport;
 use p2pd_core::turn::{Client, Config, Credentials, Event};
-use p2pd_core::wire::Transport;
 use p2pd_simulations::scenario::relay::End;
 use p2pd_simulations::scenario::relay::rudp::Rudp;
 use p2pd_tests::lab::services::Coturn;

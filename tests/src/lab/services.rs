@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use p2pd_core::wire::Transport;
-use p2pd_core::wire::stun::{TransactionId, binding_request, decode_binding};
+use p2pd_core::Transport;
+use p2pd_core::stun::{TransactionId, binding_request, decode_binding};
 
 use super::certificates::Certificate;
 use super::process::Child;

@@ -4,8 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
-use p2pd_core::strangers::Caller;
-use p2pd_core::wire::mqtt;
+use p2pd_core::strangers::{Caller, mqtt};
 use p2pd_core::{CloseHow, NodeId, SecretKey, SockOpts, WallTime};
 
 use super::letters::{AllAsked, Draft};

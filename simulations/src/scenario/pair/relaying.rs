@@ -3,9 +3,9 @@
 use core::time::Duration;
 use std::net::IpAddr;
 
+use p2pd_core::Transport;
 use p2pd_core::TurnServer;
 use p2pd_core::turn::Credentials;
-use p2pd_core::wire::Transport;
 use p2pd_rendezvous::turn::{Config, Users};
 
 use super::{Program, Run};
