@@ -392,6 +392,16 @@ impl fmt::Display for BrokerLoss {
     }
 }
 
+impl std::error::Error for BrokerLoss {
+    /// Returns the failure of the connection.
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            BrokerLoss::Io(why) => Some(why),
+            _ => None,
+        }
+    }
+}
+
 /// News for the user.
 #[cfg_attr(feature = "serde", derive(serde::Serialize), serde(tag = "event", rename_all = "snake_case"))]
 #[derive(Clone, PartialEq, Debug)]

@@ -461,7 +461,16 @@ impl fmt::Display for IoFailure {
     }
 }
 
-impl std::error::Error for IoFailure {}
+impl std::error::Error for IoFailure {
+    /// Returns the failure of the layer above TCP.
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            IoFailure::Tls(why) => Some(why),
+            IoFailure::Proxy(why) => Some(why),
+            _ => None,
+        }
+    }
+}
 
 // Moved through queues by value: growth here is paid on every input.
 const _: () = assert!(size_of::<Output>() <= 112);

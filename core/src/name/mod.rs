@@ -143,7 +143,15 @@ impl fmt::Display for TargetError {
     }
 }
 
-impl std::error::Error for TargetError {}
+impl std::error::Error for TargetError {
+    /// Returns the fault of the name or of the address.
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            TargetError::Name(why) => Some(why),
+            TargetError::Address(why) => Some(why),
+        }
+    }
+}
 
 /// Reads a target. Blanks around a text are left out. So are those in an address: line breaks and indents of the text
 /// that it is copied from.

@@ -88,7 +88,16 @@ impl fmt::Display for ReplayError {
     }
 }
 
-impl std::error::Error for ReplayError {}
+impl std::error::Error for ReplayError {
+    /// Returns the fault of the line or of the configuration.
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            ReplayError::Line { why, .. } => Some(why),
+            ReplayError::Config(why) => Some(why),
+            _ => None,
+        }
+    }
+}
 
 /// Error of a line.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

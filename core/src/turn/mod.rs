@@ -239,7 +239,15 @@ impl fmt::Display for Error {
     }
 }
 
-impl std::error::Error for Error {}
+impl std::error::Error for Error {
+    /// Returns the rule that the stream broke.
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Error::OutOfStep(why) => Some(why),
+            _ => None,
+        }
+    }
+}
 
 /// Reasons for which a peer cannot be permitted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -36,7 +36,15 @@ impl fmt::Display for MqttError {
     }
 }
 
-impl std::error::Error for MqttError {}
+impl std::error::Error for MqttError {
+    /// Returns the rule that the packet breaks.
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            MqttError::Guard(why) => Some(why),
+            _ => None,
+        }
+    }
+}
 
 /// Packet of a server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -84,7 +84,15 @@ impl fmt::Display for StunError {
     }
 }
 
-impl std::error::Error for StunError {}
+impl std::error::Error for StunError {
+    /// Returns the rule that the bytes break.
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            StunError::Guard(why) => Some(why),
+            _ => None,
+        }
+    }
+}
 
 /// Builds a Binding request with FINGERPRINT.
 pub fn binding_request(transaction: TransactionId, change: Option<ChangeRequest>) -> Bytes {

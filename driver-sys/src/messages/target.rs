@@ -172,4 +172,19 @@ impl fmt::Display for ListenFailure {
     }
 }
 
-impl std::error::Error for ListenError {}
+impl std::error::Error for ListenError {
+    /// Returns the first failure.
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.failed.first().map(|failure| failure as _)
+    }
+}
+
+impl std::error::Error for ListenFailure {
+    /// Returns the system's error.
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            ListenFailure::Bind(.., why) => Some(why),
+            ListenFailure::NoInterface(_) | ListenFailure::NoAddress(..) => None,
+        }
+    }
+}

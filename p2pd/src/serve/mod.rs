@@ -64,7 +64,15 @@ impl fmt::Display for ServeError {
     }
 }
 
-impl std::error::Error for ServeError {}
+impl std::error::Error for ServeError {
+    /// Returns the system's error.
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            ServeError::RelayAddress(why) | ServeError::Bind(.., why) => Some(why),
+            _ => None,
+        }
+    }
+}
 
 /// Running servers; they end when this is dropped.
 #[derive(Debug)]

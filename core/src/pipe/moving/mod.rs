@@ -103,7 +103,15 @@ impl fmt::Display for MoverEnd {
     }
 }
 
-impl std::error::Error for MoverEnd {}
+impl std::error::Error for MoverEnd {
+    /// Returns the rule that the peer broke.
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            MoverEnd::Violation(why) => Some(why),
+            _ => None,
+        }
+    }
+}
 
 /// Error of a peer that breaks the protocol, or of a caller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
