@@ -31,7 +31,7 @@ fn run(calls: u32) -> [Duration; 3] {
     let local = (ip, 4000).into();
     node.handle(Instant::ZERO, Input::Bound { sock: listener, local });
     let peers: Vec<PeerAddress> = (0..calls).map(peer).collect();
-    let plan = Plan { strategies: [Strategy::Direct].into_iter().collect(), ..Plan::default() };
+    let plan = Plan::new().strategies([Strategy::Direct]);
 
     let clock = Clock::now();
     for peer in &peers {

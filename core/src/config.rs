@@ -30,8 +30,27 @@ pub const PIPE_DESCRIPTORS: usize = 2;
 /// Places of peers where nobody says how many there are.
 pub(crate) const DEFAULT_PIPES: u32 = 512;
 
+/// Calls that set one field each.
+macro_rules! setters {
+    ($($field:ident: $type:ty,)*) => {$(
+        #[doc = concat!("Sets [`", stringify!($field), "`](#structfield.", stringify!($field), ").")]
+        #[must_use]
+        pub fn $field(mut self, $field: impl Into<$type>) -> Self {
+            self.$field = $field.into();
+            self
+        }
+    )*};
+}
+
 /// Configuration of a node.
+///
+/// ```
+/// # use p2pd_core::{Broker, Config, SecretKey};
+/// # let key = SecretKey::from_bytes([7; 32]);
+/// let config = Config::new(key).port(4000).brokers([Broker::new(1, "broker.example", 1883)]);
+/// ```
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Config {
     /// The node's key pair.
     pub identity: SecretKey,
@@ -110,6 +129,25 @@ impl Config {
             nat_memory: Vec::new(),
             interfaces: Interfaces::default(),
         }
+    }
+
+    setters! {
+        brokers: Vec<Broker>,
+        stun: Vec<StunServer>,
+        turn: Vec<TurnServer>,
+        bind: Option<IpAddr>,
+        port: u16,
+        accept: Accept,
+        allow_plain: bool,
+        protocols: Vec<ProtocolTag>,
+        survey: bool,
+        hairpin: bool,
+        portmap: bool,
+        ntp: Vec<NtpServer>,
+        max_pipes: Option<u32>,
+        liveness: Liveness,
+        nat_memory: Vec<NatMemory>,
+        interfaces: Interfaces,
     }
 
     /// Has brokers and TURN servers reached through a proxy, all but those whose hosts are excepted.
@@ -500,7 +538,14 @@ impl fmt::Display for ConfigError {
 impl std::error::Error for ConfigError {}
 
 /// Settings of one connect.
+///
+/// ```
+/// # use p2pd_core::{Plan, Strategy};
+/// # use std::time::Duration;
+/// let plan = Plan::new().strategies([Strategy::Direct, Strategy::Punch]).timeout(Duration::from_secs(5));
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct Plan {
     /// Exactly the strategies to try, started in this order. Default: all. A relay among others begins when those have
     /// ended, or after 3 s.
@@ -518,6 +563,25 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// The defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets [`strategies`](#structfield.strategies).
+    #[must_use]
+    pub fn strategies(mut self, strategies: impl IntoIterator<Item = Strategy>) -> Self {
+        self.strategies = strategies.into_iter().collect();
+        self
+    }
+
+    setters! {
+        mode: PipeMode,
+        protocol: Option<ProtocolTag>,
+        timeout: Duration,
+        relay_first: bool,
+    }
+
     pub(crate) fn terms(&self) -> Terms {
         Terms::of(self.mode, self.protocol)
     }

@@ -257,7 +257,7 @@ fn an_unanswered_connect_ends_at_its_own_deadline() {
 #[test]
 fn a_plain_pipe_needs_the_other_sides_consent() {
     let mut world = pair(7);
-    let id = world.connect(0, &world.address(1), Plan { mode: PipeMode::Plain, ..direct(9) });
+    let id = world.connect(0, &world.address(1), direct(9).mode(PipeMode::Plain));
     world.run(S);
     assert!(world.hosts.iter().all(|h| h.pipes.is_empty()));
     assert_eq!(world.failed(0, id).0, FailReason::RefusedByPeer(Refusal::PlainNotAllowed));

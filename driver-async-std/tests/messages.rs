@@ -72,7 +72,7 @@ async fn peers(mode: PipeMode) -> (Pipe, Pipe) {
     };
     let (a, b) = (node().await.unwrap(), node().await.unwrap());
     let to = b.address().await;
-    let plan = Plan { mode, ..Plan::default() };
+    let plan = Plan::new().mode(mode);
     let (ours, theirs) = zip(a.connect_with(&to, plan), b.accept()).await;
     (ours.unwrap(), theirs.unwrap())
 }

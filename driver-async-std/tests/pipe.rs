@@ -21,7 +21,7 @@ fn a_pipe_in_each_mode_and_the_runtimes_own_stream() {
         let to = b.address().await;
         let mut events = a.events();
         for mode in [PipeMode::Encrypted, PipeMode::Plain] {
-            let plan = Plan { mode, ..Plan::default() };
+            let plan = Plan::new().mode(mode);
             let (ours, theirs) = zip(a.connect_with(&to, plan), b.accept()).await;
             let (mut ours, mut theirs) = (ours.unwrap(), theirs.unwrap());
             ours.write_all(b"question").await.unwrap();
@@ -82,7 +82,7 @@ fn the_echo_service_answers_while_nobody_reads_and_keeps_what_it_heard() {
             (Node::bind(config()).await.unwrap(), Node::builder(config()).echo(true).bind().await.unwrap());
         let to = b.address().await;
         for mode in [PipeMode::Encrypted, PipeMode::Plain] {
-            let plan = Plan { mode, ..Plan::default() };
+            let plan = Plan::new().mode(mode);
             let (ours, theirs) = zip(a.connect_with(&to, plan), b.accept()).await;
             let (mut ours, mut theirs) = (ours.unwrap(), theirs.unwrap());
             ours.write_all(b"ECHO hello").await.unwrap();
@@ -108,7 +108,7 @@ fn a_reset_is_an_error_also_where_the_echo_service_has_read_ahead() {
         let (a, b) =
             (Node::bind(config()).await.unwrap(), Node::builder(config()).echo(true).bind().await.unwrap());
         let to = b.address().await;
-        let plan = Plan { mode: PipeMode::Plain, ..Plan::default() };
+        let plan = Plan::new().mode(PipeMode::Plain);
         let (ours, theirs) = zip(a.connect_with(&to, plan), b.accept()).await;
         let (mut ours, mut theirs) = (ours.unwrap(), theirs.unwrap());
         ours.write_all(b"half").await.unwrap();

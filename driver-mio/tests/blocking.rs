@@ -29,7 +29,7 @@ fn connect_blocks_until_there_is_a_pipe() {
             pipe.write_all(&all).unwrap();
             pipe.shutdown().unwrap();
         });
-        let mut pipe = a.connect(&to, Plan { mode, ..Plan::default() }).unwrap();
+        let mut pipe = a.connect(&to, Plan::new().mode(mode)).unwrap();
         assert_eq!((pipe.strategy(), pipe.mode()), (Strategy::Direct, mode));
         a.shutdown();
         let data: Vec<u8> = (0..3 << 20).map(|n: usize| (n % 251) as u8).collect();
@@ -56,7 +56,7 @@ fn what_does_not_come_is_waited_for_as_long_as_was_said() {
     assert!(began.elapsed() >= within);
     assert!(std::iter::from_fn(|| a.event()).any(|n| matches!(n, Event::Ready { .. })));
     // The other node listens but is not served, so nobody says hello.
-    let silent = Plan { timeout: within, ..Plan::default() };
+    let silent = Plan::new().timeout(within);
     let failed = a.connect(&b.address().unwrap(), silent).unwrap_err();
     assert!(matches!(&failed, ConnectError::Failed(..)), "{failed}");
     assert!(failed.to_string().contains("deadline"), "{failed}");

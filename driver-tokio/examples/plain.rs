@@ -13,7 +13,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let node = Node::bind(config).await?;
     let pipe = match std::env::args().nth(2) {
         Some(address) => {
-            let plan = Plan { mode: PipeMode::Plain, ..Plan::default() };
+            let plan = Plan::new().mode(PipeMode::Plain);
             node.connect_with(&address, plan).await?
         }
         None => {

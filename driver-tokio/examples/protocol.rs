@@ -30,7 +30,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     tokio::spawn(serve(node.clone()));
     // Every way to connect, in this order. To oneself the first is enough.
     let strategies = [Strategy::Direct, Strategy::Reverse, Strategy::Punch, Strategy::Relay];
-    let plan = Plan { strategies: strategies.into_iter().collect(), ..Plan::default() };
+    let plan = Plan::new().strategies(strategies);
     let pipe = node.connect_with(&node.address().await, plan).await?;
     println!("{}", pipe.strategy());
     let pipe = MessagePipe::new(pipe, &PipeOptions::default())?;

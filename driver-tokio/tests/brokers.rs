@@ -80,8 +80,7 @@ async fn a_broker_that_is_down_is_named_in_the_report() {
     let why = tokio::time::timeout(PATIENCE, lost).await.unwrap();
     assert_eq!(why, BrokerLoss::Io(IoFailure::Refused));
     let peer = SecretKey::from_bytes([7; 32]).node_id();
-    let plan =
-        |timeout| Plan { strategies: [Strategy::Reverse].into_iter().collect(), timeout, ..Plan::default() };
+    let plan = |timeout| Plan::new().strategies([Strategy::Reverse]).timeout(timeout);
     let to = format!("5-[0,127.0.0.1,127.0.0.1,9,1,1,0]-0-{peer}");
     let failed = node.connect_with(&to, plan(Duration::from_secs(1))).await.unwrap_err();
     assert!(failed.to_string().contains("no common broker became usable"), "{failed}");

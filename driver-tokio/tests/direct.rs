@@ -17,7 +17,7 @@ fn config() -> Config {
 }
 
 fn plan(mode: PipeMode) -> Plan {
-    Plan { mode, timeout: Duration::from_secs(20), ..Plan::default() }
+    Plan::new().mode(mode).timeout(Duration::from_secs(20))
 }
 
 async fn pair(mode: PipeMode) -> (Node, Node, p2pd_tokio::Pipe, p2pd_tokio::Pipe) {
@@ -159,11 +159,11 @@ async fn strangers_at_the_other_end_are_clear_errors() {
 async fn a_taken_port_is_named_and_shutdown_frees_it() {
     let first = Node::bind(config()).await.unwrap();
     let port = first.address().await.v4()[0].port;
-    let taken = Node::bind(Config { port, ..config() }).await;
+    let taken = Node::bind(config().port(port)).await;
     assert!(matches!(taken, Err(BindError::Listen(at, IoFailure::AddrInUse)) if at.port() == port));
     first.shutdown().await;
     assert!(matches!(first.connect("None-0-0-x").await, Err(ConnectError::NodeGone)));
-    Node::bind(Config { port, ..config() }).await.unwrap();
+    Node::bind(config().port(port)).await.unwrap();
 }
 
 #[tokio::test]

@@ -430,7 +430,7 @@ async fn bytes_that_follow_the_hello_at_once_are_the_users() {
 #[tokio::test]
 async fn a_plain_pipe_is_refused_unless_allowed() {
     let a = node().await;
-    let b = Node::bind(p2pd_tokio::Config { allow_plain: false, ..config() }).await.unwrap();
+    let b = Node::bind(config().allow_plain(false)).await.unwrap();
     let to = b.address().await;
     let refused = a.connect_with(&to, plan(PipeMode::Plain, LONG)).await.unwrap_err();
     assert!(refused.to_string().contains("encrypted pipes only"), "{refused}");

@@ -323,7 +323,7 @@ fn library(mode: PipeMode, bytes: usize) -> Duration {
     });
     let took = runtime().block_on(async {
         let node = p2pd_tokio::Node::bind(config()).await.unwrap();
-        let plan = Plan { mode, ..Plan::default() };
+        let plan = Plan::new().mode(mode);
         let mut pipe = node.connect_with(&address.recv().unwrap(), plan).await.unwrap();
         let data = vec![7; CHUNK];
         let began = Instant::now();

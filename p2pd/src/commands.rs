@@ -130,7 +130,7 @@ pub(crate) async fn run(options: Options) -> ExitCode {
                 Err(why) => return usage(say, &why),
             };
             let mode = if common.plain { PipeMode::Plain } else { PipeMode::Encrypted };
-            (Task::Send(to, Plan { mode, ..Plan::default() }, files), common)
+            (Task::Send(to, Plan::new().mode(mode), files), common)
         }
         Command::Connect { address, strategies, timeout, relay_first, exec, stdio, lines, common } => {
             let to = match address.parse::<Target>() {
@@ -139,13 +139,11 @@ pub(crate) async fn run(options: Options) -> ExitCode {
             };
             let program = Program::new(exec, stdio);
             let mode = if common.plain || program.is_some() { PipeMode::Plain } else { PipeMode::Encrypted };
-            let plan = Plan {
-                strategies: strategies.into_iter().map(Strategy::from).collect(),
-                mode,
-                timeout,
-                relay_first,
-                ..Plan::default()
-            };
+            let plan = Plan::new()
+                .strategies(strategies.into_iter().map(Strategy::from))
+                .mode(mode)
+                .timeout(timeout)
+                .relay_first(relay_first);
             if relay_first && !plan.strategies.contains(&Strategy::Relay) {
                 return usage(say, "--relay-first needs relay among the strategies");
             }
@@ -158,14 +156,17 @@ pub(crate) async fn run(options: Options) -> ExitCode {
     };
     let nat_file = names::nat_file(&common);
     let (config, renewals, way) = match config(&common, say).await {
-        Ok((config, renewals, way)) => {
+        Ok((mut config, renewals, way)) => {
             // Names are signed for a time; nothing else needs to know it.
-            let ntp = if task.knows_names() { config.ntp } else { Vec::new() };
+            if !task.knows_names() {
+                config.ntp.clear();
+            }
             let nat_memory = nat_file.as_ref().map(NatFile::load).unwrap_or_default();
             let hairpin = matches!(task, Task::Nat);
             let max_pipes =
                 matches!(task, Task::Daemon(..)).then(|| p2pd_sys::most_pipes().min(daemon::MAX_INCOMING));
-            (Config { portmap, ntp, hairpin, max_pipes, nat_memory, ..config }, renewals, way)
+            let config = config.portmap(portmap).hairpin(hairpin);
+            (config.max_pipes(max_pipes).nat_memory(nat_memory), renewals, way)
         }
         Err(why) => return usage(say, &why),
     };

@@ -65,7 +65,7 @@ async fn table(mebibytes: u32, say: Say) -> Result<(), Box<dyn std::error::Error
     let hash = blake3::hash(&data);
     for strategy in Strategy::ALL {
         for mode in [PipeMode::Encrypted, PipeMode::Plain] {
-            let plan = Plan { strategies: [strategy].into_iter().collect(), mode, ..Plan::default() };
+            let plan = Plan::new().strategies([strategy]).mode(mode);
             let called = async { ours.connect_with(&address, plan).await.map_err(io::Error::other) };
             let accepted = async { theirs.accept().await.ok_or(io::Error::other("the node ended")) };
             let (mut near, mut far) = tokio::try_join!(called, accepted)?;
@@ -95,8 +95,8 @@ async fn moved(nodes: [&Node; 2], to: &PeerAddress) -> Result<(Pipe, Pipe), Box<
     let [ours, theirs] = nodes;
     let events = nodes.map(Node::events);
     // On one machine the direct stream would be there first; as the second strategy it begins a little later.
-    let strategies = [Strategy::Relay, Strategy::Direct].into_iter().collect();
-    let plan = Plan { strategies, relay_first: true, ..Plan::default() };
+    let strategies = [Strategy::Relay, Strategy::Direct];
+    let plan = Plan::new().strategies(strategies).relay_first(true);
     let called = async { ours.connect_with(to, plan).await.map_err(io::Error::other) };
     let accepted = async { theirs.accept().await.ok_or(io::Error::other("the node ended")) };
     let pipes = tokio::try_join!(called, accepted)?;

@@ -30,7 +30,7 @@ impl Wanted {
     pub(crate) fn new(options: &Options) -> Self {
         let Options { count, interval, timeout, .. } = *options;
         let mode = if options.common.plain { PipeMode::Plain } else { PipeMode::Encrypted };
-        let plan = options.pipe.then(|| Plan { mode, ..Plan::default() });
+        let plan = options.pipe.then(|| Plan::new().mode(mode));
         Wanted { count, interval, timeout, plan }
     }
 }

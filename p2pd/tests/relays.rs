@@ -80,7 +80,7 @@ async fn nodes(serving: &Serving, ips: [IpAddr; 2], relays: [Vec<TurnServer>; 2]
 }
 
 async fn relay(from: &Node, to: &Node) -> Result<Pipe, ConnectError> {
-    let plan = Plan { strategies: [Strategy::Relay].into_iter().collect(), ..Plan::default() };
+    let plan = Plan::new().strategies([Strategy::Relay]);
     let (address, _) = (to.address().await, from.address().await);
     from.connect_with(&address, plan).await
 }

@@ -36,7 +36,7 @@ fn config() -> Config {
 }
 
 fn plan(mode: PipeMode) -> Plan {
-    Plan { mode, timeout: LONG, ..Plan::default() }
+    Plan::new().mode(mode).timeout(LONG)
 }
 
 fn raw() -> (TcpStream, TcpStream) {

@@ -57,7 +57,7 @@ fn sample(world: &World) -> Option<(f64, f64)> {
             let node = node(world).await;
             node.address().await;
             let mut events = node.events();
-            let plan = Plan { strategies: [Strategy::Punch].into_iter().collect(), ..Plan::default() };
+            let plan = Plan::new().strategies([Strategy::Punch]);
             let began = Instant::now();
             let opened = tokio::spawn(async move {
                 loop {

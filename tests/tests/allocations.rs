@@ -197,15 +197,15 @@ fn looping(config: Config) {
 fn meeting(serving: &Serving) -> [Config; 2] {
     let configs = [(); 2].map(|()| {
         let brokers = serving.servers("127.0.0.1", 0).brokers;
-        Config { brokers, ..config(serving.stun(), Transport::Udp) }
+        config(serving.stun(), Transport::Udp).brokers(brokers)
     });
     let [ours, theirs] = configs;
     let accept = Accept::Only([ours.identity.node_id()].into());
-    [ours, Config { accept, ..theirs }]
+    [ours, theirs.accept(accept)]
 }
 
 fn by_relay() -> Plan {
-    Plan { strategies: [Strategy::Relay].into_iter().collect(), timeout: LONG, ..Plan::default() }
+    Plan::new().strategies([Strategy::Relay]).timeout(LONG)
 }
 
 /// Messages go both ways by patterns and callbacks, each once; one that is too long ends nothing.

@@ -32,7 +32,7 @@ fn node(driver: Driver) -> Box<dyn Node> {
 }
 
 fn plan(mode: PipeMode) -> Plan {
-    Plan { mode, timeout: LONG, ..Plan::default() }
+    Plan::new().mode(mode).timeout(LONG)
 }
 
 /// The same peer, said to be at another port.
@@ -87,11 +87,11 @@ fn a_taken_port_is_named_and_shutdown_frees_it() {
     for driver in Driver::ALL {
         let first = node(driver);
         let port = first.address().v4()[0].port;
-        let taken = driver.bind(Config { port, ..config() }, None);
+        let taken = driver.bind(config().port(port), None);
         let named = matches!(taken, Err(BindError::Listen(at, IoFailure::AddrInUse)) if at.port() == port);
         assert!(named, "{driver}");
         first.shutdown();
-        driver.bind(Config { port, ..config() }, None).unwrap();
+        driver.bind(config().port(port), None).unwrap();
     }
 }
 
@@ -120,7 +120,7 @@ fn a_refused_dial_and_a_stream_that_broke_are_told_apart() {
 fn a_plain_pipe_is_refused_unless_allowed() {
     for driver in Driver::ALL {
         let a = node(driver);
-        let b = driver.bind(Config { allow_plain: false, ..config() }, None).unwrap();
+        let b = driver.bind(config().allow_plain(false), None).unwrap();
         let refused = a.connect(&b.address(), plan(PipeMode::Plain)).unwrap_err();
         assert!(refused.to_string().contains("encrypted pipes only"), "{driver}: {refused}");
     }
@@ -263,7 +263,7 @@ fn silent_streams_of_one_address_shut_nobody_of_it_out() {
     for driver in Driver::ALL {
         let a = node(driver);
         // 64 places for callers.
-        let b = driver.bind(Config { max_pipes: Some(128), ..config() }, None).unwrap();
+        let b = driver.bind(config().max_pipes(128), None).unwrap();
         let to = b.address();
         let at = (Ipv4Addr::LOCALHOST, to.v4()[0].port);
         let mut silent = Vec::new();
@@ -282,7 +282,7 @@ fn silent_streams_of_one_address_shut_nobody_of_it_out() {
 fn one_peer_has_an_eighth_of_the_places_until_its_pipes_are_dropped() {
     for driver in Driver::ALL {
         let a = node(driver);
-        let b = driver.bind(Config { max_pipes: Some(16), ..config() }, None).unwrap();
+        let b = driver.bind(config().max_pipes(16), None).unwrap();
         let to = b.address();
         let call = |mode| a.connect(&to, plan(mode)).map(|pipe| (pipe, b.accept(LONG).unwrap()));
         let busy = || {
@@ -326,7 +326,7 @@ fn a_silent_stranger_costs_no_more_than_the_plans_time() {
         let (_silent, port) = listener();
         let within = Duration::from_millis(700);
         let began = Instant::now();
-        let short = Plan { timeout: within, ..Plan::default() };
+        let short = Plan::new().timeout(within);
         let failed = a.connect(&moved(&b.address(), port), short).unwrap_err();
         assert!(matches!(failed, ConnectError::Failed(..)), "{driver}: {failed}");
         assert!(failed.to_string().contains("deadline"), "{driver}: {failed}");
@@ -455,11 +455,10 @@ fn a_protocol_named_in_a_connect_comes_with_the_pipe_and_another_is_refused_by_n
     let tag = |text: &str| ProtocolTag::new(text.as_bytes());
     for driver in Driver::ALL {
         let (a, b) = (node(driver), node(driver));
-        let c =
-            driver.bind(Config { protocols: tag("chat/1").into_iter().collect(), ..config() }, None).unwrap();
+        let c = driver.bind(config().protocols(Vec::from_iter(tag("chat/1"))), None).unwrap();
         for mode in BOTH {
             for (to, protocol) in [(&b, tag("chat/2")), (&b, None), (&c, tag("chat/1"))] {
-                let ours = a.connect(&to.address(), Plan { protocol, ..plan(mode) }).unwrap();
+                let ours = a.connect(&to.address(), plan(mode).protocol(protocol)).unwrap();
                 let theirs = to.accept(LONG).unwrap();
                 assert_eq!(
                     [ours.info().protocol(), theirs.info().protocol()],
@@ -468,7 +467,7 @@ fn a_protocol_named_in_a_connect_comes_with_the_pipe_and_another_is_refused_by_n
                 );
             }
             for protocol in [tag("chat/2"), None] {
-                let refused = a.connect(&c.address(), Plan { protocol, ..plan(mode) }).unwrap_err();
+                let refused = a.connect(&c.address(), plan(mode).protocol(protocol)).unwrap_err();
                 let why = FailReason::RefusedByPeer(Refusal::ProtocolNotTaken);
                 assert!(
                     matches!(&refused, ConnectError::Failed(reason, _) if *reason == why),

@@ -249,7 +249,7 @@ async fn a_pipe_through_a_relay() {
         config.turn = vec![list.turn[0].for_node()];
         nodes.push(Node::builder(config).echo(true).bind().await.unwrap());
     }
-    let plan = Plan { strategies: [Strategy::Relay].into_iter().collect(), timeout: LONG, ..Plan::default() };
+    let plan = Plan::new().strategies([Strategy::Relay]).timeout(LONG);
     let to = nodes[1].address().await;
     nodes[0].address().await;
     let (ours, theirs) = tokio::join!(nodes[0].connect_with(&to, plan), nodes[1].accept());

@@ -24,7 +24,7 @@ fn node(driver: Driver) -> Box<dyn Node> {
 
 fn plain_pair(driver: Driver) -> (Box<dyn Pipe>, Box<dyn Pipe>) {
     let (a, b) = (node(driver), node(driver));
-    let plan = Plan { mode: PipeMode::Plain, ..Plan::default() };
+    let plan = Plan::new().mode(PipeMode::Plain);
     // The nodes end with this function, and the pipes live on.
     (a.connect(&b.address(), plan).unwrap(), b.accept(LONG).unwrap())
 }

@@ -47,7 +47,7 @@ fn an_idle_node_sleeps() {
         let _pipe = a.connect(&b.address(), Plan::default()).unwrap();
         let _other = b.accept(TIME).unwrap();
         // One that hears of network changes. It knows no server and sends nothing.
-        let c = driver.bind(Config { bind: None, ..config() }, None).unwrap();
+        let c = driver.bind(config().bind(None), None).unwrap();
         // Pools of threads are given up after a while.
         thread::sleep(Duration::from_secs(2));
         let mut woken = u64::MAX;

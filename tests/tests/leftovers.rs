@@ -57,7 +57,7 @@ fn live(driver: Driver, by_drop: bool, silent: &TcpListener, unheard: &UdpSocket
     let mut theirs = b.accept(LONG).unwrap();
     let (there, nowhere) = (to.v4()[0].port, silent.local_addr().unwrap().port());
     let nobody = to.to_string().replace(&format!(",{there},"), &format!(",{nowhere},"));
-    let _under_way = a.begin(&nobody, Plan { timeout: LONG, ..Plan::default() }).unwrap();
+    let _under_way = a.begin(&nobody, Plan::new().timeout(LONG)).unwrap();
     let (_held, _) = silent.accept().unwrap();
     if !by_drop {
         a.shutdown();

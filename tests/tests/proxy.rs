@@ -68,8 +68,8 @@ impl Behind {
 
 /// Opens a relayed pipe.
 fn relay(from: &dyn Node, to: &dyn Node) -> Outcome {
-    let strategies = [Strategy::Relay].into_iter().collect();
-    from.connect(&to.address(), Plan { strategies, timeout: PATIENCE, ..Plan::default() })
+    let strategies = [Strategy::Relay];
+    from.connect(&to.address(), Plan::new().strategies(strategies).timeout(PATIENCE))
 }
 
 #[test]

@@ -27,8 +27,7 @@ struct Pair {
 }
 
 fn pair(driver: Driver, mode: PipeMode, trace: Option<Trace>) -> Pair {
-    let relay = [Strategy::Relay].into_iter().collect();
-    pair_by(driver, mode, trace, Plan { strategies: relay, timeout: LONG, ..Plan::default() })
+    pair_by(driver, mode, trace, Plan::new().strategies([Strategy::Relay]).timeout(LONG))
 }
 
 fn pair_by(driver: Driver, mode: PipeMode, trace: Option<Trace>, plan: Plan) -> Pair {
@@ -50,7 +49,7 @@ fn pair_by(driver: Driver, mode: PipeMode, trace: Option<Trace>, plan: Plan) -> 
     };
     let a = driver.bind(config(key, Accept::Anyone), trace).unwrap();
     let b = driver.bind(config(other, accept), None).unwrap();
-    let plan = Plan { mode, ..plan };
+    let plan = plan.mode(mode);
     let to = b.address();
     let ours = a.connect(&to, plan).unwrap();
     let theirs = b.accept(LONG).unwrap();
@@ -101,8 +100,7 @@ fn moving(driver: Driver) -> (Pair, Arc<AtomicUsize>) {
         }
     });
     // On one machine a direct connect would be there first; as the second strategy it begins 250 ms later.
-    let strategies = [Strategy::Relay, Strategy::Direct].into_iter().collect();
-    let plan = Plan { strategies, timeout: LONG, relay_first: true, ..Plan::default() };
+    let plan = Plan::new().strategies([Strategy::Relay, Strategy::Direct]).timeout(LONG).relay_first(true);
     (pair_by(driver, PipeMode::Encrypted, Some(trace), plan), moved)
 }
 

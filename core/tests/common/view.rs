@@ -12,17 +12,13 @@ use super::{End, Happening, Pipe, S, World};
 
 /// A plan of these strategies and this many seconds.
 pub fn plan(strategies: &[Strategy], seconds: u64) -> Plan {
-    Plan {
-        strategies: strategies.iter().copied().collect(),
-        timeout: Duration::from_secs(seconds),
-        ..Plan::default()
-    }
+    Plan::new().strategies(strategies.iter().copied()).timeout(Duration::from_secs(seconds))
 }
 
 /// The relay first, then one of these.
 pub fn relay_first(others: &[Strategy], seconds: u64) -> Plan {
-    let strategies = others.iter().copied().chain([Strategy::Relay]).collect();
-    Plan { strategies, relay_first: true, ..plan(&[], seconds) }
+    let strategies = others.iter().copied().chain([Strategy::Relay]);
+    plan(&[], seconds).strategies(strategies).relay_first(true)
 }
 
 /// Plan with Reverse only: the peer is asked to dial.

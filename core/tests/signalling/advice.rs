@@ -109,7 +109,7 @@ fn a_plain_pipe_where_none_is_given_is_to_be_encrypted() {
     let mut world = world(6);
     let strict = world.open(|c| c.allow_plain = false);
     world.run(S);
-    let plain = Plan { mode: PipeMode::Plain, ..all() };
+    let plain = all().mode(PipeMode::Plain);
     assert_eq!(advice(&mut world, 0, strict, plain), Some(Advice::BeEncrypted));
     connects(&mut world, 0, strict, all());
 }

@@ -80,7 +80,7 @@ fn a_call_on_both_ways_is_one_question_and_one_pipe() {
     world.open(|_| {});
     world.open(|c| c.accept = Accept::Ask);
     world.run(S);
-    let id = world.connect(0, &world.address(1), Plan { timeout: 60 * S, ..Plan::default() });
+    let id = world.connect(0, &world.address(1), Plan::new().timeout(60 * S));
     world.run(5 * S);
     assert_eq!(world.asked(1).len(), 1);
     world.answer(1, world.id(0), true);

@@ -3,7 +3,7 @@
 use crate::common::view::plan;
 use crate::common::{MS, S, World};
 use p2pd_core::trace::replay;
-use p2pd_core::{Accept, ConnectId, FailReason, PipeMode, Plan, ProtocolTag, Refusal, Strategy};
+use p2pd_core::{Accept, ConnectId, FailReason, PipeMode, ProtocolTag, Refusal, Strategy};
 
 const NOT_TAKEN: FailReason = FailReason::RefusedByPeer(Refusal::ProtocolNotTaken);
 
@@ -25,7 +25,7 @@ fn world(taken: &[&str]) -> World {
 }
 
 fn call(world: &mut World, by: &[Strategy], protocol: Option<&str>) -> ConnectId {
-    world.connect(0, &world.address(1), Plan { protocol: protocol.map(tag), ..plan(by, 20) })
+    world.connect(0, &world.address(1), plan(by, 20).protocol(protocol.map(tag)))
 }
 
 /// Protocols of the pipes at both ends.
@@ -102,8 +102,7 @@ fn calls_of_each_other_are_one_pipe_only_where_they_name_the_same_protocol() {
     {
         let mut world = world(&[]);
         let [to, back] = [world.address(1), world.address(0)];
-        let by =
-            |protocol: Option<&str>| Plan { protocol: protocol.map(tag), ..plan(&[Strategy::Direct], 20) };
+        let by = |protocol: Option<&str>| plan(&[Strategy::Direct], 20).protocol(protocol.map(tag));
         let calls = [world.connect(0, &to, by(ours)), world.connect(1, &back, by(theirs))];
         world.run(10 * S);
         for n in 0..2 {
@@ -127,7 +126,7 @@ fn plain_pipes_and_traces_have_protocols_too() {
         (c.allow_plain, c.protocols) = (true, vec![tag("chat/1"), ProtocolTag::new(&[0, 255]).unwrap()])
     });
     world.run(S);
-    let by = Plan { protocol: Some(tag("chat/1")), mode: PipeMode::Plain, ..plan(&[Strategy::Direct], 9) };
+    let by = plan(&[Strategy::Direct], 9).protocol(tag("chat/1")).mode(PipeMode::Plain);
     let to = world.address(1);
     world.connect(0, &to, by);
     world.run(5 * S);

@@ -279,7 +279,7 @@ fn what_finds_no_better_path_says_so_and_stays() {
 
 #[test]
 fn a_plain_pipe_moves_as_well_and_is_sealed_on_both_paths() {
-    let mut world = piped_by(9, Plan { mode: PipeMode::Plain, ..relay_first(&PUNCH, 20) });
+    let mut world = piped_by(9, relay_first(&PUNCH, 20).mode(PipeMode::Plain));
     assert_eq!([0, 1].map(|n| world.relayed(n).mode), [PipeMode::Plain; 2]);
     moves(&mut world);
     let secret = b"nobody on the path reads this";

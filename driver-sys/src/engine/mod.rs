@@ -184,7 +184,7 @@ impl<R: Reactor> Engine<R> {
     /// # Errors
     /// An error of the configuration, or of a listener that could not be opened.
     pub fn new(
-        config: Config,
+        mut config: Config,
         trace: Option<Sink>,
         interfaces: &[Interface],
         mut reactor: R,
@@ -193,8 +193,7 @@ impl<R: Reactor> Engine<R> {
         let clock = Clock::start();
         let now = clock.now();
         let (bind, liveness, wanted) = (config.bind, config.liveness, config.interfaces.clone());
-        let config =
-            Config { max_pipes: config.max_pipes.or_else(|| Some(descriptors::most_pipes())), ..config };
+        config.max_pipes.get_or_insert_with(descriptors::most_pipes);
         let core = Recorder::new(config, seed, now, trace).map_err(BindError::Config)?;
         let network = Network::new(&mut reactor, bind, wanted, interfaces, now);
         let mut engine = Engine {

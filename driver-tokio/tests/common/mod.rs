@@ -18,7 +18,7 @@ pub fn config() -> Config {
 }
 
 pub fn plan(mode: PipeMode, timeout: Duration) -> Plan {
-    Plan { mode, timeout, ..Plan::default() }
+    Plan::new().mode(mode).timeout(timeout)
 }
 
 pub async fn node() -> Node {

@@ -261,8 +261,8 @@ async fn one_key_has_an_eighth_of_the_places_for_peers() {
     config.bind = Some([127, 0, 0, 1].into());
     let node = p2pd_tokio::Node::bind(config).await.unwrap();
     let to: PeerAddress = daemon.address.parse().unwrap();
-    let direct = [Strategy::Direct].into_iter().collect();
-    let plan = Plan { strategies: direct, timeout: Duration::from_secs(5), ..Plan::default() };
+    let direct = [Strategy::Direct];
+    let plan = Plan::new().strategies(direct).timeout(Duration::from_secs(5));
     let mut held = Vec::new();
     while let Ok(pipe) = node.connect_with(&to, plan.clone()).await {
         held.push(pipe);

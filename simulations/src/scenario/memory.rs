@@ -15,12 +15,8 @@ pub fn node_bytes(pair: &Pair, after_call: Option<Nanos>, allocated: &dyn Fn() -
     run.world.run_while(READY_WITHIN, |w| run.hosts.iter().all(|h| w.app(*h).node().address().is_some()));
     let address = run.world.app(listener).node().address().cloned();
     if let (Some(after), Some(address)) = (after_call, address) {
-        let plan = Plan {
-            strategies: pair.strategies.iter().copied().collect(),
-            mode: pair.mode,
-            timeout: pair.timeout,
-            ..Plan::default()
-        };
+        let plan =
+            Plan::new().strategies(pair.strategies.iter().copied()).mode(pair.mode).timeout(pair.timeout);
         // It is refused for a plan without strategies only, and then nothing is measured but two idle nodes.
         let _ = run.world.with(caller, |p, cx| p.node_mut().connect(cx, &address, plan));
         let until = run.world.now() + after;

@@ -114,7 +114,7 @@ fn pipe(world: &World) -> f64 {
         let (sent, began) = on(world.lab.host(1), async {
             let node = node(world).await;
             node.address().await;
-            let plan = Plan { strategies: [Strategy::Relay].into_iter().collect(), ..Plan::default() };
+            let plan = Plan::new().strategies([Strategy::Relay]);
             let mut pipe = node.connect_with(&to, plan).await.unwrap();
             let data = vec![7; 64 << 10];
             let (began, mut sent) = (Instant::now(), 0);

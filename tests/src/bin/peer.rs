@@ -76,7 +76,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         ("connect", [address, strategy]) => {
             let strategy = Strategy::from_name(strategy).ok_or("no such strategy")?;
-            let plan = Plan { strategies: [strategy].into_iter().collect(), ..Plan::default() };
+            let plan = Plan::new().strategies([strategy]);
             let call = node.begin(address, plan)?;
             println!("calling");
             let mut pipe = call.wait()?;
@@ -93,8 +93,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         ("hold", [address, how]) => {
             let mode = if *how == "plain" { PipeMode::Plain } else { PipeMode::Encrypted };
-            let strategies = [Strategy::Direct].into_iter().collect();
-            let mut pipe = node.connect(address, Plan { strategies, mode, ..Plan::default() })?;
+            let strategies = [Strategy::Direct];
+            let mut pipe = node.connect(address, Plan::new().strategies(strategies).mode(mode))?;
             println!("connected");
             let why = loop {
                 let done = match *how {
@@ -124,7 +124,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let interface = shown.split_whitespace().nth(1).ok_or("no interface")?;
             ip(&format!("link set {interface} down"))?;
             // Over a broker the answer may yet come, once the interface is back.
-            let plan = Plan { strategies: [Strategy::Direct].into_iter().collect(), ..Plan::default() };
+            let plan = Plan::new().strategies([Strategy::Direct]);
             match node.connect(address, plan) {
                 Ok(_) => return Err("connected without an interface".into()),
                 Err(why) => println!("failed {why}"),

@@ -63,12 +63,7 @@ fn call_now(run: &mut Run, pair: &Pair) -> Call {
     let Some(address) = run.world.app(listener).node().address().cloned() else { return Call::default() };
     let mut call = Call { address: address.to_string(), ..Call::default() };
     let (syns, pipes) = (run.world.host(caller).syns_sent(), run.world.app(listener).node().pipes.len());
-    let plan = Plan {
-        strategies: pair.strategies.iter().copied().collect(),
-        mode: pair.mode,
-        timeout: pair.timeout,
-        ..Plan::default()
-    };
+    let plan = Plan::new().strategies(pair.strategies.iter().copied()).mode(pair.mode).timeout(pair.timeout);
     let begin = run.world.now();
     let id = match run.world.with(caller, |p, cx| p.node_mut().connect(cx, &address, plan)) {
         Ok(id) => id,
