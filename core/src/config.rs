@@ -230,6 +230,7 @@ fn is_bad(proxy: &Option<Proxy>, host: &str) -> bool {
 /// reading and then vanished is found out by the kernel's next window probe, up to two minutes later. Where the system has no
 /// `TCP_INFO` (all but Linux), only idle streams are watched.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+// Exhaustive: two bounds, which users give together.
 pub struct Liveness {
     /// An idle stream asks the other end for a sign of life after this long, which keeps NATs awake, too. Whole seconds,
     /// zero for never. Default 20 s.
@@ -248,6 +249,7 @@ impl Default for Liveness {
 /// An MQTT broker. Peers find each other on brokers whose `id` both know, so an id never changes its
 /// meaning once it was handed out.
 #[derive(Clone, PartialEq, Eq, Debug)]
+// Exhaustive: users write it over `Broker::new`.
 pub struct Broker {
     /// Stable number of the broker, as it stands in addresses.
     pub id: u16,
@@ -273,6 +275,7 @@ pub struct Broker {
 /// A server of the configuration that has to know who we are.
 #[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+// Exhaustive: whoever renews logins has to know each kind.
 pub enum ServerRef {
     /// The broker with this id.
     Broker(u16),
@@ -352,6 +355,7 @@ impl Broker {
 
 /// A STUN server (RFC 8489), asked over UDP, and over TCP where UDP gets no answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
+// Exhaustive: a host and its port.
 pub struct StunServer {
     /// Host name or literal address.
     pub host: Box<str>,
@@ -361,6 +365,7 @@ pub struct StunServer {
 
 /// An NTP server (RFC 5905).
 #[derive(Clone, PartialEq, Eq, Debug)]
+// Exhaustive: a host and its port.
 pub struct NtpServer {
     /// Host name or literal address.
     pub host: Box<str>,
@@ -370,6 +375,7 @@ pub struct NtpServer {
 
 /// A TURN server (RFC 8656), and who we are to it.
 #[derive(Clone, PartialEq, Eq, Debug)]
+// Exhaustive: users write it over `TurnServer::new`.
 pub struct TurnServer {
     /// Host name or literal address.
     pub host: Box<str>,
@@ -392,6 +398,7 @@ pub struct TurnServer {
 
 /// Proof of who we are to a TURN server.
 #[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum TurnAuth {
     /// No credentials: the server relays for anyone. Its answers are not proven; data through it is sealed anyway.
     Nobody,
@@ -458,6 +465,7 @@ impl TurnServer {
 
 /// Peers that a node gives a pipe to. A peer proves its node id in every case.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum Accept {
     /// Anyone who knows the address. Strangers are limited: their requests make us send at most 4 dials
     /// to at most 2 addresses, one request at a time.
@@ -470,6 +478,7 @@ pub enum Accept {
 
 /// Faults of a configuration.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum ConfigError {
     /// Number of brokers, which is larger than [`MAX_SERVERS`].
     TooManyBrokers(usize),

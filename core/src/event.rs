@@ -159,6 +159,7 @@ impl Outcome {
 /// Attempts of one strategy and the reason for its end.
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[derive(Clone, PartialEq, Eq, Debug)]
+// Exhaustive: programs that pass reports on write some in their tests.
 pub struct StrategyReport {
     /// Strategy that this report is about.
     pub strategy: Strategy,
@@ -269,6 +270,7 @@ impl std::error::Error for Refusal {}
 /// The outcome of a connect, strategy by strategy, in the order of the plan.
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[derive(Clone, PartialEq, Eq, Debug)]
+// Exhaustive: programs that pass reports on write some in their tests.
 pub struct Report {
     /// Time from the call to its end.
     #[cfg_attr(feature = "serde", serde(serialize_with = "crate::serial::seconds"))]

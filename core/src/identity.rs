@@ -16,6 +16,7 @@ pub struct NodeId([u8; 32]);
 
 /// Error of a text or a byte string that is no [`NodeId`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum NodeIdError {
     /// Wrong length: not 52 characters; this many.
     Length(usize),
@@ -156,6 +157,7 @@ pub struct SecretKey {
 
 /// Error of a key file's text that is no [`SecretKey`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum SecretKeyError {
     /// The text does not begin with `p2pd-secret-key-1 `.
     Header,

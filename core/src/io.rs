@@ -74,6 +74,7 @@ impl fmt::Debug for QueryId {
 
 /// Local addresses and ports that a socket may share with others.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+// Exhaustive: a driver has to know every way.
 pub enum Reuse {
     /// No sharing: a second bind of the port fails.
     #[default]
@@ -87,6 +88,7 @@ pub enum Reuse {
 
 /// Options set on a socket before it is bound.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+// Exhaustive: a driver has to set every option.
 pub struct SockOpts {
     /// Sharing of the local port. Default: none.
     pub reuse: Reuse,
@@ -96,6 +98,7 @@ pub struct SockOpts {
 
 /// Way in which a socket is to end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+// Exhaustive: a driver has to know every way.
 pub enum CloseHow {
     /// Sends the queued bytes, then FIN, then closes.
     Graceful,
@@ -351,6 +354,7 @@ pub enum Input<'a> {
 
 /// An address of a network interface.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+// Exhaustive: drivers write it over `Interface::new`.
 pub struct Interface {
     /// The system's interface index, which is the zone (scope id) of its link-local IPv6 addresses.
     pub index: u32,

@@ -22,6 +22,7 @@ const MAX_SOCKS: usize = 255;
 
 /// A proxy, which opens streams to servers in our place.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
+// Exhaustive: what a URL of a proxy has.
 pub struct Proxy {
     /// Protocol of the proxy.
     pub kind: ProxyKind,
@@ -35,6 +36,7 @@ pub struct Proxy {
 
 /// Protocol of a proxy.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+// Exhaustive: a driver has to speak each.
 pub enum ProxyKind {
     /// HTTP, which is asked to CONNECT.
     Http,

@@ -10,6 +10,7 @@ use crate::node::admission::reach::is_within;
 ///
 /// An address is used if one of [`only`](Self::only) names it, or there are none, and none of [`not`](Self::not) does.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
+// Exhaustive: what is used, and what is not.
 pub struct Interfaces {
     /// Names of what is used. Empty: everything.
     pub only: Vec<Which>,
@@ -32,6 +33,7 @@ impl Interfaces {
 
 /// Name of one or more of the machine's addresses.
 #[derive(Clone, PartialEq, Eq, Debug)]
+// Exhaustive: a driver has to know what each names.
 pub enum Which {
     /// The addresses of the interface that the system calls so, of both families.
     Name(Box<str>),

@@ -28,6 +28,7 @@ pub use crate::wire::turn::{Answer, answer as turn_answer};
 
 /// Content of a sealed message.
 #[derive(Clone, PartialEq, Eq, Debug)]
+// Exhaustive: only tests use it.
 pub enum Matter {
     /// DIRECT: dial me here.
     Direct(PeerAddress),
@@ -47,6 +48,7 @@ pub enum Matter {
 
 /// A message before it is sealed.
 #[derive(Clone, PartialEq, Eq, Debug)]
+// Exhaustive: only tests use it.
 pub struct Letter {
     /// Id of the message.
     pub id: [u8; 16],

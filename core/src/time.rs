@@ -91,6 +91,7 @@ impl fmt::Debug for WallTime {
 
 /// Reading of the wall clock by the driver: at the monotonic time `at` it was `wall`, give or take `error`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+// Exhaustive: a driver has to give all of it.
 pub struct ClockFix {
     /// Monotonic time of the reading.
     pub at: Instant,

@@ -9,6 +9,7 @@ use crate::proxy::Proxy;
 
 /// The layers around a stream to a server, from the outside in: the proxy's tunnel, TLS, then WebSocket.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
+// Exhaustive: a driver has to carry out every layer.
 pub struct Wrap {
     /// The server's name or literal address, as it was configured.
     pub host: Box<str>,
@@ -61,6 +62,7 @@ impl fmt::Debug for Header {
 
 /// TLS to a server (RFC 8446, or RFC 5246 where the server has no newer).
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
+// Exhaustive: users write it over its default.
 pub struct Tls {
     /// Ground for trust in the server's certificate.
     pub trust: Trust,
@@ -75,6 +77,7 @@ pub struct Tls {
 
 /// A certificate of our own and its private key, both in PEM.
 #[derive(Clone, PartialEq, Eq, Hash)]
+// Exhaustive: a certificate and its key.
 pub struct ClientKey {
     /// Certificate of our own, then those above it, if any.
     pub certificates: Bytes,
@@ -90,6 +93,7 @@ impl fmt::Debug for ClientKey {
 
 /// Condition for a good server certificate.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
+// Exhaustive: a driver has to know each.
 pub enum Trust {
     /// An authority that the driver knows: the system's, or where it has none the ones built in.
     Public,

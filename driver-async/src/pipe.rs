@@ -456,6 +456,7 @@ impl<R: Runtime> Child<R> {
 
 /// Reason why a message was not sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum SendError {
     /// The pipe was finished or closed here, or broke before.
     Ended,

@@ -31,6 +31,7 @@ pub struct Client<R: Runtime> {
 /// A socket, and the address that the server saw. The mapping lives as long as the socket. Where NATs give every socket
 /// one external end, others can be told of it.
 #[derive(Debug)]
+// Exhaustive: a socket and its two addresses.
 pub struct Mapping<R: Runtime> {
     /// Local address of the socket; over UDP without an IP address where the route has none.
     pub local: SocketAddr,

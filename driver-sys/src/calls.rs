@@ -50,6 +50,7 @@ impl<D> Calls<D> {
 
 /// Call about a name by a user of an async driver.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+// Exhaustive: a driver has to know each.
 pub enum NameCall {
     /// Resolve the name to an address.
     Resolve,
@@ -61,6 +62,7 @@ pub enum NameCall {
 
 /// Answer to a [`NameCall`].
 #[derive(Clone, PartialEq, Eq, Debug)]
+// Exhaustive: a driver has to know each.
 pub enum NameAnswer {
     /// Address of the name's owner.
     Address(Box<PeerAddress>),

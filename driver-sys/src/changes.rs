@@ -12,6 +12,7 @@ pub const COMPARE_EVERY: Duration = Duration::from_secs(5);
 
 /// Outcome of a read of [`changes`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+// Exhaustive: a driver has to know each.
 pub enum Word {
     /// Nothing has come.
     None,

@@ -14,6 +14,7 @@ use crate::links;
 /// A network card, or what the system has in its place.
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[derive(Clone, PartialEq, Eq, Debug)]
+// Exhaustive: what shows a card shows all of it.
 pub struct Card {
     /// The system's index.
     pub index: u32,

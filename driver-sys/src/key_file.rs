@@ -17,6 +17,7 @@ const MAX_LINKS: u8 = 40;
 
 /// Reason why a key file could not be used.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum KeyFileError {
     /// Reading or writing failed, or the file is of another owner or mode.
     Io(PathBuf, io::Error),

@@ -18,6 +18,7 @@ const MAX_FILE: u64 = 1 << 20;
 
 /// Reason why the file could not be used.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum PinFileError {
     /// Reading or writing failed.
     Io(PathBuf, io::Error),

@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// Places in all and shares of networks. One IPv4 address or IPv6 /64 has at most [`one`](Self::one) of them. A /56 has
 /// twice as many, an IPv4 /24 or an IPv6 /48 four times as many.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+// Exhaustive: two numbers, which owners give together.
 pub struct Shares {
     /// Places in all.
     pub all: usize,

@@ -23,6 +23,7 @@ pub use crowd::{Crowd, Full, Shares};
 
 /// A TCP connection, numbered by the owner of the sockets; a number is never used again.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+// Exhaustive: a bare number.
 pub struct ConnId(pub u64);
 
 /// Returns the owner of an address, for limits that one stranger must not get around. An IPv4 address stands for

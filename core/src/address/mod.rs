@@ -40,6 +40,7 @@ pub struct PeerAddress {
 
 /// An interface of a peer.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
 pub struct PeerInterface {
     /// Number that tells the peer's interfaces of one family apart.
     pub index: u16,

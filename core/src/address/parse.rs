@@ -10,6 +10,7 @@ use crate::nat::{Delta, DeltaType, NatType};
 
 /// Section of an address: the interfaces of one address family.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+// Exhaustive: there are two address families.
 pub enum Section {
     /// The second part of an address.
     Ipv4,
@@ -19,6 +20,7 @@ pub enum Section {
 
 /// A field of an address; interfaces are counted from 1 within their section.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum Field {
     /// The text as a whole.
     Address,
@@ -48,6 +50,7 @@ pub enum Field {
 
 /// Error of a field.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum AddressErrorKind {
     /// Length over [`MAX_TEXT`] bytes.
     TooLong,
@@ -75,6 +78,7 @@ pub enum AddressErrorKind {
 
 /// Error of a text that is no address: the field, the byte and the kind of the error.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct AddressError {
     /// The field.
     pub field: Field,

@@ -108,6 +108,7 @@ struct Sample {
 
 /// Reason that there is no time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum NoTime {
     /// No server has answered with the time.
     NoAnswer,
@@ -128,6 +129,7 @@ impl std::error::Error for NoTime {}
 
 /// Counts of the datagrams turned away.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
 pub struct Stats {
     /// Datagrams from addresses that were not asked, or that fit no question.
     pub strangers: u64,

@@ -38,6 +38,7 @@ pub struct Name {
 
 /// Reason that a text is not a [`Name`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum NameTextError {
     /// Wrong length: not 1 to 63 characters; this many bytes.
     Length(usize),
@@ -113,6 +114,7 @@ impl fmt::Debug for Name {
 
 /// Peer to connect to: an address, or a name that ends with [`SUFFIX`].
 #[derive(Clone, PartialEq, Eq, Debug)]
+// Exhaustive: there are addresses, and names.
 pub enum Target {
     /// Address of the peer.
     Address(Box<PeerAddress>),
@@ -122,6 +124,7 @@ pub enum Target {
 
 /// Reason that a text is not a [`Target`].
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum TargetError {
     /// The text ends with [`SUFFIX`] and is no name.
     Name(NameTextError),
@@ -224,6 +227,7 @@ impl ToTarget for String {
 /// Pin of a name: its key when it was first seen, and the highest sequence number seen since. Keep the pin where the
 /// node's key is kept. Hand it back by [`Node::pin_name`](crate::Node::pin_name) at the next start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+// Exhaustive: what a file of names holds.
 pub struct NamePin {
     /// The name.
     pub name: Name,

@@ -30,6 +30,7 @@ pub const MAX_RECORD: usize = FIXED + 1 + Name::MAX + 2 + address::MAX_TEXT + si
 
 /// Signed statement about a name: its owner's node id and address, and its expiry.
 #[derive(Clone, PartialEq, Eq, Debug)]
+// Exhaustive: its format on the wire has these fields.
 pub struct Record {
     /// The name.
     pub name: Name,
@@ -45,6 +46,7 @@ pub struct Record {
 
 /// Reason that bytes are no record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum RecordError {
     /// Length over [`MAX_RECORD`]; this many bytes.
     TooLong(usize),

@@ -6,6 +6,7 @@ use super::{Delta, DeltaType, NatType};
 
 /// Reuse of one external endpoint for an inside one (RFC 4787 section 4.1).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+// Exhaustive: the kinds of RFC 4787, and none.
 pub enum Mapping {
     /// No translation.
     None,
@@ -19,6 +20,7 @@ pub enum Mapping {
 
 /// Filtering of a NAT or firewall (RFC 4787 section 5).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+// Exhaustive: the kinds of RFC 4787.
 pub enum Filtering {
     /// Admits anything for a mapping that exists.
     EndpointIndependent,
@@ -52,6 +54,7 @@ impl fmt::Display for Filtering {
 /// Rule by which a NAT chooses the external port of a new mapping.
 #[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+// Exhaustive: the address's format has these kinds.
 pub enum Allocation {
     /// The local port.
     Equal,
@@ -73,6 +76,7 @@ pub enum Allocation {
 /// Known behaviour of a NAT. `None` stands for not measured.
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+// Exhaustive: RFC 4787 has these three.
 pub struct Behaviour {
     /// Mapping behaviour.
     pub mapping: Option<Mapping>,
@@ -173,6 +177,7 @@ impl fmt::Display for Behaviour {
 
 /// Prediction of our external port for the next destination, to be told to a peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+// Exhaustive: a punch has to know what to do with each.
 pub enum Foresight {
     /// The local port plus this.
     Offset(u16),

@@ -73,6 +73,7 @@ struct Probe {
 /// Answer of a STUN server about one of our interfaces.
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+// Exhaustive: programs that pass reports on write some in their tests.
 pub struct StunAnswer {
     /// The server, at the address that answered.
     pub server: SocketAddr,

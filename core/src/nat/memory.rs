@@ -27,6 +27,7 @@ const MAX_NETWORKS: usize = 32;
 /// Memory of the NATs of one network, for idle TCP connections.
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+// Exhaustive: what a file of networks holds.
 pub struct NatMemory {
     /// The network.
     pub network: Network,
@@ -42,6 +43,7 @@ pub struct NatMemory {
 /// A network, as it is told from others: the router, and the address outside.
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+// Exhaustive: what a file of networks holds.
 pub struct Network {
     /// The router, where the system told it.
     pub gateway: Option<IpAddr>,

@@ -22,6 +22,7 @@ use core::fmt;
 
 /// Mapping and filtering of a NAT, by P2PD's numbers. The words are those of RFC 3489 and, in brackets, RFC 4787.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+// Exhaustive: the address's format has these numbers.
 pub enum NatType {
     /// 1: no NAT, nothing filtered.
     OpenInternet = 1,
@@ -77,6 +78,7 @@ impl fmt::Display for NatType {
 
 /// Allocation of external ports by a NAT, by P2PD's numbers.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+// Exhaustive: the address's format has these numbers.
 pub enum DeltaType {
     /// 1: there is no NAT.
     NotApplicable = 1,
@@ -128,6 +130,7 @@ impl fmt::Display for DeltaType {
 
 /// Allocation of external ports: the kind, and its step where it has one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+// Exhaustive: the address's format has these two.
 pub struct Delta {
     /// The kind.
     pub kind: DeltaType,

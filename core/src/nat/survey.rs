@@ -44,6 +44,7 @@ const SERVERS: usize = 3;
 /// Result of the survey for one interface.
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[derive(Clone, PartialEq, Eq, Debug)]
+// Exhaustive: programs that pass reports on write some in their tests.
 pub struct NatReport {
     /// The interface's address.
     pub local: IpAddr,

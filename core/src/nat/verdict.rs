@@ -8,6 +8,7 @@ use crate::node::admission::reach::{Reach, reach};
 
 /// Reachability of this network as far as surveys tell, the best first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[non_exhaustive]
 pub enum Verdict {
     /// Neither a NAT nor a firewall.
     Open,

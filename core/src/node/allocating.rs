@@ -28,6 +28,7 @@ const END_WITHIN: Duration = Duration::from_secs(5);
 
 /// Wish for a relayed address, for [`Node::allocate`](crate::Node::allocate).
 #[derive(Clone, PartialEq, Eq, Debug)]
+// Exhaustive: users write it over its default.
 pub struct Allocate {
     /// Servers to ask, the first one that answers is kept. Default: none, which means those of the configuration.
     pub servers: Vec<TurnServer>,

@@ -20,6 +20,7 @@ use crate::identity::NodeId;
 
 /// Protection of a pipe's bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+// Exhaustive: a pipe is sealed, or it is not.
 pub enum PipeMode {
     /// Sealed records: nobody on the path can read or change a byte, nor cut the end off unnoticed.
     #[default]
@@ -58,6 +59,7 @@ impl fmt::Display for PipeMode {
 
 /// The keys of a detached stream, or none for a plain one.
 #[derive(Debug)]
+// Exhaustive: a driver has to know what to do with each.
 pub enum PipeKeys {
     /// Sealed records: seal and open each record with these.
     Encrypted(Sealer, Opener),
@@ -212,6 +214,7 @@ impl Terms {
 
 /// A pipe that has become the user's.
 #[derive(Debug)]
+// Exhaustive: a driver makes a pipe of all of it.
 pub struct PipeStart {
     /// Calls of `connect()` that the pipe answers; empty for a peer's connection to us.
     pub answers: SmallVec<[ConnectId; 1]>,

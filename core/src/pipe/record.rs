@@ -23,6 +23,7 @@ const HEADER: usize = 2;
 
 /// Reason that a record could not be made or opened. The pipe cannot be used further.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+// Exhaustive: a driver tells each to its user in its own way.
 pub enum RecordError {
     /// The stated length is under a tag or over [`MAX_RECORD`].
     Length(u16),
@@ -109,6 +110,7 @@ pub struct Opener {
 
 /// Content of the front of the received bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+// Exhaustive: a reader has to know what to do with each.
 pub enum Opened {
     /// No whole record yet; this many bytes in all are needed.
     Need(usize),

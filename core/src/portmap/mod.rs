@@ -68,6 +68,7 @@ pub const MAX_MAPPINGS: usize = 16;
 
 /// Address to map ports for, and ways to try.
 #[derive(Clone, PartialEq, Eq, Debug)]
+// Exhaustive: users write it over `Config::new`.
 pub struct Config {
     /// Local address that mappings lead to. Nothing is done for loopback or an unspecified one.
     pub local: IpAddr,
@@ -105,6 +106,7 @@ impl Config {
 
 /// Protocol of a mapped port.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+// Exhaustive: the routers' protocols know these two.
 pub enum Protocol {
     /// TCP.
     Tcp,
@@ -123,6 +125,7 @@ impl fmt::Display for Protocol {
 
 /// Protocol that made a mapping.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[non_exhaustive]
 pub enum Way {
     /// Port Control Protocol, RFC 6887.
     Pcp,
@@ -160,6 +163,7 @@ pub struct StreamId(u32);
 /// Request of the mapper to its owner.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[must_use]
+// Exhaustive: the owner has to do each.
 pub enum Request {
     /// Sends from the UDP socket.
     Datagram {
@@ -199,6 +203,7 @@ pub enum Request {
 
 /// News of the mapper for its owner.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum Event {
     /// A port is open. The event comes again when the external endpoint or the judgement of it changes.
     Mapped {
@@ -245,6 +250,7 @@ pub enum Event {
 
 /// An entry of a UPnP device's table.
 #[derive(Clone, PartialEq, Eq, Debug)]
+// Exhaustive: what an entry of a router's table has.
 pub struct Listed {
     /// Protocol of the mapped port.
     pub protocol: Protocol,
@@ -261,6 +267,7 @@ pub struct Listed {
 
 /// Judgement of a mapped endpoint: is it where the internet finds us.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum Truth {
     /// No address seen from outside is known yet; the mapped address could be right.
     Unchecked,
@@ -318,6 +325,7 @@ impl fmt::Display for Truth {
 
 /// Kind of an address (RFC 6890).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum Scope {
     /// The internet's.
     Public,
@@ -369,6 +377,7 @@ impl fmt::Display for Scope {
 
 /// Reason that a way did not lead to a mapping.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum MapError {
     /// No answer: the router speaks none of the protocols, or something blocks them.
     NoAnswer,
@@ -416,6 +425,7 @@ impl std::error::Error for MapError {}
 
 /// Reason that a mapping is not even tried.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum Refused {
     /// Limit reached: the mapper has [`MAX_MAPPINGS`] mappings.
     TooMany,
@@ -439,6 +449,7 @@ impl std::error::Error for Refused {}
 
 /// Counts of datagrams turned away and of work done again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
 pub struct Stats {
     /// Datagrams from addresses that were not asked.
     pub strangers: u64,

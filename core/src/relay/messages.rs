@@ -14,6 +14,7 @@ pub const MAX_MESSAGES: usize = 64;
 
 /// Reason that a message was not taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum MessageError {
     /// Longer than [`MAX_MESSAGE`].
     TooLong,

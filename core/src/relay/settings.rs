@@ -23,6 +23,7 @@ const ACK_WITHIN: Duration = Duration::from_millis(2);
 
 /// Congestion control: the rule for the sending rate.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
 pub enum Congestion {
     /// BBR: by measured bandwidth and round trip. Of the two the one that survives loss: ADR 18
     /// (docs/src/adr) has the figures.
@@ -34,6 +35,7 @@ pub enum Congestion {
 
 /// Settings of a relay stream. Each end chooses for itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+// Exhaustive: users write it over its default.
 pub struct RelayConfig {
     /// Idle time after which the stream sends something, so that NATs and relays keep their state. Default 10 s: UDP
     /// mappings are to live two minutes (RFC 4787 section 4.3) and often live 30 s.

@@ -31,6 +31,7 @@ const VIOLATION: u32 = 1;
 
 /// Event on a relay stream. Each kind is reported once, however often it happened since the last time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+// Exhaustive: the holder has to do something about each.
 pub enum StreamEvent {
     /// The peer is there and is the one that was wanted. Until now nothing can be written.
     Connected,
@@ -50,6 +51,7 @@ pub enum StreamEvent {
 
 /// Reason that a relay stream ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum EndCause {
     /// The peer closed the stream. Bytes that it had not acknowledged are lost.
     ClosedByPeer,
@@ -73,6 +75,7 @@ impl std::error::Error for EndCause {}
 
 /// Result of [`RelayStream::read`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+// Exhaustive: bytes, none now, or none ever.
 pub enum ReadOutcome {
     /// Number of bytes read, at least one.
     Read(usize),
@@ -84,6 +87,7 @@ pub enum ReadOutcome {
 
 /// Counters of a relay stream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
 pub struct RelayStats {
     /// Datagrams sent.
     pub sent: u64,

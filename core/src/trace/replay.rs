@@ -21,6 +21,7 @@ pub const MAX_LINE: usize = 4 << 20;
 
 /// A trace that was run again: the node did what it had done.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct Replayed {
     /// The node that was recorded.
     pub node: NodeId,
@@ -46,6 +47,7 @@ impl fmt::Display for Replayed {
 
 /// Reason that a trace could not be run again to its end.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum ReplayError {
     /// The first line is not that of a trace.
     NoTrace,
@@ -101,6 +103,7 @@ impl std::error::Error for ReplayError {
 
 /// Error of a line.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum LineError {
     /// The header ends before this line, which it has to have.
     Header(&'static str),

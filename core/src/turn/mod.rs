@@ -70,6 +70,7 @@ pub const MAX_PAYLOAD: usize = 1400;
 
 /// Configuration of a client.
 #[derive(Clone, Debug)]
+// Exhaustive: users write it over `Config::new`.
 pub struct Config {
     /// Transport to the server: UDP, or a stream.
     pub transport: Transport,
@@ -100,6 +101,7 @@ impl Config {
 
 /// Lifetimes at the server without a refresh.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+// Exhaustive: RFC 8656 has these three.
 pub struct Lifetimes {
     /// The allocation's, as it is asked for, in whole seconds; the server's answer counts. Default 600 s.
     pub allocation: Duration,
@@ -121,6 +123,7 @@ impl Default for Lifetimes {
 
 /// Event of a client for its owner.
 #[derive(Clone, PartialEq, Eq, Debug)]
+// Exhaustive: the owner has to do something about each.
 pub enum Event {
     /// The server relays for us.
     Allocated {
@@ -251,6 +254,7 @@ impl std::error::Error for Error {
 
 /// Reasons for which a peer cannot be permitted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum PermitError {
     /// The client is closed or lost.
     Closed,
@@ -274,6 +278,7 @@ impl std::error::Error for PermitError {}
 
 /// Reasons for which a datagram cannot be sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum SendError {
     /// The client is closed or lost.
     Closed,
@@ -303,6 +308,7 @@ impl std::error::Error for SendError {}
 
 /// Counters of a client.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+// Exhaustive: tests compare it whole.
 pub struct Stats {
     /// Messages that are none, or not for a client.
     pub malformed: u64,

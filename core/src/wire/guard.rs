@@ -6,6 +6,7 @@ use super::stun::TransactionId;
 
 /// Transport of a STUN or TURN message; the size caps differ.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+// Exhaustive: STUN and TURN go over these two.
 pub enum Transport {
     /// A datagram of at most 1,500 bytes.
     Udp,
@@ -34,6 +35,7 @@ pub(crate) const FINGERPRINT: u16 = 0x8028;
 
 /// Reason that a packet was not let through, and the offset in the packet where that showed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+// Exhaustive: a rule, and where it was broken.
 pub struct GuardError {
     /// Byte offset.
     pub offset: usize,
@@ -43,6 +45,7 @@ pub struct GuardError {
 
 /// A rule that a packet can break.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum Rule {
     /// Size over the cap.
     Size,

@@ -24,10 +24,12 @@ define_attribute_enums!(
 
 /// The 96 random bits that join an answer to its question (RFC 8489 section 5).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+// Exhaustive: 96 bits by RFC 8489.
 pub struct TransactionId(pub [u8; 12]);
 
 /// Address and port from which the server is asked to answer (RFC 5780 section 7.2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+// Exhaustive: two bits by RFC 5780.
 pub struct ChangeRequest {
     /// Asks for the server's other IP address.
     pub ip: bool,
@@ -37,6 +39,7 @@ pub struct ChangeRequest {
 
 /// A server's answer to a Binding request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct BindingReply {
     /// Id of the request that the reply answers.
     pub transaction: TransactionId,
@@ -50,6 +53,7 @@ pub struct BindingReply {
 
 /// Result of a Binding request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+// Exhaustive: a response is a success or an error.
 pub enum BindingOutcome {
     /// Reflexive address: ours as the server sees it.
     Mapped(SocketAddr),
@@ -59,6 +63,7 @@ pub enum BindingOutcome {
 
 /// Reason that bytes are no Binding answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum StunError {
     /// The bytes break a rule of the guard.
     Guard(GuardError),

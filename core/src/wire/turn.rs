@@ -57,6 +57,7 @@ const UDP: u8 = 17;
 
 /// The family of a relayed address (RFC 8656 section 18.8).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+// Exhaustive: there are two address families.
 pub enum Family {
     /// IPv4.
     V4,
@@ -199,6 +200,7 @@ fn append(message: &mut Vec<u8>, kind: u16, value: &[u8]) {
 
 /// Content of an answer to a request. Nothing of it is proven yet.
 #[derive(Clone, PartialEq, Eq, Debug)]
+// Exhaustive: only tests use it.
 pub enum Answer {
     /// The request is granted.
     Success {

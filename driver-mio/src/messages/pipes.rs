@@ -452,6 +452,7 @@ impl Pipes {
 
 /// Reason why there is no subscription.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum SubscribeError {
     /// The pipe does not exist, or not any more.
     NoSuchPipe,

@@ -23,6 +23,7 @@ const ACCEPTS: usize = 16;
 
 /// An address and port that is listened on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+// Exhaustive: what each pipe of a server is.
 pub struct Listening {
     /// Address and port, with the port that was chosen for 0.
     pub at: SocketAddr,

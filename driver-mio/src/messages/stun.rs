@@ -57,6 +57,7 @@ pub struct Query {
 /// A pipe, and the address that the server saw. The mapping lives as long as the pipe, which is the user's from now on.
 /// Where NATs give every socket one external end, others can be told of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+// Exhaustive: a socket and its two addresses.
 pub struct Mapping {
     /// Local address of the socket; over UDP without an IP address where the route has none.
     pub local: SocketAddr,

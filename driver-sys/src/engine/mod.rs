@@ -64,6 +64,7 @@ const SPIN: Duration = Duration::from_micros(50);
 
 /// News for a driver's user.
 #[derive(Debug)]
+// Exhaustive: a driver has to pass each on.
 pub enum News<S> {
     /// Event of the core.
     Event(Event),
@@ -81,6 +82,7 @@ pub enum News<S> {
 
 /// State of the node's address.
 #[derive(Clone, Debug)]
+// Exhaustive: a driver has to know each.
 pub enum Address {
     /// The address is not known yet.
     Opening,

@@ -10,6 +10,7 @@ const MAX_ADDRESSES: usize = 4;
 
 /// Transport protocol of a pipe.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+// Exhaustive: pipes of messages go over these two.
 pub enum Protocol {
     /// A stream.
     Tcp,
@@ -19,6 +20,7 @@ pub enum Protocol {
 
 /// A family of addresses.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+// Exhaustive: there are two address families.
 pub enum Family {
     /// IPv4.
     V4,
@@ -113,6 +115,7 @@ impl From<SocketAddr> for Route {
 
 /// Destination of a pipe.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
+// Exhaustive: an address, or a name and a port.
 pub enum Destination {
     /// An address and port.
     Address(SocketAddr),
@@ -140,6 +143,7 @@ impl From<(&str, u16)> for Destination {
 
 /// Destination as it is known without a look-up.
 #[derive(Clone, PartialEq, Eq, Debug)]
+// Exhaustive: a driver has to know each.
 pub enum Found {
     /// Address of the destination, of the route's family.
     Address(SocketAddr),

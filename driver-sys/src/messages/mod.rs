@@ -27,6 +27,7 @@ const BACKLOG: u16 = 1024;
 
 /// Outcome of the reading of a pipe.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+// Exhaustive: reading ends well or with an error.
 pub enum End {
     /// The peer sends no more; it may still be sent to.
     Peer,

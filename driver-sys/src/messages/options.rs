@@ -33,6 +33,7 @@ use crate::socket;
 /// | | [`liveness`](Self::liveness) | 20 s, 30 s |
 /// | `sock_proto`, `use_ssl`, `ssl_handshake`, `send_retry` | not there | |
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+// Exhaustive: users write it over its default.
 pub struct PipeOptions {
     /// Longest time of a TCP connect, for each address of the destination. Default 2 s.
     pub connect_timeout: Duration,

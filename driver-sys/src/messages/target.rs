@@ -11,6 +11,7 @@ use crate::socket;
 
 /// Addresses at which a server listens, without the port.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
+// Exhaustive: what a server can listen on.
 pub enum Target {
     /// Every address of this machine. Datagrams leave from the address that the system chooses, so a UDP server on a
     /// machine with several addresses does better to listen on each.
@@ -85,6 +86,7 @@ pub fn combine(
 
 /// A server's socket that nobody waits on yet.
 #[derive(Debug)]
+// Exhaustive: pipes of messages go over these two.
 pub enum Bound {
     /// A listening TCP socket.
     Tcp(std::net::TcpListener),
@@ -130,6 +132,7 @@ impl Bound {
 
 /// Reason why a server does not listen: all failures. If one address fails, the server listens on none.
 #[derive(Debug)]
+// Exhaustive: a list of failures.
 pub struct ListenError {
     /// Failures, in the order asked for; empty if nothing was asked for.
     pub failed: Vec<ListenFailure>,

@@ -24,6 +24,7 @@ pub(super) struct Ahead {
 
 /// State after reading for nobody.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+// Exhaustive: a driver has to know each.
 pub enum ReadAhead {
     /// Read again once something has come.
     Waits,

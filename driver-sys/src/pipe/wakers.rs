@@ -10,6 +10,7 @@ use std::task::{Context, Wake, Waker};
 
 /// Task that polls the pipe's stream.
 #[derive(Clone, Copy, Debug)]
+// Exhaustive: a stream has two halves.
 pub enum Half {
     /// The half that reads.
     Reader,

@@ -45,6 +45,7 @@ pub const EXAMPLE: &str = include_str!("example.toml");
 
 /// The servers that a node uses.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
+// Exhaustive: a server list has these sections.
 pub struct Servers {
     /// MQTT brokers, in the order they are preferred.
     pub brokers: Vec<Broker>,
@@ -62,6 +63,7 @@ pub struct Servers {
 
 /// A TURN server (RFC 8656).
 #[derive(Clone, PartialEq, Eq, Debug)]
+// Exhaustive: an entry of a server list.
 pub struct TurnServer {
     /// Host name or literal address.
     pub host: Box<str>,
@@ -81,6 +83,7 @@ pub struct TurnServer {
 
 /// Source of the credentials for a TURN server.
 #[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum TurnCredential {
     /// No credentials: the server relays for anyone.
     Nobody,
@@ -100,6 +103,7 @@ pub enum TurnCredential {
 
 /// Source of a broker's login, which is asked again once the broker does not take what came from it.
 #[derive(Clone, PartialEq, Eq, Debug)]
+// Exhaustive: whoever asks for a login has to know each.
 pub enum LoginSource {
     /// A program and its arguments, which prints the user name and the password, each on a line.
     Command(Vec<String>),

@@ -18,6 +18,7 @@ const EXCEPT: &str = "no_proxy";
 
 /// A way out, or the wish to have none.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
+// Exhaustive: a proxy and its exceptions.
 pub struct WayOut {
     /// The proxy. `None`: servers are reached directly.
     pub proxy: Option<Proxy>,

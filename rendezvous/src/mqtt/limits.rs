@@ -6,6 +6,7 @@ use crate::Shares;
 
 /// Bounds of the state and work that strangers can cause at the broker.
 #[derive(Clone, Debug)]
+// Exhaustive: owners write it over its default.
 pub struct Limits {
     /// Connections at a time. A further one takes the place of the idlest of the network that has most. Default
     /// 1,024, 128 of one address.

@@ -35,6 +35,7 @@ pub use topic::MAX_TOPIC;
 
 /// Action that the broker wants done.
 #[derive(Clone, PartialEq, Eq, Debug)]
+// Exhaustive: the owner has to do each.
 pub enum Output {
     /// Appends the bytes to the connection's stream. Call [`Broker::sent`] when they have left.
     Send(ConnId, Bytes),
@@ -46,6 +47,7 @@ pub enum Output {
 
 /// Counters of the broker.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[non_exhaustive]
 pub struct Stats {
     /// Connections accepted.
     pub accepted: u64,

@@ -35,6 +35,7 @@ const MAX_ATTRIBUTES: usize = 32;
 
 /// Addresses at which the server is reached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+// Exhaustive: a server has one address or two.
 pub enum Sites {
     /// A single address: a request that wants its answer from another one is refused.
     One,
@@ -66,6 +67,7 @@ impl Sites {
 
 /// Requests a second, in the long run; beyond it there is no answer. A burst of four seconds' worth is taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+// Exhaustive: owners write it over its default.
 pub struct Limits {
     /// Requests of one source: an IPv4 address or an IPv6 /64. The source may be forged, so answers over UDP are short.
     /// Their excess over the requests is bounded too: 4,096 bytes for each source, and 256 a second. Default 50.
@@ -82,6 +84,7 @@ impl Default for Limits {
 
 /// An answer, and the sockets it goes between.
 #[derive(Clone, PartialEq, Eq, Debug)]
+// Exhaustive: the owner has to send all of it.
 pub struct Reply {
     /// Local address of the socket to send from.
     pub from: SocketAddr,
@@ -93,6 +96,7 @@ pub struct Reply {
 
 /// Counters of the server.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[non_exhaustive]
 pub struct Stats {
     /// Requests answered with success.
     pub answered: u64,

@@ -15,6 +15,7 @@ const IDLE: Duration = Duration::from_secs(600);
 
 /// Result of received bytes.
 #[derive(Clone, PartialEq, Eq, Debug)]
+// Exhaustive: the owner has to do both.
 pub struct Answers {
     /// Messages to be sent, in order.
     pub data: Vec<Bytes>,

@@ -7,6 +7,7 @@ use super::Users;
 
 /// Settings of a server.
 #[derive(Clone, Debug)]
+// Exhaustive: owners write it over `Config::new`.
 pub struct Config {
     /// The realm.
     pub realm: String,
@@ -41,6 +42,7 @@ impl Config {
 /// Allocations at a time, and what they carry. An allocation that is beyond is answered with 508, a datagram that is
 /// beyond is dropped. One with a relayed address of each family counts as two.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+// Exhaustive: owners write it over its default.
 pub struct Limits {
     /// Allocations in all. Default 1,024.
     pub allocations: usize,

@@ -8,10 +8,12 @@ use crate::ConnId;
 
 /// A socket to relay with. Never used twice.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+// Exhaustive: a bare number.
 pub struct RelayId(pub u64);
 
 /// Action for the owner of the server.
 #[derive(Clone, PartialEq, Eq, Debug)]
+// Exhaustive: the owner has to do each.
 pub enum Output {
     /// Send a datagram from the listening socket bound to `from`.
     Datagram {
@@ -44,6 +46,7 @@ pub enum Output {
 
 /// Counts of what happened.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+// Exhaustive: tests compare it whole.
 pub struct Stats {
     /// Allocations that were made.
     pub allocated: u64,

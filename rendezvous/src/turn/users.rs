@@ -10,6 +10,7 @@ use stun_types::attribute::Userhash;
 
 /// Users with passwords, and a secret that short-lived ones are made of.
 #[derive(Clone, Default)]
+// Exhaustive: owners write it over its default.
 pub struct Users {
     /// Names and passwords.
     pub named: Vec<(String, String)>,

@@ -19,10 +19,12 @@ use crate::relay::ReadOutcome;
 
 /// A carrier, as its holder calls it. Never used twice for one pipe.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+// Exhaustive: a bare number.
 pub struct CarrierId(pub u32);
 
 /// Kind of a carrier; the greater kind is the better one. A newer carrier of the same kind is better than an older one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+// Exhaustive: a carrier runs through a relay, or it does not.
 pub enum CarrierKind {
     /// A carrier through a relay. It notices by itself when the peer is gone.
     Relayed,
@@ -38,6 +40,7 @@ pub const FIRST_LIMIT: u64 = 65_536;
 
 /// Settings of a moving pipe. Each end chooses for itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+// Exhaustive: users write it over its default.
 pub struct MoverConfig {
     /// Bytes kept until the peer acknowledges them, at most. Default 4 MiB.
     pub send_buffer: usize,
@@ -65,6 +68,7 @@ impl Default for MoverConfig {
 
 /// News of a moving pipe. Each kind is reported once, however often it happened since the last time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+// Exhaustive: the holder has to do something about each.
 pub enum MoverEvent {
     /// The pipe's bytes go over this carrier from now on.
     Moved(CarrierId),
@@ -84,6 +88,7 @@ pub enum MoverEvent {
 
 /// Reason that a moving pipe ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum MoverEnd {
     /// The peer closed it.
     ClosedByPeer,
@@ -115,6 +120,7 @@ impl std::error::Error for MoverEnd {
 
 /// Error of a peer that breaks the protocol, or of a caller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum MoveError {
     /// Frame of an unknown kind.
     UnknownFrame(u8),

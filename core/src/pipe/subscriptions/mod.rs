@@ -32,6 +32,7 @@ pub const MAX_SUBSCRIPTIONS: usize = 10_000;
 
 /// Bounds of one subscription's queue. Each bound counts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+// Exhaustive: users write it over its default.
 pub struct Queue {
     /// Messages. Default 1,000, as in the P2PD documents; 0 counts as 1.
     pub messages: usize,
@@ -49,6 +50,7 @@ impl Default for Queue {
 
 /// Action of a full queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+// Exhaustive: a full queue drops the old, drops the new, or stops the reading.
 pub enum Overflow {
     /// The oldest messages make room.
     #[default]
@@ -65,6 +67,7 @@ pub struct SubscriptionId(u64);
 
 /// A message and its sender.
 #[derive(Clone, PartialEq, Eq, Debug)]
+// Exhaustive: the bytes and who sent them.
 pub struct Message {
     /// The bytes.
     pub data: Bytes,

@@ -59,6 +59,7 @@ impl Pattern {
 
 /// Reason that a pattern cannot be used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum PatternError {
     /// The pattern is longer than [`MAX_PATTERN`].
     TooLong,
