@@ -24,11 +24,6 @@ impl Interfaces {
         let named = |list: &[Which]| list.iter().any(|which| which.names(name, ip));
         (self.only.is_empty() || named(&self.only)) && !named(&self.not)
     }
-
-    /// Returns true if every address is used.
-    pub fn is_all(&self) -> bool {
-        self.only.is_empty() && self.not.is_empty()
-    }
 }
 
 /// Name of one or more of the machine's addresses.
@@ -119,7 +114,7 @@ mod tests {
         let (lan, vpn): (IpAddr, IpAddr) = ("192.168.7.1".parse().unwrap(), "10.8.0.6".parse().unwrap());
         let site: IpAddr = "fd00::1".parse().unwrap();
         let all = Interfaces::default();
-        assert!(all.is_all() && all.allows("lan0", lan));
+        assert!(all.allows("lan0", lan));
         let by_name = Interfaces { only: which(&["lan0"]), not: Vec::new() };
         assert!(by_name.allows("lan0", lan) && by_name.allows("lan0", site) && !by_name.allows("tun0", vpn));
         let by_prefix = Interfaces { only: which(&["192.168.0.0/16"]), not: Vec::new() };

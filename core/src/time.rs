@@ -103,7 +103,7 @@ pub struct ClockFix {
 
 impl ClockFix {
     /// Returns the wall-clock time at the monotonic time `now`.
-    pub fn wall_at(&self, now: Instant) -> WallTime {
+    pub(crate) fn wall_at(&self, now: Instant) -> WallTime {
         self.wall.offset_micros(now.as_nanos().saturating_sub(self.at.as_nanos()) / 1_000)
     }
 }

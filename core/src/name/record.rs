@@ -80,7 +80,7 @@ impl std::error::Error for RecordError {}
 impl Record {
     /// Longest time for which a record may be valid; a week. A broker and a resolver take no longer one. So no name is
     /// held for ever by somebody who has left.
-    pub const MAX_LIFETIME: Duration = Duration::from_secs(7 * 86_400);
+    const MAX_LIFETIME: Duration = Duration::from_secs(7 * 86_400);
     /// Tolerated difference of clocks, as in signalling.
     pub const SKEW: Duration = Duration::from_secs(600);
 

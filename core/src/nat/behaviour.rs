@@ -110,7 +110,7 @@ impl Behaviour {
 
     /// The number that stands in our address, which has none for what is not known: then a host without a NAT counts as
     /// open, as it does where nothing is measured, and a NAT as the strictest common kind.
-    pub fn announced_type(self) -> NatType {
+    pub(crate) fn announced_type(self) -> NatType {
         let unknown =
             if self.mapping == Some(Mapping::None) { NatType::OpenInternet } else { NatType::PortRestricted };
         self.nat_type().unwrap_or(unknown)
@@ -149,7 +149,7 @@ impl Behaviour {
     }
 
     /// Returns the way to predict the external port for a new destination.
-    pub fn foresight(self) -> Foresight {
+    pub(crate) fn foresight(self) -> Foresight {
         match (self.mapping, self.allocation) {
             (_, Some(Allocation::Equal) | None) | (Some(Mapping::None), _) => Foresight::Offset(0),
             (_, Some(Allocation::Preserving(offset))) => Foresight::Offset(offset),
@@ -177,8 +177,7 @@ impl fmt::Display for Behaviour {
 
 /// Prediction of our external port for the next destination, to be told to a peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-// Exhaustive: a punch has to know what to do with each.
-pub enum Foresight {
+pub(crate) enum Foresight {
     /// The local port plus this.
     Offset(u16),
     /// The one that the local port was seen as.

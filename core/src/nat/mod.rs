@@ -11,8 +11,9 @@ pub(crate) mod surveyor;
 pub(crate) mod vantage;
 mod verdict;
 
+pub(crate) use behaviour::Foresight;
 pub(crate) use behaviour::gcd;
-pub use behaviour::{Allocation, Behaviour, Filtering, Foresight, Mapping, allocation, block};
+pub use behaviour::{Allocation, Behaviour, Filtering, Mapping, allocation, block};
 pub use external::StunAnswer;
 pub use memory::{NatMemory, Network};
 pub use survey::NatReport;

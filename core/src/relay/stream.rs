@@ -99,8 +99,6 @@ pub struct RelayStats {
     pub dropped: u64,
     /// Packets that were taken for lost, and their contents sent again.
     pub lost: u64,
-    /// The smoothed round trip, in microseconds.
-    pub rtt_us: u64,
 }
 
 /// An end of an ordered, reliable, congestion-controlled stream over datagrams, and of messages on streams of their
@@ -219,7 +217,7 @@ impl RelayStream {
     }
 
     /// Waits for the peer until `until`, in place of the configuration's idle timeout.
-    pub fn await_until(&mut self, until: Instant) {
+    pub(crate) fn await_until(&mut self, until: Instant) {
         if let Link::Awaiting(at) = &mut self.link {
             *at = until;
         }
@@ -472,7 +470,6 @@ impl RelayStream {
         let mut stats = self.stats;
         if let Link::Running(_, conn) = &self.link {
             stats.lost = conn.stats().path.lost_packets;
-            stats.rtt_us = u64::try_from(conn.rtt().as_micros()).unwrap_or(u64::MAX);
         }
         stats
     }
