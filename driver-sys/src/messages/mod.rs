@@ -69,6 +69,7 @@ pub fn is_of_a_datagram(kind: io::ErrorKind) -> bool {
 
 /// Reason why there is no message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+// Exhaustive: a receiver tells each from the others.
 pub enum RecvError {
     /// The time passed without a message. A mio loop has times of its own.
     TimedOut,
