@@ -184,7 +184,7 @@ fn two_nodes_on_compio_send_each_other_bytes() {
         for mode in [PipeMode::Encrypted, PipeMode::Plain] {
             let (mut here, mut there) = (node(), node());
             let address = there.address().known().unwrap().clone();
-            here.connect(&address, Plan { mode, ..Plan::default() }).unwrap();
+            here.connect(&address, Plan::default().mode(mode)).unwrap();
             let answering = compio::runtime::spawn(async move {
                 let mut pipe = next_pipe(&mut there).await?;
                 let heard = pipe.receive_all().await?;
