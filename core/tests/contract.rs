@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 
 use common::view::{direct, plan};
 use common::{S, World, key};
-use p2pd_core::io::Interface;
-use p2pd_core::trace::replay;
 use p2pd_core::Transport;
+use p2pd_core::io::Interface;
 use p2pd_core::strangers::mqtt::{self, MqttError};
 use p2pd_core::stun::{StunError, decode_binding};
+use p2pd_core::trace::replay;
 use p2pd_core::{
     BrokerLoss, BrokerState, Config, FailReason, Input, Instant, IoFailure, Node, Output, PeerAddress,
     PipeMode, Plan, Refusal, SecretKey, SockId, Strategy,

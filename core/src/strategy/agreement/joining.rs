@@ -59,9 +59,9 @@ fn breaking(seed: u64) -> BTreeMap<(u64, usize), Made> {
                 }
                 node.candidate(id, key, end == called)
             }
-            Msg::Nominate(sessions) => node.nominated(id, &sessions).or(Some(Decision::Refuse { id: id })),
-            Msg::Join => node.joined(id).or(Some(Decision::Refuse { id: id })),
-            Msg::Confirm => node.confirmed(id, None).or(Some(Decision::Refuse { id: id })),
+            Msg::Nominate(sessions) => node.nominated(id, &sessions).or(Some(Decision::Refuse { id })),
+            Msg::Join => node.joined(id).or(Some(Decision::Refuse { id })),
+            Msg::Confirm => node.confirmed(id, None).or(Some(Decision::Refuse { id })),
             Msg::Closed => node.lost(id),
         };
         let mut decisions: VecDeque<Decision> = decision.into_iter().collect();
