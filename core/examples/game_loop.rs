@@ -76,7 +76,7 @@ fn main() -> io::Result<()> {
 /// Plays until each player has seen the other one at place 100. Returns the number of frames.
 pub fn play(mode: PipeMode) -> io::Result<u32> {
     let (mut one, mut two) = (Player::new(1)?, Player::new(2)?);
-    let plan = Plan { mode, ..Plan::default() };
+    let plan = Plan::new().mode(mode);
     one.driver.node.connect(one.driver.now(), &two.driver.node.address(), plan).map_err(io::Error::other)?;
     for frame in 1..5000 {
         let place = frame.min(100) as u8;

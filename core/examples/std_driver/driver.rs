@@ -187,7 +187,6 @@ impl Driver {
             Stage::Armed { remote, at, deadline } if at <= now => {
                 begin(socket, remote)?;
                 *stage = Stage::Dialling { deadline };
-                self.tell(Input::Fired { sock: id, late: now.since(at) });
             }
             Stage::Dialling { deadline } => {
                 let (local, remote) = outcome(socket, deadline <= now)?;

@@ -30,7 +30,7 @@ fn main() -> io::Result<()> {
 /// Opens a pipe, sends the question and returns the answer.
 pub fn ask(mode: PipeMode, question: &str) -> io::Result<String> {
     let (mut here, mut there) = (node(1)?, node(2)?);
-    let plan = Plan { mode, ..Plan::default() };
+    let plan = Plan::new().mode(mode);
     here.node.connect(here.now(), &there.node.address(), plan).map_err(io::Error::other)?;
     let (mut ours, mut theirs) = loop {
         // Bare sockets cannot be waited for: a millisecond is the price of a driver that has no other loop.

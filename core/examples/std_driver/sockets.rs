@@ -41,11 +41,6 @@ pub fn open(local: SocketAddr, kind: Type, opts: SockOpts, backlog: Option<u16>)
     let socket = Socket::new(Domain::for_address(local), kind, None)?;
     socket.set_nonblocking(true)?;
     socket.set_reuse_address(opts.reuse != Reuse::No)?;
-    match (opts.ttl, local) {
-        (Some(ttl), SocketAddr::V4(_)) => socket.set_ttl_v4(ttl.into())?,
-        (Some(ttl), SocketAddr::V6(_)) => socket.set_unicast_hops_v6(ttl.into())?,
-        (None, _) => {}
-    }
     if local.is_ipv6() {
         socket.set_only_v6(true)?;
     }
