@@ -19,7 +19,7 @@ pub struct Events(pub(crate) async_broadcast::Receiver<Event>);
 
 /// Number of events that a reader has lost since it was too slow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[non_exhaustive]
+// Exhaustive: a number with a name.
 pub struct Lost(pub u64);
 
 /// Pipes that peers open to a node, from [`Node::incoming`].

@@ -13,11 +13,11 @@ use super::Daemon;
 const QUEUE: usize = 1024;
 
 #[derive(Debug)]
-pub(super) struct Events(broadcast::Sender<Arc<str>>);
+pub(super) struct Feed(broadcast::Sender<Arc<str>>);
 
-impl Events {
+impl Feed {
     pub(super) fn new() -> Self {
-        Events(broadcast::channel(QUEUE).0)
+        Feed(broadcast::channel(QUEUE).0)
     }
 
     pub(super) fn tell(&self, event: &Value) {
@@ -35,7 +35,7 @@ impl Events {
 /// Hands the node's events on.
 pub(super) async fn follow(daemon: Arc<Daemon>, mut events: Events) {
     while let Some(event) = events.recv().await {
-        if let Some(event) = event.ok().and_then(|event| event(&event)) {
+        if let Some(event) = event.ok().and_then(|event| json(&event)) {
             daemon.events.tell(&event);
         }
     }

@@ -35,7 +35,7 @@ use crate::say::Say;
 use answer::Refused;
 use call::Name;
 use connection::{Connection, State};
-use events::Events;
+use events::Feed;
 use guard::{Guard, Query};
 use place::{Place, Places};
 
@@ -63,7 +63,7 @@ struct Daemon {
     node: Node,
     guard: Guard,
     connections: Mutex<BTreeMap<Name, Slot>>,
-    events: Events,
+    events: Feed,
     places: Places,
     bodies: Semaphore,
     /// Streams of server-sent events.
@@ -139,7 +139,7 @@ pub(crate) async fn run(node: &Node, prepared: Prepared, way: Option<WayOut>, sa
         node: node.clone(),
         guard: Guard::new(prepared.token, prepared.allow_null),
         connections: Mutex::new(BTreeMap::new()),
-        events: Events::new(),
+        events: Feed::new(),
         places: Places::new(prepared.bind, prepared.interfaces.clone()),
         bodies: Semaphore::new(BODIES),
         streams: Arc::new(Semaphore::new(STREAMS)),
