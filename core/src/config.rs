@@ -1,4 +1,6 @@
 //! Configuration of a node, and the plan of one connect.
+//!
+//! Long: one call for each setting of a node and of a plan.
 
 use core::fmt;
 use core::time::Duration;

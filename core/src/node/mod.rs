@@ -343,7 +343,7 @@ impl Node {
     }
 
     /// Appends as many bytes to a relayed pipe as there is room for, at most 64 KiB. Returns their number. After 0,
-    /// [`PipeNews::Writable`] says when there is room again; a pipe that is over takes none for ever.
+    /// [`PipeNews::Writable`](crate::PipeNews::Writable) says when there is room again; a pipe that is over takes none for ever.
     pub fn pipe_write(&mut self, now: Instant, pipe: PipeId, data: &[u8]) -> usize {
         self.with_pipes(now, |all, ctx| all.write(ctx, pipe, data))
     }
@@ -353,7 +353,7 @@ impl Node {
         self.with_pipes(now, |all, ctx| all.read(ctx, pipe, out))
     }
 
-    /// Ends our direction of a relayed pipe; the peer's goes on. [`PipeNews::Delivered`] says when all has arrived.
+    /// Ends our direction of a relayed pipe; the peer's goes on. [`PipeNews::Delivered`](crate::PipeNews::Delivered) says when all has arrived.
     pub fn pipe_finish(&mut self, now: Instant, pipe: PipeId) {
         self.with_pipes(now, |all, ctx| all.finish_pipe(ctx, pipe));
     }
@@ -362,7 +362,7 @@ impl Node {
     /// bytes, and though nobody reads those. At most [`MAX_MESSAGE`](crate::relay::MAX_MESSAGE) bytes.
     ///
     /// Messages go through the relay, also while a pipe that moves goes directly; if that has lost its relay,
-    /// [`PipeNews::MessagesEnded`] has said so.
+    /// [`PipeNews::MessagesEnded`](crate::PipeNews::MessagesEnded) has said so.
     ///
     /// # Errors
     /// As [`MessageError`] says; the message is not sent then.
