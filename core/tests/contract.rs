@@ -110,11 +110,6 @@ fn rule_3_a_dial_has_its_time_and_both_ends_of_a_punch_have_the_same() {
     };
     assert!(theirs - asked >= 20_000_000, "bound at once, connected a round trip later");
     assert!(ours.abs_diff(*theirs) <= 10_000_000, "{ours} {theirs}: one latency at most");
-    // The SYN leaves then, and not before: nothing of it is heard until then.
-    let heard = world.log.lines().find(|l| l.contains(" 1 < Connected") && l.contains("remote: 203.0.113.1"));
-    let at: i64 =
-        heard.unwrap_or_else(|| panic!("{}", world.tail())).split("ns").next().unwrap().parse().unwrap();
-    assert!(at >= *theirs, "{at} {theirs}");
 }
 
 #[test]
