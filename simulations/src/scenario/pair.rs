@@ -23,7 +23,7 @@ use crate::net::{Blackout, LinkSpec};
 use crate::scenario::flood::{Flood, Named, Stranger};
 use crate::service::router::RouterSpec;
 use crate::service::{
-    Broker, BrokerFaults, RealBroker, RealStun, ServerProgram, Service, StunFaults, TurnFaults,
+    Broker, BrokerFaults, LIE, RealBroker, RealStun, ServerProgram, Service, StunFaults, TurnFaults,
 };
 use crate::world::{App, Cx, HostId, SiteSpec, Trace, World};
 
@@ -405,6 +405,10 @@ fn end(mut run: Run, pair: &Pair, first: Call, again: Option<Result<Strategy, St
     known.extend(pair.relay.map(|relay| relay.known()));
     known.extend((0..pair.brokers.len()).map(broker_address));
     known.extend(run.homes.gateways());
+    // A request may name our address before that is settled and announced, and so a lie that is found out later.
+    if pair.stun.wrong_address_ppm > 0 {
+        known.push(LIE);
+    }
     for host in hosts {
         let node = run.world.app(*host).node();
         known.extend(node.addresses().flat_map(|a| a.interfaces().flat_map(|i| [i.external, i.internal])));

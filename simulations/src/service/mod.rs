@@ -17,7 +17,7 @@ use p2pd_core::{CloseHow, SockOpts};
 
 pub use mqtt::{Broker, BrokerFaults};
 pub use rendezvous::{RealBroker, RealStun};
-pub use stun::{StunFaults, StunServer};
+pub use stun::{LIE, StunFaults, StunServer};
 pub use turn::{Forgets, RealTurn, TurnFaults};
 
 use crate::engine::{Keyed, Nanos};

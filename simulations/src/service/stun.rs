@@ -2,10 +2,13 @@
 //! layouts and not with the core's codec, so that a mistake there is not repeated here.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::{ConnId, Input, Output, Service, ServiceCx};
 use crate::engine::{Domain, MILLI, Nanos};
+
+/// Address that a server tells of everybody where it lies.
+pub const LIE: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 77));
 
 const COOKIE: u32 = 0x2112_a442;
 const HEADER: usize = 20;
@@ -87,7 +90,7 @@ impl StunServer {
             mapped.set_port(from.port() ^ 0x0155 | 1);
         }
         if fault(3, self.faults.wrong_address_ppm) {
-            mapped.set_ip([198, 51, 100, 77].into());
+            mapped.set_ip(LIE);
         }
         let mut transaction = [0; 12];
         transaction.copy_from_slice(&header[8..20]);
