@@ -8,12 +8,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::event::{ConnectId, Event};
+use crate::call::ConnectId;
+use crate::event::Event;
+use crate::experience::Experience;
 use crate::io::{CloseHow, Input, Output, QueryId, SockId, SockOpts};
 use crate::nat::memory::Memory;
 use crate::pipe::{PipeId, PipeNews};
 use crate::random::{Domain, Random};
-use crate::server::Experience;
 use crate::session::SessionId;
 use crate::stats::Stats;
 use crate::strategy::agreement::Key;

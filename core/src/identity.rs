@@ -8,7 +8,10 @@ use blake2::{Blake2s, Digest};
 use data_encoding::BASE32_NOPAD;
 
 use crate::address::NodeText;
-use crate::noise;
+#[cfg(p2pd_insecure_stand_in)]
+use crate::stand_in::curve;
+#[cfg(not(p2pd_insecure_stand_in))]
+use crate::x25519 as curve;
 
 /// A node's public key, written as 52 lower-case base32 letters and digits (RFC 4648 alphabet, no padding).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -189,7 +192,7 @@ impl SecretKey {
 
     /// Returns the key with these 32 secret bytes, which must come from the system's random source.
     pub fn from_bytes(secret: [u8; 32]) -> Self {
-        let id = NodeId(noise::public_key(&secret));
+        let id = NodeId(curve::public_key(&secret));
         SecretKey { secret, id }
     }
 

@@ -3,6 +3,8 @@
 //! A socket request is an output and its outcome is an input, joined by an id that the core chose. No
 //! value here borrows a socket, and no reply is matched by address.
 
+pub use crate::failure::IoFailure;
+
 use core::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -12,9 +14,8 @@ use smallvec::SmallVec;
 
 use crate::event::Event;
 use crate::pipe::{PipeEnd, PipeId, PipeNews, PipeStart};
-use crate::proxy::ProxyFailure;
 use crate::time::{ClockFix, Instant};
-use crate::wrap::{TlsFailure, Wrap};
+use crate::wrap::Wrap;
 
 /// Id of a socket. Chosen by the core, or by the driver for an accepted one; never used twice in one node.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -403,75 +404,6 @@ impl LinkKind {
             LinkKind::Tunnel => "tunnel",
             LinkKind::Virtual => "virtual",
             LinkKind::Dead => "dead",
-        }
-    }
-}
-
-/// Cause of the failure of an operation on a socket or a name: the classes that a strategy treats differently.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[non_exhaustive]
-pub enum IoFailure {
-    /// `ECONNREFUSED`: the SYN arrived somewhere and was answered by RST or ICMP port unreachable.
-    Refused,
-    /// `ECONNRESET`, `EPIPE`: the other end broke the stream.
-    Reset,
-    /// No answer came in time.
-    TimedOut,
-    /// `EADDRINUSE`: the local port is taken.
-    AddrInUse,
-    /// `EADDRNOTAVAIL`: not our address, or this exact 4-tuple exists already.
-    AddrNotAvailable,
-    /// `EHOSTUNREACH`, `ENETUNREACH`: no route, or a router said so by ICMP.
-    Unreachable,
-    /// `EACCES`, `EPERM`: a local rule forbids it.
-    NotPermitted,
-    /// The name does not exist or has no address.
-    NoSuchName,
-    /// No more descriptors, ports or memory.
-    Resources,
-    /// The server has no TLS that is good enough.
-    Tls(TlsFailure),
-    /// The server has no WebSocket for MQTT there: its HTTP status, 0 where it sent no HTTP.
-    NoWebSocket(u16),
-    /// The server broke the rules of WebSocket.
-    BadFrame,
-    /// The proxy does not lead to the server.
-    Proxy(ProxyFailure),
-    /// Any other error number.
-    Other(i32),
-}
-
-impl fmt::Display for IoFailure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            IoFailure::Refused => "connection refused",
-            IoFailure::Reset => "connection reset",
-            IoFailure::TimedOut => "no answer in time",
-            IoFailure::AddrInUse => "local port already in use",
-            IoFailure::AddrNotAvailable => "local address not available",
-            IoFailure::Unreachable => "host or network unreachable",
-            IoFailure::NotPermitted => "not permitted",
-            IoFailure::NoSuchName => "no such host name",
-            IoFailure::Resources => "out of sockets, ports or memory",
-            IoFailure::BadFrame => "the server broke the rules of WebSocket",
-            IoFailure::Tls(why) => return why.fmt(f),
-            IoFailure::Proxy(why) => return why.fmt(f),
-            IoFailure::NoWebSocket(0) => "no WebSocket there: the server does not answer as one",
-            IoFailure::NoWebSocket(status) => {
-                return write!(f, "no WebSocket there: the server answers with HTTP status {status}");
-            }
-            IoFailure::Other(errno) => return write!(f, "system error {errno}"),
-        })
-    }
-}
-
-impl std::error::Error for IoFailure {
-    /// Returns the failure of the layer above TCP.
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            IoFailure::Tls(why) => Some(why),
-            IoFailure::Proxy(why) => Some(why),
-            _ => None,
         }
     }
 }

@@ -65,15 +65,21 @@
 //!
 //! Each of the rules is held by a test in `core/tests/contract.rs`, 6 by `tests/purity`.
 
+mod call;
 mod config;
 mod cx;
 mod event;
+mod experience;
+mod failure;
 mod hello;
 mod identity;
 mod limit;
+mod login;
 mod node;
 mod noise;
+mod prefix;
 mod random;
+mod reach;
 mod selection;
 #[cfg(feature = "serde")]
 mod serial;
@@ -87,6 +93,8 @@ mod stats;
 mod strategy;
 mod time;
 mod timers;
+#[cfg(feature = "serde")]
+mod units;
 #[cfg(test)]
 #[cfg(not(p2pd_insecure_stand_in))]
 mod vectors;
@@ -113,23 +121,25 @@ pub mod wrap;
 mod x25519;
 
 pub use address::{PeerAddress, is_link_local, scoped};
+pub use call::{ConnectId, Refusal, Strategy};
 pub use config::{
-    Accept, Broker, Config, ConfigError, Liveness, Login, MAX_SERVERS, NtpServer, PIPE_DESCRIPTORS, Plan,
-    ServerRef, StunServer, TurnAuth, TurnServer,
+    Accept, Broker, Config, ConfigError, Liveness, MAX_SERVERS, NtpServer, PIPE_DESCRIPTORS, Plan,
+    StunServer, TurnAuth, TurnServer,
 };
 pub use event::{
-    Advice, BrokerLoss, BrokerState, ConnectId, Event, FailReason, Outcome, PortState, Refusal, Report,
-    Stage, Strategy, StrategyReport,
+    Advice, BrokerLoss, BrokerState, Event, FailReason, Outcome, PortState, Report, Stage, StrategyReport,
 };
+pub use failure::{IoFailure, ProxyFailure, TlsFailure};
 pub use identity::{NodeId, NodeIdError, SecretKey, SecretKeyError, Topic};
-pub use io::{CloseHow, Input, IoFailure, Output, QueryId, SockId, SockOpts};
+pub use io::{CloseHow, Input, Output, QueryId, SockId, SockOpts};
+pub use login::{Login, ServerRef};
 pub use name::{Name, NameError, NameNews, NamePin, Target, TargetError, ToTarget};
 pub use node::{Allocate, AllocateError, ConnectError, MAX_ALLOCATIONS, MAX_CONNECTS, Node};
 pub use pipe::{PipeEnd, PipeId, PipeMode, PipeNews, ProtocolTag};
-pub use proxy::{Proxy, ProxyFailure, ProxyKind};
+pub use proxy::{Proxy, ProxyKind};
 pub use selection::{Interfaces, Which, WhichError};
 pub use stats::Stats;
 pub use strategy::punch::{PROBES, SPRAY, hit_permille};
 pub use time::{ClockFix, Instant, WallTime};
 pub use wire::Transport;
-pub use wrap::{ClientKey, Header, Tls, TlsFailure, Trust, Wrap};
+pub use wrap::{ClientKey, Header, Tls, Trust, Wrap};

@@ -1,10 +1,10 @@
 //! IPv4 addresses inside IPv6 addresses, as a NAT64 translates them (RFC 6052), and how its prefix is found (RFC 7050).
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use crate::prefix::{Prefix, Prefixes};
+use std::net::{IpAddr, Ipv4Addr};
 
-use smallvec::SmallVec;
 
-use crate::node::admission::reach::{Reach, is_within, reach};
+use crate::reach::{Reach, reach};
 
 /// Name whose IPv4 addresses everybody knows: a DNS64 embeds them in addresses of its network's prefix.
 pub(crate) const WELL_KNOWN_NAME: &str = "ipv4only.arpa";
@@ -12,59 +12,6 @@ pub(crate) const WELL_KNOWN_NAME: &str = "ipv4only.arpa";
 const WELL_KNOWN: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 0, 170), Ipv4Addr::new(192, 0, 0, 171)];
 /// Most prefixes that are believed.
 const MOST: usize = 4;
-
-/// Prefixes by which the NAT64s of our network translate.
-pub(crate) type Prefixes = SmallVec<[Prefix; 1]>;
-
-/// Prefix by which a NAT64 translates.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Prefix {
-    ip: Ipv6Addr,
-    /// In bits, one of [`Self::LENGTHS`].
-    length: u8,
-}
-
-impl Prefix {
-    /// The lengths of RFC 6052 section 2.2, the usual one first.
-    const LENGTHS: [u8; 6] = [96, 64, 56, 48, 40, 32];
-
-    /// The prefix that an address begins with. `None`: no NAT64 has one of this length.
-    pub(crate) fn new(ip: Ipv6Addr, length: u8) -> Option<Self> {
-        let mask = u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0);
-        Self::LENGTHS.contains(&length).then(|| Prefix { ip: (u128::from(ip) & mask).into(), length })
-    }
-
-    /// The octets of an address in which the IPv4 address stands. Those of bits 64 to 71 are none of it, and are zero.
-    fn places(self) -> impl Iterator<Item = usize> {
-        (usize::from(self.length) / 8..16).filter(move |at| *at != 8 || self.length == 96).take(4)
-    }
-
-    /// The address by which the NAT64 reaches this one.
-    pub(crate) fn embed(self, ip: Ipv4Addr) -> Ipv6Addr {
-        let mut octets = self.ip.octets();
-        for (at, octet) in self.places().zip(ip.octets()) {
-            octets[at] = octet;
-        }
-        octets.into()
-    }
-
-    /// The address that the NAT64 makes of one with its prefix; what stands behind it does not matter.
-    pub(crate) fn extract(self, ip: Ipv6Addr) -> Option<Ipv4Addr> {
-        let octets = ip.octets();
-        let mut places = self.places().map(|at| octets[at]);
-        let mut next = || places.next();
-        let found = Ipv4Addr::new(next()?, next()?, next()?, next()?);
-        is_within(self.ip.into(), self.length, ip.into()).then_some(found)
-    }
-}
-
-/// The address that one of the NAT64s makes of this one.
-pub(crate) fn extract(prefixes: &[Prefix], ip: IpAddr) -> Option<Ipv4Addr> {
-    match ip {
-        IpAddr::V4(_) => None,
-        IpAddr::V6(ip) => prefixes.iter().find_map(|prefix| prefix.extract(ip)),
-    }
-}
 
 /// Finds the prefixes in the addresses of [`WELL_KNOWN_NAME`] (RFC 7050 section 3). None: there is no DNS64.
 ///

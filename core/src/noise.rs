@@ -35,11 +35,6 @@ pub(crate) const IK2_OVERHEAD: usize = 32 + TAG;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct NotAuthentic;
 
-/// Returns the public key of `secret`.
-pub(crate) fn public_key(secret: &[u8; 32]) -> [u8; 32] {
-    curve::public_key(secret)
-}
-
 /// Returns a secret that only `ours` and `peer` can compute: the X25519 exchange of their static keys.
 pub(crate) fn shared_secret(ours: &SecretKey, peer: &NodeId) -> [u8; 32] {
     curve::exchange(ours.as_bytes(), peer.as_bytes())

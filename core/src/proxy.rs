@@ -5,15 +5,17 @@
 //! without a name server has a way out too. A proxy is a stranger: it is read [`MAX_ANSWER`] bytes at most, not a byte
 //! beyond its answer, and until the dial's deadline only.
 
-use core::fmt::{self, Write};
+pub use crate::failure::ProxyFailure;
+
+use core::fmt::Write;
 use core::mem;
 use std::net::IpAddr;
 
 use bytes::Bytes;
 use data_encoding::BASE64;
 
-use crate::config::Login;
-use crate::io::IoFailure;
+use crate::failure::IoFailure;
+use crate::login::Login;
 
 /// Longest answer of a proxy, its refusals of all kinds included.
 pub const MAX_ANSWER: usize = 8 * 1024;
@@ -65,74 +67,6 @@ impl Proxy {
         }
     }
 }
-
-/// Failure of a proxy to lead to a server.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[non_exhaustive]
-pub enum ProxyFailure {
-    /// The proxy itself is not reached: its name is unknown, nothing listens there, or no route leads there.
-    Away,
-    /// The server's name, or our user name or password, cannot be said to such a proxy.
-    Settings,
-    /// No proxy of this kind answers there.
-    NotAProxy,
-    /// The proxy's answer is longer than [`MAX_ANSWER`].
-    TooLong,
-    /// The proxy hung up before it had answered.
-    Closed,
-    /// The proxy asks for a user name and a password, and we have none.
-    LoginNeeded,
-    /// The proxy does not take our user name and password.
-    LoginRefused,
-    /// The proxy asks who we are in a way that is unknown here (NTLM or Kerberos, for example).
-    OtherLogin,
-    /// Status of another refusal by an HTTP proxy.
-    Http(u16),
-    /// Reply of another refusal by a SOCKS5 proxy.
-    Socks(u8),
-}
-
-impl fmt::Display for ProxyFailure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            ProxyFailure::Away => "the proxy is not reached",
-            ProxyFailure::Settings => {
-                "the proxy cannot be told the server's name, or our user name or password"
-            }
-            ProxyFailure::NotAProxy => "what answers is no proxy of this kind",
-            ProxyFailure::TooLong => "the proxy's answer is too long",
-            ProxyFailure::Closed => "the proxy hung up before it had answered",
-            ProxyFailure::LoginNeeded => "the proxy asks for a user name and a password",
-            ProxyFailure::LoginRefused => "the proxy does not take the user name and password",
-            ProxyFailure::OtherLogin => "the proxy asks for a login of a kind that is unknown here",
-            ProxyFailure::Http(status) => {
-                let why = match status {
-                    403 | 405 => "it does not let us go there",
-                    404 | 502 | 503 => "it does not reach the server",
-                    504 => "the server does not answer it",
-                    429 => "too many requests",
-                    _ => return write!(f, "the proxy refuses with HTTP status {status}"),
-                };
-                return write!(f, "the proxy refuses with HTTP status {status}: {why}");
-            }
-            ProxyFailure::Socks(reply) => {
-                let why = match reply {
-                    1 => "it fails",
-                    2 => "it does not let us go there",
-                    3 | 4 => "it does not reach the server",
-                    5 => "the server refused the connection",
-                    6 => "the server does not answer it",
-                    7 => "it opens no connections",
-                    8 => "it does not know this kind of address",
-                    _ => return write!(f, "the proxy refuses with SOCKS reply {reply}"),
-                };
-                return write!(f, "the proxy refuses with SOCKS reply {reply}: {why}");
-            }
-        })
-    }
-}
-
-impl std::error::Error for ProxyFailure {}
 
 /// Handshake with a proxy, until the connection to the server is open.
 ///

@@ -4,7 +4,7 @@ use core::fmt;
 use core::str::FromStr;
 use std::net::IpAddr;
 
-use crate::node::admission::reach::is_within;
+use crate::prefix::is_within;
 
 /// Choice among the machine's addresses. Default: all of them.
 ///

@@ -9,10 +9,10 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use crate::address::PeerAddress;
-use crate::event::Refusal;
+use crate::call::Refusal;
+use crate::failure::IoFailure;
 use crate::hello::{Control, Heard, Hello, Offer, Purpose, Status};
 use crate::identity::{NodeId, SecretKey};
-use crate::io::IoFailure;
 use crate::nat::Behaviour;
 use crate::pipe::Terms;
 use crate::session::SessionId;

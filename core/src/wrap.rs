@@ -1,6 +1,8 @@
 //! Layers around a stream to a server. The core only names them: proxies, TLS and WebSocket are the driver's work. The
 //! core sends and receives the bytes inside the layers.
 
+pub use crate::failure::TlsFailure;
+
 use core::fmt;
 
 use bytes::Bytes;
@@ -108,61 +110,6 @@ impl Tls {
     /// TLS for the host's own name, by authorities that everybody knows.
     pub const PUBLIC: Tls = Tls { trust: Trust::Public, name: None, client: None, alpn: None };
 }
-
-/// Reason that there is no TLS with a server.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[non_exhaustive]
-pub enum TlsFailure {
-    /// The certificate, or one above it, has expired.
-    Expired,
-    /// The certificate, or one above it, is not valid yet.
-    NotYetValid,
-    /// The certificate is for another name.
-    WrongName,
-    /// No authority that we know made the certificate out.
-    UnknownAuthority,
-    /// The key is not the pinned one.
-    PinDiffers,
-    /// A signature is wrong. Either the certificate's, though an authority that we know has the signer's name. Or the
-    /// server's own, which then has the certificate but not its key.
-    BadSignature,
-    /// The certificate is of no use for any other reason.
-    BadCertificate,
-    /// The settings to check the server by are of no use: no name, or no authority.
-    Settings,
-    /// The server hung up, or its bytes are not TLS.
-    NotTls,
-    /// The server gave up, by this alert (RFC 8446 section 6).
-    Alert(u8),
-    /// The server broke the protocol, or nothing it offers is good enough for us.
-    Protocol,
-}
-
-impl fmt::Display for TlsFailure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            TlsFailure::Expired => "TLS: the server's certificate has expired",
-            TlsFailure::NotYetValid => {
-                "TLS: the server's certificate is not valid yet, or our clock is wrong"
-            }
-            TlsFailure::WrongName => "TLS: the server's certificate is for another name",
-            TlsFailure::UnknownAuthority => "TLS: the server's certificate is from an unknown authority",
-            TlsFailure::PinDiffers => "TLS: the server's key differs from the pin",
-            TlsFailure::BadSignature => {
-                "TLS: the server's certificate is from an authority that only has the name of a known one, or stolen"
-            }
-            TlsFailure::BadCertificate => {
-                "TLS: the server's certificate cannot be used (an authority's own one, for example)"
-            }
-            TlsFailure::Settings => "TLS: no name or no authority to check the server by",
-            TlsFailure::NotTls => "TLS: the server does not answer with TLS",
-            TlsFailure::Alert(code) => return write!(f, "TLS: the server refused with alert {code}"),
-            TlsFailure::Protocol => "TLS: the server broke the protocol or offers nothing good enough",
-        })
-    }
-}
-
-impl std::error::Error for TlsFailure {}
 
 #[cfg(test)]
 mod tests {

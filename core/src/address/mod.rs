@@ -20,7 +20,7 @@ use smallvec::SmallVec;
 pub use parse::{AddressError, AddressErrorKind, Field, Section};
 
 use crate::nat::{Delta, NatType};
-use crate::node::admission::reach::{Reach, reach};
+use crate::reach::{Reach, reach};
 
 /// Most bytes of an address's text.
 pub const MAX_TEXT: usize = 1024;

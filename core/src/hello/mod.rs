@@ -47,7 +47,7 @@ use core::fmt;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use crate::event::{Refusal, Strategy};
+use crate::call::{Refusal, Strategy};
 use crate::identity::{NodeId, SecretKey};
 use crate::noise::{Handshake, Keys, NotAuthentic};
 use crate::pipe::{Opener, PipeKeys, PipeMode, ProtocolTag, Sealer, Terms};

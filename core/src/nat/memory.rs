@@ -32,11 +32,11 @@ pub struct NatMemory {
     /// The network.
     pub network: Network,
     /// An idle connection lived for so long, or it is assumed.
-    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::serial::seconds"))]
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::units::seconds"))]
     pub held: Duration,
     /// A connection was forgotten that had been idle for so long. It counts for a day from the loss; in a later run, which is not
     /// told its age, for a day from the start.
-    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::serial::maybe_seconds"))]
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::units::maybe_seconds"))]
     pub lost: Option<Duration>,
 }
 

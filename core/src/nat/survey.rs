@@ -26,7 +26,7 @@ use super::vantage::Vantage;
 use crate::address::is_dialable;
 use crate::cx::{Cx, Owner, Timer};
 use crate::io::{CloseHow, SockId};
-use crate::node::admission::reach::{Reach, reach};
+use crate::reach::{Reach, reach};
 use crate::time::Instant;
 
 /// The whole survey of one interface.
@@ -55,7 +55,7 @@ pub struct NatReport {
     /// Local ports and what they were seen as over TCP, in the order the mappings were made.
     pub samples: Vec<(u16, u16)>,
     /// Time from a SYN to its answer, to the server.
-    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::serial::maybe_seconds"))]
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::units::maybe_seconds"))]
     pub round_trip: Option<Duration>,
     /// The server that answered.
     pub server: Option<SocketAddr>,

@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 
 use crate::address::is_dialable;
-use crate::node::admission::reach::{Reach, is_on_link, reach};
+use crate::prefix::is_on_link;
+use crate::reach::{Reach, reach};
 
 /// Address of ours that servers are asked from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

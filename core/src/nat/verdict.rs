@@ -4,7 +4,7 @@ use core::fmt;
 
 use super::behaviour::{Filtering, Foresight, Mapping};
 use super::survey::NatReport;
-use crate::node::admission::reach::{Reach, reach};
+use crate::reach::{Reach, reach};
 
 /// Reachability of this network as far as surveys tell, the best first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

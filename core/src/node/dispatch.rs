@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use super::admission::{Bearing, How, Trust, Verdict, Waiting, Wish, Worth};
+use super::admission::{Bearing, How, strategy::ours::Trust, Verdict, Waiting, Wish, Worth};
 use super::allocating::{self, Allocations};
 use super::call::Calls;
 use super::call::facts::Call;
@@ -13,11 +13,11 @@ use super::session::{self, Sessions};
 use super::strategy::{Ctx, Parting, Strategies};
 use super::{Node, Phase};
 use crate::address::PeerAddress;
-use crate::config::ServerRef;
 use crate::cx::{Owner, Timer};
 use crate::event::{BrokerLoss, BrokerState, Event};
 use crate::identity::NodeId;
 use crate::io::{CloseHow, Input, Interface, SockId};
+use crate::login::ServerRef;
 use crate::pipe::Terms;
 use crate::session::SessionId;
 use crate::signal::broker::{News, Said};

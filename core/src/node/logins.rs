@@ -3,9 +3,9 @@
 use core::time::Duration;
 use std::collections::BTreeMap;
 
-use crate::config::ServerRef;
 use crate::cx::Cx;
 use crate::event::Event;
+use crate::login::ServerRef;
 use crate::time::Instant;
 
 /// Time for which work waits for a new login, and within which the user is not asked for it again.

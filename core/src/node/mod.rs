@@ -27,11 +27,12 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 
 use crate::address::PeerAddress;
-use crate::config::{Config, ConfigError, Login, Plan, ServerRef, TurnAuth};
+use crate::call::ConnectId;
+use crate::config::{Config, ConfigError, Plan, TurnAuth};
 use crate::cx::Cx;
-use crate::event::ConnectId;
 use crate::identity::{NodeId, NodeIdError};
 use crate::io::{CloseHow, Input, Output, SockId};
+use crate::login::{Login, ServerRef};
 use crate::name::{Name, NameError, NamePin};
 use crate::nat::NatReport;
 use crate::nat::memory::Memory;

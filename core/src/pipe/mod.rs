@@ -15,7 +15,7 @@ use smallvec::SmallVec;
 pub use echo::echo_reply;
 pub use record::{MAX_PLAIN, MAX_RECORD, Opened, Opener, RecordError, Sealer};
 
-use crate::event::{ConnectId, Strategy};
+use crate::call::{ConnectId, Strategy};
 use crate::identity::NodeId;
 
 /// Protection of a pipe's bytes.

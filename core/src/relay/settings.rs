@@ -10,14 +10,10 @@ use quinn_proto::{
 };
 
 use super::MAX_DATAGRAM;
-use super::bbr::BbrFactory;
+use super::bbr::{ACK_EVERY, BbrFactory};
 use super::crypto::{QUIC_VERSION, ResetKey};
 use super::messages::{MAX_MESSAGE, MAX_MESSAGES};
 
-/// Packets that may come before one is acknowledged; sooner where something is missing or [`ACK_WITHIN`] passes. QUIC
-/// itself acknowledges every other packet (RFC 9000 section 13.2.2). That costs relay and routers half as many packets
-/// again as there are data.
-pub(super) const ACK_EVERY: u32 = 10;
 /// Longest delay of an acknowledgement. QUIC's own 25 ms are many round trips of a near relay.
 const ACK_WITHIN: Duration = Duration::from_millis(2);
 

@@ -22,12 +22,14 @@ use std::net::IpAddr;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use crate::config::{Broker, Login};
+use crate::config::Broker;
 use crate::cx::{Cx, Owner, Timer};
 use crate::event::{BrokerLoss, BrokerState};
+use crate::failure::IoFailure;
 use crate::identity::Topic;
-use crate::io::{CloseHow, IoFailure, QueryId, SockId};
+use crate::io::{CloseHow, QueryId, SockId};
 use crate::limit::Bucket;
+use crate::login::Login;
 use crate::name::MAX_RECORD;
 use crate::nat::memory::SHORTEST;
 use crate::proxy::Proxy;

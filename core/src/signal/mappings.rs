@@ -10,7 +10,7 @@ use std::net::IpAddr;
 
 use smallvec::SmallVec;
 
-use super::message::{Malformed, Reader};
+use super::reader::{Malformed, Reader};
 use crate::address::PeerAddress;
 use crate::nat::{Allocation, Behaviour, Filtering, Mapping};
 use crate::pipe::{PipeMode, ProtocolTag, Terms};

@@ -9,21 +9,20 @@
 //! and for peers that are known the failure, address and port of each. The body of PROVE is the token and the relayed
 //! address. An IP address is its family, 4 or 6, and its bytes.
 
+use super::reader::{MAX_ECHO, Malformed, Reader};
 use std::net::{IpAddr, SocketAddr};
 
 use smallvec::SmallVec;
 
 use crate::address::PeerAddress;
-use crate::event::Refusal;
+use crate::call::Refusal;
+use crate::failure::IoFailure;
 use crate::hello::{refusal_code, refusal_from};
-use crate::io::IoFailure;
-use crate::pipe::{PipeMode, ProtocolTag, Terms};
+use crate::pipe::{PipeMode, Terms};
 use crate::session::SessionId;
 use crate::signal::mappings::Mappings;
 use crate::time::WallTime;
 
-/// Most bytes of ECHO's payload.
-pub(crate) const MAX_ECHO: usize = 64;
 /// Most dials that a DIALLED message reports.
 pub(crate) const MAX_DIALS: usize = 6;
 /// Most addresses that a side may come to a relay from.
@@ -92,10 +91,6 @@ pub(crate) enum Body {
         relayed: SocketAddr,
     },
 }
-
-/// A sealed message's content is not one of ours.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Malformed;
 
 const ECHO: u8 = 1;
 const DIRECT: u8 = 2;
@@ -253,46 +248,6 @@ impl Message {
             return Err(Malformed);
         }
         if reader.0.is_empty() { Ok(Message { id, sent, lifetime, session, body }) } else { Err(Malformed) }
-    }
-}
-
-pub(super) struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
-        let (head, rest) = self.0.split_first_chunk().ok_or(Malformed)?;
-        self.0 = rest;
-        Ok(*head)
-    }
-
-    pub(super) fn rest(&mut self) -> &'a [u8] {
-        core::mem::take(&mut self.0)
-    }
-
-    fn protocol(&mut self) -> Result<ProtocolTag, Malformed> {
-        let [length] = self.array()?;
-        let (tag, rest) = self.0.split_at_checked(length.into()).ok_or(Malformed)?;
-        self.0 = rest;
-        ProtocolTag::new(tag).ok_or(Malformed)
-    }
-
-    fn endpoint(&mut self) -> Result<SocketAddr, Malformed> {
-        let ip = match self.array()? {
-            [4] => IpAddr::from(self.array::<4>()?),
-            [6] => IpAddr::from(self.array::<16>()?),
-            _ => return Err(Malformed),
-        };
-        Ok(SocketAddr::new(ip, u16::from_be_bytes(self.array()?)))
-    }
-
-    /// An endpoint that something can be sent to.
-    fn reachable(&mut self) -> Result<SocketAddr, Malformed> {
-        self.endpoint().and_then(|at| if at.port() == 0 { Err(Malformed) } else { Ok(at) })
-    }
-
-    fn echo(&mut self) -> Result<SmallVec<[u8; MAX_ECHO]>, Malformed> {
-        let payload = self.rest();
-        if payload.len() <= MAX_ECHO { Ok(SmallVec::from_slice(payload)) } else { Err(Malformed) }
     }
 }
 

@@ -3,4 +3,5 @@
 pub(crate) mod broker;
 pub(crate) mod mappings;
 pub(crate) mod message;
+mod reader;
 pub(crate) mod seal;

@@ -8,9 +8,10 @@ use std::net::SocketAddr;
 
 use smallvec::SmallVec;
 
-use crate::event::Refusal;
+use crate::call::Refusal;
+use crate::failure::IoFailure;
 use crate::hello::HelloError;
-use crate::io::{IoFailure, SockId};
+use crate::io::SockId;
 use crate::strategy::paths::{Path, Paths};
 use crate::time::Instant;
 

@@ -2,5 +2,6 @@
 
 pub(crate) mod agreement;
 pub(crate) mod dialler;
+pub(crate) mod ours;
 pub(crate) mod paths;
 pub(crate) mod punch;

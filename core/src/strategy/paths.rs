@@ -1,22 +1,15 @@
 //! Choice and order of the peer's announced addresses to dial.
 
+use super::ours::Route;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use smallvec::SmallVec;
 
 use crate::address::{PeerAddress, PeerInterface, is_link_local, scoped};
 use crate::nat::NatType;
-pub(crate) use crate::node::admission::Trust;
-use crate::node::admission::reach::{Ours, is_on_link};
-
-/// A local interface with its external address. Never a link-local address.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Route {
-    pub(crate) internal: IpAddr,
-    /// On-link prefix, in bits.
-    pub(crate) prefix: u8,
-    pub(crate) external: IpAddr,
-}
+use crate::prefix::is_on_link;
+use crate::strategy::ours::Ours;
+pub(crate) use crate::strategy::ours::Trust;
 
 /// A local interface that has a link-local IPv6 address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

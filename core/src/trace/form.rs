@@ -19,7 +19,7 @@ use data_encoding::HEXLOWER;
 use smallvec::{Array, SmallVec};
 
 use crate::address::PeerAddress;
-use crate::event::ConnectId;
+use crate::call::ConnectId;
 use crate::identity::NodeId;
 use crate::io::{QueryId, SockId};
 use crate::name::Name;

@@ -89,10 +89,11 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 
 use crate::address::PeerAddress;
-use crate::config::{Config, ConfigError, Login, Plan, ServerRef};
-use crate::event::ConnectId;
+use crate::call::ConnectId;
+use crate::config::{Config, ConfigError, Plan};
 use crate::identity::NodeId;
 use crate::io::{Input, Output};
+use crate::login::{Login, ServerRef};
 use crate::name::{Name, NameError, NamePin};
 use crate::node::{Allocate, AllocateError, ConnectError, MAX_AT_ONCE, Node};
 use crate::pipe::PipeId;

@@ -2,8 +2,8 @@
 
 use core::fmt;
 
+use crate::call::ConnectId;
 use crate::config::{Config, ConfigError};
-use crate::event::ConnectId;
 use crate::identity::{NodeId, SecretKey};
 use crate::node::{ConnectError, MAX_AT_ONCE, Node};
 use crate::selection::Interfaces;

@@ -10,25 +10,27 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use crate::address::PeerAddress;
-use crate::config::{
-    Accept, Broker, Liveness, Login, NtpServer, Plan, ServerRef, StunServer, TurnAuth, TurnServer,
-};
+use crate::call::{ConnectId, Refusal, Strategy};
+use crate::config::{Accept, Broker, Liveness, NtpServer, Plan, StunServer, TurnAuth, TurnServer};
 use crate::event::{
-    Advice, BrokerLoss, BrokerState, ConnectId, Event, FailReason, Outcome, PortState, Refusal, Report,
-    Stage, Strategy, StrategyReport,
+    Advice, BrokerLoss, BrokerState, Event, FailReason, Outcome, PortState, Report, Stage, StrategyReport,
 };
+use crate::failure::IoFailure;
+use crate::failure::ProxyFailure;
+use crate::failure::TlsFailure;
 use crate::identity::{NodeId, NodeIdError};
-use crate::io::{CloseHow, Input, Interface, IoFailure, LinkKind, Output, QueryId, Reuse, SockId, SockOpts};
+use crate::io::{CloseHow, Input, Interface, LinkKind, Output, QueryId, Reuse, SockId, SockOpts};
+use crate::login::{Login, ServerRef};
 use crate::name::{Name, NameError, NameNews, NamePin};
 use crate::nat::{NatMemory, Network};
 use crate::node::{Allocate, ConnectError};
 use crate::pipe::{PipeEnd, PipeId, PipeMode, PipeNews, PipeStart, ProtocolTag};
 use crate::portmap::{MapError, Scope, Truth, Way};
-use crate::proxy::{Proxy, ProxyFailure, ProxyKind};
+use crate::proxy::{Proxy, ProxyKind};
 use crate::time::{ClockFix, Instant};
 use crate::turn::{Credentials, Family, Lifetimes};
 use crate::wire::Transport;
-use crate::wrap::{ClientKey, Header, Tls, TlsFailure, Trust, Wrap};
+use crate::wrap::{ClientKey, Header, Tls, Trust, Wrap};
 
 use super::LineError;
 use super::form::{Put, Take, Words, enum_form, put_all, struct_form, word};

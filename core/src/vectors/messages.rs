@@ -8,9 +8,9 @@ use smallvec::{SmallVec, smallvec};
 use super::{
     Fields, OTHER_SESSION, SESSION, alice, bob, endpoint, ephemeral, hex, lines, list, protocol, text,
 };
-use crate::event::{Refusal, Strategy};
+use crate::call::{Refusal, Strategy};
+use crate::failure::IoFailure;
 use crate::hello::{VERSION, refusal_code};
-use crate::io::IoFailure;
 use crate::nat::{Allocation, Behaviour, Filtering, Mapping};
 use crate::pipe::{PipeMode, ProtocolTag, Terms};
 use crate::session::SessionId;

@@ -5,7 +5,7 @@ use core::time::Duration;
 use smallvec::smallvec;
 
 use super::{Fields, OTHER_SESSION, SESSION, alice, bob, ephemeral, hex, lines, list, protocol, text};
-use crate::event::{Refusal, Strategy};
+use crate::call::{Refusal, Strategy};
 use crate::hello::{Control, Heard, Hello, Offer, Purpose, Status, VERSION, refusal_code, refuse_version};
 use crate::pipe::moving::{CarrierId, CarrierKind, Mover, MoverConfig};
 use crate::pipe::{MAX_RECORD, Opened, PipeKeys, PipeMode, ProtocolTag, Terms};

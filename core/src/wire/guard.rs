@@ -2,8 +2,6 @@
 
 use core::fmt;
 
-use super::stun::TransactionId;
-
 /// Transport of a STUN or TURN message; the size caps differ.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 // Exhaustive: STUN and TURN go over these two.
@@ -551,3 +549,8 @@ mod tests {
         assert_eq!(mqtt(&[0x90, 0x03, 0x00, 0x01, 0x80]), Ok(Some(5)));
     }
 }
+
+/// The 96 random bits that join an answer to its question (RFC 8489 section 5).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+// Exhaustive: 96 bits by RFC 8489.
+pub struct TransactionId(pub [u8; 12]);

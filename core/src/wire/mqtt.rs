@@ -10,7 +10,7 @@ use mqttrs::{
 };
 
 use super::guard::{self, GuardError, MQTT_MAX};
-use crate::config::Login;
+use crate::login::Login;
 
 /// Reason that a packet could not be made or read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

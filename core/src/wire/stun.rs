@@ -1,5 +1,6 @@
 //! STUN Binding (RFC 8489), with the attributes of NAT behaviour discovery (RFC 5780).
 
+pub use super::guard::TransactionId;
 use core::fmt;
 use std::net::SocketAddr;
 
@@ -21,11 +22,6 @@ define_attribute_enums!(
     AttributeEncoder,
     [MappedAddress, XorMappedAddress, ErrorCode, ChangeRequestAttribute, OtherAddress, ResponseOrigin]
 );
-
-/// The 96 random bits that join an answer to its question (RFC 8489 section 5).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-// Exhaustive: 96 bits by RFC 8489.
-pub struct TransactionId(pub [u8; 12]);
 
 /// Address and port from which the server is asked to answer (RFC 5780 section 7.2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -6,9 +6,9 @@
 
 use std::collections::BTreeSet;
 
-use super::named::Trust;
 use super::requests::STRANGERS_A_SECOND;
 use crate::signal::message::{Message, MessageId};
+use crate::strategy::ours::Trust;
 use crate::time::WallTime;
 
 const SECOND: i64 = 1_000_000;

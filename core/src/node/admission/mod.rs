@@ -10,7 +10,6 @@ mod inbox;
 mod marks;
 mod named;
 pub(in crate::node) mod places;
-pub(crate) mod reach;
 mod replies;
 mod requests;
 mod source;
@@ -19,19 +18,20 @@ mod wish;
 pub(in crate::node) use asks::Waiting;
 pub(in crate::node) use inbox::{Stamp, Verdict};
 pub(in crate::node) use named::Entry;
-pub(crate) use named::Trust;
 pub(in crate::node) use replies::Worth;
 pub(in crate::node) use requests::{Denied, Place};
 pub(in crate::node) use wish::{How, Kind, Wish};
 
+use crate::strategy::ours::Trust;
 use core::time::Duration;
 use std::net::IpAddr;
 
 use smallvec::SmallVec;
 
+use crate::call::Refusal;
 use crate::config::Config;
 use crate::cx::{Cx, Timer};
-use crate::event::{Event, Refusal};
+use crate::event::Event;
 use crate::identity::{NodeId, SecretKey};
 use crate::limit::Buckets;
 use crate::node::MAX_CONNECTS;

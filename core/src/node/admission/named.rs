@@ -1,5 +1,6 @@
 //! Peers that our user named, and the accept list's verdict on everybody else.
 
+use crate::strategy::ours::Trust;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::config::Accept;
@@ -7,16 +8,6 @@ use crate::identity::NodeId;
 
 /// Most peers whose approval is remembered.
 const MAX_APPROVED: usize = 4096;
-
-/// Trust in a peer: bounds the work that the peer may cause.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Trust {
-    /// A peer that our user named: by the accept list, by a yes, or by a call that runs.
-    Known,
-    /// A stranger: everybody else. A key costs nothing, so a stranger's use of resources is at the cost of strangers
-    /// only.
-    Stranger,
-}
 
 /// Answer of the user's rules to a peer that asks for a pipe.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::Trust;
 use super::source::Source;
 use crate::config::PIPE_DESCRIPTORS;
 use crate::identity::NodeId;
 use crate::io::SockId;
 use crate::pipe::PipeId;
 use crate::strategy::agreement::Candidate;
+use crate::strategy::ours::Trust;
 
 /// Places of a relayed pipe, whose descriptors are a socket of its own, and two pairs of sockets between its user and the
 /// node.

@@ -2,10 +2,10 @@
 
 use core::time::Duration;
 
-use super::named::Trust;
 use crate::identity::NodeId;
 use crate::limit::{Bucket, Buckets};
 use crate::signal::message::Body;
+use crate::strategy::ours::Trust;
 use crate::time::Instant;
 
 /// Messages of each worth to one peer that is known, and to one stranger: so many at once, then one each so often. A

@@ -10,12 +10,12 @@
 
 use core::time::Duration;
 
-use super::named::Trust;
 use super::wish::Kind;
-use crate::event::Refusal;
+use crate::call::Refusal;
 use crate::identity::NodeId;
 use crate::limit::{Bucket, Buckets};
 use crate::session::SessionId;
+use crate::strategy::ours::Trust;
 use crate::time::Instant;
 
 /// Strangers' requests of one kind: so many at once, then one each so often.

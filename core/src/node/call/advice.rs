@@ -1,7 +1,8 @@
 //! The one thing to do after a connect that gave no pipe, from what was seen of it.
 
 use super::Attempt;
-use crate::event::{Advice, FailReason, Refusal, Strategy};
+use crate::call::{Refusal, Strategy};
+use crate::event::{Advice, FailReason};
 use crate::node::strategy::Ctx;
 
 /// The peer's answers over the brokers, as far as an advice depends on them.

@@ -8,12 +8,13 @@ use smallvec::SmallVec;
 use super::advice::Heard;
 use super::facts::Call;
 use crate::address::{PeerAddress, PeerInterface, is_link_local};
+use crate::call::Strategy;
 use crate::config::Plan;
-use crate::event::{Outcome, Strategy, StrategyReport};
+use crate::event::{Outcome, StrategyReport};
 use crate::identity::NodeId;
 use crate::nat::NatType;
-use crate::node::admission::Trust;
 use crate::node::strategy::{Ctx, End, Strategies};
+use crate::strategy::ours::Trust;
 use crate::time::Instant;
 
 /// Delay between the starts of two strategies, where the first is likely to work by itself. Where it is not, the next

@@ -1,8 +1,8 @@
 //! Facts of a call, which its strategies read.
 
 use crate::address::PeerAddress;
+use crate::call::ConnectId;
 use crate::config::Plan;
-use crate::event::ConnectId;
 use crate::identity::NodeId;
 use crate::pipe::Terms;
 use crate::session::SessionId;

@@ -7,8 +7,9 @@ use smallvec::SmallVec;
 use super::Network;
 use crate::cx::{Cx, Owner};
 use crate::event::Event;
-use crate::io::{CloseHow, IoFailure, Reuse, SockId, SockOpts};
-use crate::strategy::paths::Route;
+use crate::failure::IoFailure;
+use crate::io::{CloseHow, Reuse, SockId, SockOpts};
+use crate::strategy::ours::Route;
 
 #[derive(Debug, Default)]
 pub(super) struct Listeners {

@@ -8,7 +8,7 @@ use crate::cx::{Cx, Timer};
 use crate::nat::vantage::Vantage;
 use crate::nat::{NatType, Network as Place};
 use crate::portmap::Scope;
-use crate::strategy::paths::Route;
+use crate::strategy::ours::Route;
 use crate::time::Instant;
 
 /// Delay before measurements that no server answered are repeated: the first value, doubled each time up to the second.

@@ -22,7 +22,7 @@ use measuring::MeasureAgain;
 use nat64::Translating;
 use time::Timekeeper;
 
-use super::admission::Trust;
+use crate::strategy::ours::Trust;
 use super::admission::reach::{Ours, is_on_link};
 use crate::address::{PeerAddress, is_link_local, scoped};
 use crate::config::Config;
@@ -32,7 +32,8 @@ use crate::nat::external::External;
 use crate::nat::surveyor::{Sampled, Surveyor};
 use crate::server::local_towards;
 use crate::strategy::agreement::Key;
-use crate::strategy::paths::{self, Links, Route};
+use crate::strategy::ours::Route;
+use crate::strategy::paths::{self, Links};
 use crate::time::{ClockFix, Instant};
 
 /// Interfaces announced per address family, as the address format allows.

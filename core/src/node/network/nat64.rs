@@ -15,9 +15,11 @@ use smallvec::SmallVec;
 use super::PER_FAMILY;
 use crate::cx::{Cx, Owner};
 use crate::event::Event;
-use crate::io::{Input, Interface, IoFailure, Output, QueryId, SockId};
-use crate::nat64::{self, Prefixes, WELL_KNOWN_NAME, discover, extract};
-use crate::node::admission::reach::is_on_link;
+use crate::failure::IoFailure;
+use crate::io::{Input, Interface, Output, QueryId, SockId};
+use crate::nat64::{WELL_KNOWN_NAME, discover};
+use crate::prefix::is_on_link;
+use crate::prefix::{Prefixes, extract};
 
 /// Time that the look-up of the prefix may take. The address is handed out after it.
 const FIND_WITHIN: Duration = Duration::from_secs(2);
@@ -40,7 +42,7 @@ pub(super) struct Translating {
 }
 
 impl Translating {
-    pub(super) fn prefixes(&self) -> &[nat64::Prefix] {
+    pub(super) fn prefixes(&self) -> &[crate::prefix::Prefix] {
         &self.prefixes
     }
 

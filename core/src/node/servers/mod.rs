@@ -19,7 +19,8 @@ use smallvec::SmallVec;
 
 use crate::config::{TurnAuth, TurnServer};
 use crate::cx::{Cx, Owner};
-use crate::io::{CloseHow, Input, IoFailure, QueryId, SockId};
+use crate::failure::IoFailure;
+use crate::io::{CloseHow, Input, QueryId, SockId};
 use crate::pipe::PipeEnd;
 use crate::proxy::Proxy;
 use crate::random::Domain;

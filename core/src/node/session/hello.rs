@@ -8,11 +8,13 @@ use smallvec::SmallVec;
 
 use super::stream::{HelloStage, Role, Stream};
 use super::{Env, News, Sessions};
+use crate::call::{Refusal, Strategy};
 use crate::cx::{Cx, Timer};
-use crate::event::{Refusal, Stage, Strategy};
+use crate::event::Stage;
+use crate::failure::IoFailure;
 use crate::hello::{self, Control, HEADER, Heard, Hello, HelloError, Offer, Purpose, Status};
 use crate::identity::NodeId;
-use crate::io::{CloseHow, Input, IoFailure, SockId};
+use crate::io::{CloseHow, Input, SockId};
 use crate::node::admission::{Admission, Entry, Waiting};
 use crate::pipe::Terms;
 use crate::random::Domain;

@@ -20,13 +20,15 @@ use table::Streams;
 
 use super::admission::door::Door;
 use super::admission::places::Places;
-use super::admission::{Admission, Trust};
+use super::admission::{Admission, strategy::ours::Trust};
+use crate::call::{ConnectId, Refusal, Strategy};
 use crate::config::{Config, DEFAULT_PIPES};
 use crate::cx::{Cx, Owner, Timer};
-use crate::event::{ConnectId, Event, Refusal, Stage, Strategy};
+use crate::event::{Event, Stage};
+use crate::failure::IoFailure;
 use crate::hello::{Control, Hello, Offer, Purpose};
 use crate::identity::NodeId;
-use crate::io::{CloseHow, IoFailure, Reuse, SockId, SockOpts};
+use crate::io::{CloseHow, Reuse, SockId, SockOpts};
 use crate::pipe::{PipeEnd, PipeId, PipeKeys, PipeMode, PipeStart, Terms};
 use crate::session::SessionId;
 use crate::strategy::agreement::{Agreement, Candidate, Decision, Key, Requester, Settled};

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use smallvec::SmallVec;
 
-use crate::event::Strategy;
+use crate::call::Strategy;
 use crate::hello::{Hello, Offer};
 use crate::identity::NodeId;
 use crate::pipe::Terms;

@@ -12,11 +12,12 @@ use smallvec::SmallVec;
 use pings::Pings;
 
 use crate::address::PeerAddress;
-use crate::config::{Config, Login};
+use crate::config::Config;
 use crate::cx::Cx;
 use crate::event::{BrokerState, Event};
 use crate::identity::{NodeId, SecretKey};
 use crate::io::Input;
+use crate::login::Login;
 use crate::random::Domain;
 use crate::session::SessionId;
 use crate::signal::broker::{News, Session};

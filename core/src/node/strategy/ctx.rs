@@ -8,12 +8,13 @@ use smallvec::SmallVec;
 
 use super::Said;
 use crate::address::PeerAddress;
+use crate::call::{ConnectId, Refusal, Strategy};
 use crate::config::Config;
 use crate::cx::{Cx, Owner};
-use crate::event::{ConnectId, Event, Refusal, Stage, Strategy};
+use crate::event::{Event, Stage};
 use crate::identity::NodeId;
 use crate::io::SockId;
-use crate::node::admission::{Admission, Trust, Worth};
+use crate::node::admission::{Admission, Worth};
 use crate::node::call::facts::Call;
 use crate::node::logins::Logins;
 use crate::node::network::Network;
@@ -24,6 +25,7 @@ use crate::pipe::Terms;
 use crate::session::SessionId;
 use crate::signal::message::Body;
 use crate::strategy::agreement::{Key, Requester};
+use crate::strategy::ours::Trust;
 use crate::strategy::paths::{self, Path, Paths};
 use crate::turn::Family;
 

@@ -5,12 +5,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::{Contract, Ctx, End, Request};
-use crate::event::{ConnectId, Stage, Strategy};
+use crate::call::{ConnectId, Strategy};
+use crate::event::Stage;
 use crate::io::SockId;
-use crate::node::admission::Trust;
 use crate::node::call::facts::Call;
 use crate::strategy::agreement::Key;
 use crate::strategy::dialler::{DialEnd, Dialler};
+use crate::strategy::ours::Trust;
 use crate::time::Instant;
 
 #[derive(Debug, Default)]

@@ -1,7 +1,7 @@
 //! Requests of peers: judged, asked about, and handed to the strategy that they are for.
 
 use super::{Contract, Ctx, Parting, Strategies};
-use crate::event::Refusal;
+use crate::call::Refusal;
 use crate::identity::NodeId;
 use crate::node::admission::{Denied, Entry, How, Kind, Place, Waiting, Wish};
 use crate::random::Domain;

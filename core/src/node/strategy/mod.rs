@@ -24,7 +24,8 @@ pub(super) use request::Request;
 pub(super) use reverse::Reverse;
 
 use super::call::facts::Call;
-use crate::event::{ConnectId, Outcome, Strategy};
+use crate::call::{ConnectId, Strategy};
+use crate::event::Outcome;
 use crate::identity::NodeId;
 use crate::pipe::PipeId;
 use crate::strategy::agreement::{Key, Settled};

@@ -5,7 +5,8 @@ use core::time::Duration;
 use bytes::Bytes;
 
 use super::{Ctx, Said};
-use crate::event::{Stage, Strategy};
+use crate::call::Strategy;
+use crate::event::Stage;
 use crate::node::call::facts::Call;
 use crate::signal::message::{Body, MessageId};
 use crate::time::Instant;

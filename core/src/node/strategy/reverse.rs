@@ -10,11 +10,13 @@ use smallvec::SmallVec;
 
 use super::{Contract, Ctx, End, Parting, Request, Said};
 use crate::address::PeerAddress;
+use crate::call::{ConnectId, Strategy};
 use crate::cx::Timer;
-use crate::event::{ConnectId, Stage, Strategy};
+use crate::event::Stage;
+use crate::failure::IoFailure;
 use crate::identity::NodeId;
-use crate::io::{IoFailure, SockId};
-use crate::node::admission::{Kind, Place, Trust};
+use crate::io::SockId;
+use crate::node::admission::{Kind, Place};
 use crate::node::call::facts::Call;
 use crate::pipe::Terms;
 use crate::portmap::Scope;
@@ -22,6 +24,7 @@ use crate::session::SessionId;
 use crate::signal::message::{Body, MAX_DIALS};
 use crate::strategy::agreement::{Key, Requester};
 use crate::strategy::dialler::{DialEnd, Dialler};
+use crate::strategy::ours::Trust;
 use crate::time::Instant;
 
 /// Delay after which a call asks to be dialled at the known addresses though no STUN server has answered. There may

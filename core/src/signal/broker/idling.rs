@@ -5,7 +5,7 @@ use core::time::Duration;
 use super::link::Link;
 use crate::cx::Cx;
 use crate::event::BrokerLoss;
-use crate::io::IoFailure;
+use crate::failure::IoFailure;
 use crate::nat::memory::{self, CONFIRMED_WITHIN, LONGEST, Patience, SHORTEST};
 use crate::time::Instant;
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::state::PunchStage;
 use super::{FRESH_FROM, Punches, With};
-use crate::event::{Stage, Strategy};
+use crate::call::Strategy;
+use crate::event::Stage;
 use crate::nat::Foresight;
 use crate::node::call::facts::Call;
 use crate::node::strategy::{Contract, Ctx, End, Request, Said};

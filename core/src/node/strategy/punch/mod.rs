@@ -24,19 +24,20 @@ use state::{Punch, PunchStage, SYN_BURST, SYN_EVERY};
 
 use super::{Ctx, Parting, Said};
 use crate::address::{PeerAddress, PeerInterface, is_link_local};
+use crate::call::{ConnectId, Refusal, Strategy};
 use crate::cx::Timer;
-use crate::event::{ConnectId, Refusal, Strategy};
 use crate::identity::NodeId;
 use crate::limit::Bucket;
 use crate::nat::surveyor::Sampled;
 use crate::nat::{Behaviour, DeltaType, Foresight, NatType};
-use crate::node::admission::{Place, Trust};
+use crate::node::admission::Place;
 use crate::pipe::Terms;
 use crate::session::SessionId;
 use crate::signal::mappings::Mappings;
 use crate::signal::message::Body;
 use crate::strategy::agreement::{Key, Requester};
-use crate::strategy::paths::Route;
+use crate::strategy::ours::Route;
+use crate::strategy::ours::Trust;
 use crate::strategy::punch::{self, Side, Tactic};
 
 /// First rung whose dials leave from ports of their own: a stale connection may hold the listener's.

@@ -23,11 +23,10 @@ use smallvec::SmallVec;
 
 use super::Punches;
 use super::state::Punch;
-use crate::config::ServerRef;
 use crate::cx::{Cx, Owner, Timer};
 use crate::identity::NodeId;
 use crate::io::{CloseHow, Input, SockId};
-use crate::node::admission::Trust;
+use crate::login::ServerRef;
 use crate::node::servers::{ServerNews, Servers};
 use crate::node::strategy::Ctx;
 use crate::node::strategy::knock::{KnockKey, LENGTH};
@@ -36,6 +35,7 @@ use crate::random::Domain;
 use crate::session::SessionId;
 use crate::signal::message::Body;
 use crate::strategy::agreement::{Key, Requester};
+use crate::strategy::ours::Trust;
 use crate::time::Instant;
 use crate::turn::{Credentials, Family};
 

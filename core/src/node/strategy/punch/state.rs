@@ -7,14 +7,15 @@ use std::net::{IpAddr, SocketAddr};
 
 use smallvec::SmallVec;
 
-use crate::event::ConnectId;
+use crate::call::ConnectId;
 use crate::identity::NodeId;
 use crate::io::SockId;
 use crate::limit::Bucket;
 use crate::nat::{Behaviour, Foresight};
-use crate::node::admission::{Kind, Place, Trust};
+use crate::node::admission::{Kind, Place};
 use crate::pipe::Terms;
 use crate::session::SessionId;
+use crate::strategy::ours::Trust;
 use crate::strategy::punch::{self, Side, Tactic};
 use crate::time::Instant;
 

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use super::Relays;
 use super::relay::Relay;
+use crate::call::Strategy;
 use crate::cx::Owner;
-use crate::event::{Stage, Strategy};
-use crate::node::admission::Trust;
+use crate::event::Stage;
 use crate::node::call::facts::Call;
 use crate::node::servers::Servers;
 use crate::node::strategy::knock::KnockKey;
@@ -16,6 +16,7 @@ use crate::node::strategy::{Contract, Ctx, End, Request, Said};
 use crate::pipe::PipeId;
 use crate::signal::message::Body;
 use crate::strategy::agreement::Key;
+use crate::strategy::ours::Trust;
 use crate::time::Instant;
 use crate::turn::Family;
 

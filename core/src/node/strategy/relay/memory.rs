@@ -1,8 +1,8 @@
 //! Memory of all relays: each has windows by what the others leave, so that their number does not multiply it.
 
 use super::Relays;
-use crate::node::admission::Trust;
 use crate::relay::{MAX_MESSAGE, MAX_MESSAGES};
+use crate::strategy::ours::Trust;
 
 /// Most relays at a time, pipes among them.
 const MAX_RELAYS: usize = 256;

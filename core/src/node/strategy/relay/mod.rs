@@ -33,17 +33,19 @@ use moving::Moving;
 use relay::{News, Relay, RelayStage};
 
 use super::{Ctx, End, Parting, Said};
-use crate::config::ServerRef;
-use crate::event::{ConnectId, Refusal, Stage, Strategy};
+use crate::call::{ConnectId, Refusal, Strategy};
+use crate::event::Stage;
 use crate::hello::Control;
 use crate::io::{CloseHow, Input};
-use crate::node::admission::{Place, Trust};
+use crate::login::ServerRef;
+use crate::node::admission::Place;
 use crate::node::servers::{ServerNews, server_end};
 use crate::pipe::{PipeEnd, PipeId, PipeKeys, PipeNews, PipeStart};
 use crate::random::Domain;
 use crate::relay::{EndCause, RelayConfig, RelayStream, StreamEvent};
 use crate::signal::message::Body;
 use crate::strategy::agreement::{Candidate, Decision, Key, Requester, Settled};
+use crate::strategy::ours::Trust;
 use crate::time::Instant;
 use crate::turn::Credentials;
 

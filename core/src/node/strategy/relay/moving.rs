@@ -11,8 +11,9 @@ use bytes::{Buf, Bytes};
 
 use super::relay::{Relay, RelayStage};
 use super::{Ctx, Relays, Said};
+use crate::call::Strategy;
 use crate::cx::{Cx, Owner};
-use crate::event::{Event, Strategy};
+use crate::event::Event;
 use crate::io::{CloseHow, Input, SockId};
 use crate::pipe::moving::{CarrierId, CarrierKind, Mover, MoverConfig, MoverEnd, MoverEvent};
 use crate::pipe::{MAX_RECORD, Opened, Opener, PipeEnd, PipeId, PipeKeys, PipeNews, Sealer};

@@ -7,12 +7,12 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::moving::Moving;
+use crate::call::ConnectId;
 use crate::cx::{Cx, Timer};
-use crate::event::ConnectId;
 use crate::hello::{Control, parse_control};
 use crate::identity::NodeId;
 use crate::io::SockId;
-use crate::node::admission::{Kind, Place, Trust};
+use crate::node::admission::{Kind, Place};
 use crate::node::servers::{ServerNews, Servers};
 use crate::node::strategy::knock::{Knock, KnockKey};
 use crate::pipe::moving::MoverEvent;
@@ -20,6 +20,7 @@ use crate::pipe::{PipeId, Terms};
 use crate::relay::{ReadOutcome, RelayStream, StreamEvent};
 use crate::signal::message::MAX_SOURCES;
 use crate::strategy::agreement::Key;
+use crate::strategy::ours::Trust;
 use crate::time::Instant;
 
 pub(in crate::node) struct Relay {

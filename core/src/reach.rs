@@ -6,10 +6,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::address::PeerAddress;
-use crate::io::Interface;
-use crate::nat64::{Prefix, extract};
-use crate::strategy::paths::{Route, Trust};
+use crate::prefix::{Prefix, extract};
 
 /// Destination of a packet to an address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -160,73 +157,6 @@ fn reach_v6(ip: Ipv6Addr, nat64: &[Prefix]) -> Reach {
 /// Returns the reach of an address that embeds `ip`.
 fn embedded(ip: Ipv4Addr) -> Reach {
     if reach_v4(ip) == Internet { Internet } else { Inside }
-}
-
-/// Addresses of this node and its networks, to be told from all others.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Ours<'a> {
-    /// Every address of this machine, used or not.
-    pub(crate) interfaces: &'a [Interface],
-    /// Interfaces that we use, with the external address of each.
-    pub(crate) routes: &'a [Route],
-    /// Address that we announce; our router's addresses are among it.
-    pub(crate) announced: Option<&'a PeerAddress>,
-    /// Discovered prefixes of NAT64.
-    pub(crate) nat64: &'a [Prefix],
-}
-
-impl Ours<'_> {
-    /// Returns true if a peer may have us send to an address that it named.
-    ///
-    /// A peer that our user knows may name anything that is a host. For a stranger only the internet counts, and of it
-    /// nothing that is ours or our neighbour's. Hosts inside trust us, or our router hides them from the stranger. A
-    /// node that is bound to loopback makes no difference, as strangers reach such a node by its brokers.
-    pub(crate) fn may_send(&self, ip: IpAddr, trust: Trust) -> bool {
-        match (reach(ip, self.nat64), trust) {
-            (Nobody, _) => false,
-            (Loopback, Trust::Known) => {
-                self.routes.iter().any(|r| r.internal.is_loopback() && r.internal.is_ipv4() == ip.is_ipv4())
-            }
-            (Inside | Internet, Trust::Known) => true,
-            (Loopback | Inside, Trust::Stranger) => false,
-            (Internet, Trust::Stranger) => {
-                // Whoever is behind a NAT64 is held against the table by both its addresses.
-                let embedded = extract(self.nat64, ip).map(IpAddr::V4);
-                [Some(ip), embedded].iter().flatten().all(|ip| !self.has(*ip) && !self.is_neighbour(*ip))
-            }
-        }
-    }
-
-    /// Returns true if an address is ours, inside or outside.
-    fn has(&self, ip: IpAddr) -> bool {
-        let announced = || self.announced.into_iter().flat_map(PeerAddress::interfaces);
-        self.interfaces.iter().any(|i| i.ip == ip)
-            || self.routes.iter().any(|r| r.internal == ip || r.external == ip)
-            || announced().any(|i| i.external == ip)
-    }
-
-    fn is_neighbour(&self, ip: IpAddr) -> bool {
-        self.interfaces.iter().any(|i| is_on_link(i.ip, i.prefix, ip))
-            || self.routes.iter().any(|r| is_on_link(r.internal, r.prefix, ip))
-    }
-}
-
-/// Returns true if an address is in the prefix of one of ours. A prefix of no or all bits says nothing about
-/// neighbours.
-pub(crate) fn is_on_link(ours: IpAddr, prefix: u8, ip: IpAddr) -> bool {
-    let bits = if ours.is_ipv4() { 32 } else { 128 };
-    (1..bits).contains(&prefix) && is_within(ours, prefix, ip)
-}
-
-/// Returns true if two addresses of one family have the same first `length` bits.
-pub(crate) fn is_within(prefix: IpAddr, length: u8, ip: IpAddr) -> bool {
-    let (differing, bits) = match (prefix, ip) {
-        (IpAddr::V4(a), IpAddr::V4(b)) => (u128::from(u32::from(a) ^ u32::from(b)), 32),
-        (IpAddr::V6(a), IpAddr::V6(b)) => (u128::from(a) ^ u128::from(b), 128),
-        _ => return false,
-    };
-    let host_bits = bits - u32::from(length).min(bits);
-    differing.checked_shr(host_bits).unwrap_or(0) == 0
 }
 
 #[cfg(test)]
