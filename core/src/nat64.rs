@@ -3,7 +3,6 @@
 use crate::prefix::{Prefix, Prefixes};
 use std::net::{IpAddr, Ipv4Addr};
 
-
 use crate::reach::{Reach, reach};
 
 /// Name whose IPv4 addresses everybody knows: a DNS64 embeds them in addresses of its network's prefix.
@@ -39,6 +38,8 @@ pub(crate) fn discover(found: &[IpAddr]) -> Prefixes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::prefix::extract;
+    use std::net::Ipv6Addr;
 
     fn v6(text: &str) -> Ipv6Addr {
         text.parse().unwrap()

@@ -162,6 +162,8 @@ fn embedded(ip: Ipv4Addr) -> Reach {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::io::Interface;
+    use crate::strategy::ours::{Ours, Route, Trust};
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()

@@ -2,7 +2,6 @@
 //!
 //! Words that people read stand as text, names of alternatives in small letters with `_`, and times in seconds.
 
-
 use serde::{Serialize, Serializer};
 
 use crate::address::{NodeText, PeerAddress};

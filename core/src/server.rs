@@ -217,6 +217,7 @@ pub(crate) fn local_towards(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::experience::Experience;
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()

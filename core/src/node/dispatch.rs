@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use super::admission::{Bearing, How, strategy::ours::Trust, Verdict, Waiting, Wish, Worth};
+use super::admission::{Bearing, How, Verdict, Waiting, Wish, Worth};
 use super::allocating::{self, Allocations};
 use super::call::Calls;
 use super::call::facts::Call;
@@ -24,6 +24,7 @@ use crate::signal::broker::{News, Said};
 use crate::signal::message::{Body, Message, MessageId};
 use crate::signal::seal::{self, Content};
 use crate::strategy::agreement::Requester;
+use crate::strategy::ours::Trust;
 
 impl Node {
     /// Takes in an input of one machine, or one that has no `owner`.

@@ -298,6 +298,7 @@ fn failure_from(code: u8) -> IoFailure {
 mod tests {
     use super::*;
     use crate::nat::{Allocation, Behaviour, Filtering, Mapping};
+    use crate::pipe::ProtocolTag;
     use core::time::Duration;
     use quickcheck::{Arbitrary, Gen, quickcheck};
     use smallvec::smallvec;

@@ -17,7 +17,6 @@ use advice::Heard;
 use attempt::{Attempt, Run, RunState, order};
 use facts::Call;
 
-use crate::strategy::ours::Trust;
 use super::session::Winner;
 use super::strategy::relay::Way;
 use super::strategy::{Ctx, End, Said, Strategies};
@@ -33,6 +32,7 @@ use crate::session::SessionId;
 use crate::signal::message::MessageId;
 use crate::strategy::agreement::{Key, Requester, Settled};
 use crate::strategy::dialler::DialEnd;
+use crate::strategy::ours::Trust;
 use crate::time::Instant;
 
 /// Interval of the checks whether the peer's own call may still answer ours.

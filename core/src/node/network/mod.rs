@@ -22,17 +22,17 @@ use measuring::MeasureAgain;
 use nat64::Translating;
 use time::Timekeeper;
 
-use crate::strategy::ours::Trust;
-use super::admission::reach::{Ours, is_on_link};
 use crate::address::{PeerAddress, is_link_local, scoped};
 use crate::config::Config;
 use crate::cx::{Cx, Owner, Timer};
 use crate::io::{Input, Interface, Output, SockId};
 use crate::nat::external::External;
 use crate::nat::surveyor::{Sampled, Surveyor};
+use crate::prefix::is_on_link;
 use crate::server::local_towards;
 use crate::strategy::agreement::Key;
 use crate::strategy::ours::Route;
+use crate::strategy::ours::{Ours, Trust};
 use crate::strategy::paths::{self, Links};
 use crate::time::{ClockFix, Instant};
 

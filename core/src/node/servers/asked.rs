@@ -1,16 +1,13 @@
 //! A server that is asked in one way.
 
-use super::ENDS_SOON;
-use super::MADE_FOR;
-use super::MADE_FOR_GOOD;
-use crate::config::TurnAuth;
-use crate::config::TurnServer;
+use super::{ENDS_SOON, MADE_FOR, MADE_FOR_GOOD};
+
+use crate::config::{TurnAuth, TurnServer};
 use crate::cx::Cx;
 use crate::proxy::Proxy;
 use crate::server::Race;
 use crate::time::Instant;
-use crate::turn::Credentials;
-use crate::turn::Family;
+use crate::turn::{Credentials, Family};
 use crate::wire::Transport;
 
 /// A server that is asked in one way, at its addresses.

@@ -1,27 +1,19 @@
 //! Which servers are asked next, in which way, and again where that may help.
 
-use super::AT_ONCE;
-use super::FASTER_THAN;
-use super::FRESH_PORTS;
-use super::OTHER_FAMILY_AFTER;
-use super::REACH_WITHIN;
-use super::ServerNews;
-use super::Servers;
-use super::TCP_AFTER;
-use super::Try;
-use super::asked::Asked;
-use super::asked::ByTcp;
-use super::asked::Renewal;
-use crate::config::TurnAuth;
-use crate::config::TurnServer;
+use std::net::SocketAddr;
+
+use super::asked::{Asked, ByTcp, Renewal};
+use super::{
+    AT_ONCE, FASTER_THAN, FRESH_PORTS, OTHER_FAMILY_AFTER, REACH_WITHIN, ServerNews, Servers, TCP_AFTER, Try,
+};
+
+use crate::config::{TurnAuth, TurnServer};
 use crate::cx::Cx;
 use crate::node::logins::RENEW_WITHIN;
 use crate::server::Race;
 use crate::turn;
-use crate::turn::Credentials;
-use crate::turn::Family;
+use crate::turn::{Credentials, Family};
 use crate::wire::Transport;
-use std::net::SocketAddr;
 
 impl Servers {
     pub(super) fn ask_more(&mut self, cx: &mut Cx) {

@@ -18,9 +18,9 @@ pub(super) use stream::Role;
 use stream::{HelloStage, Stream};
 use table::Streams;
 
+use super::admission::Admission;
 use super::admission::door::Door;
 use super::admission::places::Places;
-use super::admission::{Admission, strategy::ours::Trust};
 use crate::call::{ConnectId, Refusal, Strategy};
 use crate::config::{Config, DEFAULT_PIPES};
 use crate::cx::{Cx, Owner, Timer};
@@ -33,6 +33,7 @@ use crate::pipe::{PipeEnd, PipeId, PipeKeys, PipeMode, PipeStart, Terms};
 use crate::session::SessionId;
 use crate::strategy::agreement::{Agreement, Candidate, Decision, Key, Requester, Settled};
 use crate::strategy::dialler::DialEnd;
+use crate::strategy::ours::Trust;
 use crate::time::Instant;
 
 /// Other machines of the node, for the time of one event.

@@ -1,42 +1,28 @@
 //! The dials of a rung: which are planned, when each leaves, and what becomes of it.
 
+use core::time::Duration;
+use std::net::SocketAddr;
+
 use super::super::Ctx;
-use super::AT_ONCE;
-use super::DIAL_FOR;
-use super::MAX_DIALS_STRANGER;
-use super::MAX_HALF_OPEN;
-use super::MEET_FOR;
-use super::PAUSE;
-use super::Punches;
-use super::REST_FOR;
-use super::SEARCH_FOR;
-use super::STRANGERS_DIAL_FOR;
-use super::STRANGERS_REST_FOR;
-use super::STUCK;
-use super::state::Planned;
-use super::state::PunchStage;
-use super::state::SILENT_DIALS;
-use super::state::SYN_EVERY;
-use super::state::Search;
-use super::state::Silent;
+use super::state::{Planned, PunchStage, SILENT_DIALS, SYN_EVERY, Search, Silent};
+use super::{
+    AT_ONCE, DIAL_FOR, MAX_DIALS_STRANGER, MAX_HALF_OPEN, MEET_FOR, PAUSE, Punches, REST_FOR, SEARCH_FOR,
+    STRANGERS_DIAL_FOR, STRANGERS_REST_FOR, STUCK,
+};
+
 use crate::call::Strategy;
 use crate::cx::Timer;
 use crate::event::Stage;
 use crate::failure::IoFailure;
-use crate::hello::Offer;
-use crate::hello::Purpose;
+use crate::hello::{Offer, Purpose};
 use crate::io::SockId;
 use crate::nat::Foresight;
 use crate::node::session::Role;
 use crate::random::Domain;
-use crate::strategy::agreement::Key;
-use crate::strategy::agreement::Requester;
+use crate::strategy::agreement::{Key, Requester};
 use crate::strategy::dialler::DialEnd;
 use crate::strategy::ours::Trust;
-use crate::strategy::punch::From;
-use crate::strategy::punch::Tactic;
-use core::time::Duration;
-use std::net::SocketAddr;
+use crate::strategy::punch::{From, Tactic};
 
 impl Punches {
     /// Starts the dials that are due.

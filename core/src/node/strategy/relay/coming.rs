@@ -1,30 +1,25 @@
 //! The responder's part: it comes to the peer's relay, by its own way or by a relay of ours.
 
+use std::net::SocketAddr;
+
+use smallvec::SmallVec;
+
 use super::super::Ctx;
-use super::super::knock::Knock;
-use super::super::knock::KnockKey;
-use super::HELP_AFTER;
-use super::MEET_WITHIN;
-use super::Relays;
-use super::STRANGERS_SILENCE;
-use super::relay::Relay;
-use super::relay::RelayStage;
-use crate::call::Refusal;
-use crate::call::Strategy;
+use super::super::knock::{Knock, KnockKey};
+use super::relay::{Relay, RelayStage};
+use super::{HELP_AFTER, MEET_WITHIN, Relays, STRANGERS_SILENCE};
+
+use crate::call::{Refusal, Strategy};
 use crate::cx::Owner;
 use crate::identity::NodeId;
 use crate::node::servers::ServerNews;
-use crate::pipe::PipeId;
-use crate::pipe::Terms;
+use crate::pipe::{PipeId, Terms};
 use crate::random::Domain;
 use crate::relay::RelayStream;
-use crate::signal::message::Body;
-use crate::signal::message::MAX_SOURCES;
+use crate::signal::message::{Body, MAX_SOURCES};
 use crate::strategy::agreement::Key;
 use crate::strategy::ours::Trust;
 use crate::turn::Family;
-use smallvec::SmallVec;
-use std::net::SocketAddr;
 
 impl Relays {
     /// Goes to the peer's relay, as the peer asks us to; our user's rules have been asked.

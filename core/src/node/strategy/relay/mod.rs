@@ -14,6 +14,7 @@
 mod calling;
 mod coming;
 mod memory;
+mod mover;
 mod moving;
 mod pipes;
 #[allow(clippy::module_inception, reason = "one relay of all")]
@@ -25,11 +26,11 @@ use std::net::SocketAddr;
 
 use smallvec::SmallVec;
 
-pub(in crate::node) use moving::Way;
+pub(in crate::node) use mover::Way;
 pub(crate) use pipes::MAX_AT_ONCE;
 
 use calling::Calling;
-use moving::Moving;
+use mover::Moving;
 use relay::{News, Relay, RelayStage};
 
 use super::{Ctx, End, Parting, Said};

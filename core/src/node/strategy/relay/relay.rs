@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use super::moving::Moving;
+use super::mover::Moving;
 use crate::call::ConnectId;
 use crate::cx::{Cx, Timer};
 use crate::hello::{Control, parse_control};
