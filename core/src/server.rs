@@ -86,6 +86,12 @@ impl Race {
         self.next = now;
     }
 
+    /// Has an address tried once more, before those whose turn has not come.
+    pub(crate) fn again(&mut self, now: Instant, ip: IpAddr, limit: Duration) {
+        self.rest.push_front(ip);
+        (self.next, self.by) = (now, now + limit);
+    }
+
     /// Returns the time to ask for the [`next`](Self::next) address.
     pub(crate) fn due(&self) -> Option<Instant> {
         (!self.rest.is_empty()).then_some(self.next)

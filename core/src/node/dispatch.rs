@@ -98,11 +98,19 @@ impl Node {
         }
     }
 
-    /// Does something with the calls and their strategies, and lets the calls hear what came of it.
+    /// Does something with the calls and their strategies, and tells all others what came of it.
     pub(super) fn with_calls<T>(
         &mut self,
         act: impl FnOnce(&mut Calls, &mut Strategies, &mut Ctx<'_>) -> T,
     ) -> T {
+        let done = self.lend_calls(act);
+        self.hear_sessions();
+        done
+    }
+
+    /// Does something with the calls and their strategies, and lets the calls hear what came of it. What sessions have to
+    /// tell waits.
+    fn lend_calls<T>(&mut self, act: impl FnOnce(&mut Calls, &mut Strategies, &mut Ctx<'_>) -> T) -> T {
         let mut ctx = Ctx::new(
             &mut self.cx,
             &self.config,
@@ -116,7 +124,6 @@ impl Node {
         while let Some(said) = ctx.hear() {
             self.calls.hear(&mut self.strategies, &mut ctx, said);
         }
-        self.hear_sessions();
         done
     }
 
@@ -235,21 +242,21 @@ impl Node {
         while let Some(news) = self.sessions.poll_news() {
             match news {
                 session::News::Met { peer, ip } => {
-                    self.with_calls(|_, all, ctx| all.punch.met(ctx, peer, ip))
+                    self.lend_calls(|_, all, ctx| all.punch.met(ctx, peer, ip))
                 }
                 session::News::Lost { key, peer, sock, remote, why } => {
-                    let by_punch = self.with_calls(|_, all, ctx| all.punch.lost_stream(ctx, key, sock, why));
-                    self.with_calls(|calls, all, ctx| match key.1 {
+                    let by_punch = self.lend_calls(|_, all, ctx| all.punch.lost_stream(ctx, key, sock, why));
+                    self.lend_calls(|calls, all, ctx| match key.1 {
                         Requester::Us => calls.lost_stream(all, ctx, (key.0, remote), sock, why),
                         Requester::Them if by_punch || all.reverse.lost_stream(ctx, key.0, sock, why) => {}
                         Requester::Them => all.leave(ctx, key, peer, Parting::IfStreamless),
                     });
                 }
                 session::News::ByRelay(decision) => {
-                    self.with_calls(|_, all, ctx| all.relay.carry_out(ctx, decision));
+                    self.lend_calls(|_, all, ctx| all.relay.carry_out(ctx, decision));
                 }
                 session::News::Won(winner) => {
-                    self.with_calls(|calls, all, ctx| calls.won(all, ctx, *winner));
+                    self.lend_calls(|calls, all, ctx| calls.won(all, ctx, *winner));
                 }
                 session::News::GoesOn(peer) => self.sessions.agree(&mut self.cx, peer, None),
             }

@@ -574,4 +574,16 @@ mod tests {
         assert_eq!(request(&mut node, 2, 1, 2), 0);
         assert_eq!(request(&mut node, 3, 2, 2), 1, "another session");
     }
+
+    /// Each of so many would need a frame of the stack if it were told from within the one before.
+    #[test]
+    fn the_news_of_many_streams_is_told_one_after_the_other() {
+        let mut node = node();
+        for _ in 0..200_000 {
+            let ip = [198, 51, 100, 7].into();
+            node.sessions.tell(super::session::News::Met { peer: key(2).node_id(), ip });
+        }
+        node.handle(Instant::ZERO, Input::Timeout);
+        assert!(node.sessions.poll_news().is_none());
+    }
 }

@@ -1,8 +1,9 @@
 //! Pipes that open over a relay and move to a direct path, and back.
 
+use p2pd_core::io::Interface;
 use p2pd_core::relay::MessageError;
 use p2pd_core::trace::replay;
-use p2pd_core::{Event, FailReason, Outcome, PipeEnd, PipeMode, Plan, Strategy};
+use p2pd_core::{Event, FailReason, Input, Outcome, PipeEnd, PipeMode, Plan, Strategy};
 
 use crate::common::view::relay_first;
 use crate::common::{MS, Port, S, World};
@@ -64,6 +65,19 @@ fn stays(world: &World, n: usize) -> Vec<(FailReason, Vec<Outcome>)> {
         _ => None,
     });
     told.collect()
+}
+
+/// Another way out is no reason to give the session up that the pipe waits in for a better way.
+#[test]
+fn a_pipe_that_has_its_relay_keeps_its_session_while_our_network_changes() {
+    let mut world = piped_by(11, relay_first(&[Strategy::Direct, Strategy::Punch], 20));
+    world.run(S);
+    world.ports.clear();
+    let old = Interface::new(2, world.hosts[0].inside, 32);
+    let new = Interface { default_route: true, ..Interface::new(3, [192, 168, 60, 2].into(), 32) };
+    world.tell(0, Input::Interfaces(&[new, old]));
+    world.run_until(10 * S, |w| (0..2).all(|n| !w.moves(n).is_empty()));
+    assert_eq!([0, 1].map(|n| world.hosts[n].pipes.len() + world.hosts[n].relayed.len()), [1, 1]);
 }
 
 #[test]

@@ -231,7 +231,7 @@ impl Calls {
         for key in &settled.sessions {
             if settled.kept == Some(*key) {
                 if key.1 == Requester::Us
-                    && let Some((connect, began)) = self.answer_by_relay(ctx, key.0)
+                    && let Some((connect, began)) = self.answer_by_relay(all, ctx, key.0)
                 {
                     answers.push(connect);
                     since = began;
@@ -495,14 +495,21 @@ impl Calls {
     }
 
     /// Answers a call by its relay, while its other strategies go on: its id and when it began.
-    fn answer_by_relay(&mut self, ctx: &mut Ctx<'_>, session: SessionId) -> Option<(ConnectId, Instant)> {
+    fn answer_by_relay(
+        &mut self,
+        all: &mut Strategies,
+        ctx: &mut Ctx<'_>,
+        session: SessionId,
+    ) -> Option<(ConnectId, Instant)> {
         let connect = *self.by_session.get(&session)?;
         let attempt = self.all.get_mut(&connect)?;
         attempt.answered = true;
+        // What the peer says of the relay from now on is too late, and a change of network leaves the pipe alone.
+        all.of(Strategy::Relay).forget(&attempt.call);
         if let Some(run) = attempt.runs.iter_mut().find(|r| r.strategy == Strategy::Relay) {
             run.state = RunState::Ended(End { outcome: Outcome::Won, detail: String::new() });
         }
-        // What is left may be nothing, which is seen when this is over.
+        // Perhaps no strategy is left, which the timer shows.
         ctx.cx.timers.set(Timer::Connect(connect), Some(ctx.cx.now));
         Some((connect, attempt.call.started))
     }

@@ -66,7 +66,7 @@ impl Network {
     /// wrong: a server lied, answers were lost, or the NAT is another by now.
     pub(in crate::node) fn doubt(&mut self, cx: &mut Cx) {
         let lately = self.again.last.is_some_and(|at| cx.now < at + DOUBTED_EVERY);
-        if !self.has_stun || lately {
+        if !self.has_stun || !self.started || lately {
             return;
         }
         self.again.last = Some(cx.now);

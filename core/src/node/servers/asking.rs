@@ -239,8 +239,7 @@ impl Servers {
     /// Asks the server of a try that is over once more at the same address, from another socket.
     fn try_address_again(&mut self, cx: &mut Cx, n: usize) {
         let Try { of, at, .. } = self.tries[n];
-        let asked = &mut self.asked[of];
-        asked.race = Race::among(cx, asked.server.first(asked.over).0, &[at.ip()], REACH_WITHIN);
+        self.asked[of].race.again(cx.now, at.ip(), REACH_WITHIN);
         self.drive(cx, of);
     }
 

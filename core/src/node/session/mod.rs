@@ -373,6 +373,11 @@ impl Sessions {
     }
 
     #[cfg(test)]
+    pub(super) fn tell(&mut self, news: News) {
+        self.news.push_back(news);
+    }
+
+    #[cfg(test)]
     pub(super) fn open_sessions(&self) -> usize {
         self.agreement.open_sessions()
     }

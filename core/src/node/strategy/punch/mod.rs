@@ -296,8 +296,8 @@ impl Punches {
         punch.sources.push(mappings.external);
         let swapped = is_swapped(punch.rung);
         let wait = if swapped { mappings.signal_delay.min(MAX_DELAY) } else { Duration::ZERO };
-        self.plan(ctx, key, wait);
         self.stop_asking(key);
+        self.plan(ctx, key, wait);
     }
 
     /// Returns the punch of ours whose other end a stream from this address may be.

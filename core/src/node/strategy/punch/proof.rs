@@ -393,7 +393,7 @@ impl Shows {
 
     /// Calls if it is time to.
     fn call(&mut self, cx: &mut Cx) -> Found {
-        if self.next.is_some_and(|at| at <= cx.now) {
+        if self.calls > 0 && self.next.is_some_and(|at| at <= cx.now) {
             let made = CALLS - self.calls;
             self.calls -= 1;
             self.next = (self.calls > 0).then_some(cx.now + PAUSE * (1 << made));

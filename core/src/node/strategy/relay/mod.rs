@@ -156,8 +156,11 @@ impl Relays {
         let Candidate::Relay(id) = decision.candidate() else { return };
         match decision {
             Decision::Nominate { sessions, .. } => {
-                self.tell_busy_by_relay(ctx, id);
-                self.tell_relay(ctx, id, &Control::Nominate(sessions));
+                // A peer that confirmed before it was asked has its pipe.
+                if self.all.get(&id).is_some_and(|r| r.stage == RelayStage::Agreeing) {
+                    self.tell_busy_by_relay(ctx, id);
+                    self.tell_relay(ctx, id, &Control::Nominate(sessions));
+                }
             }
             Decision::Confirm { also, settled, .. } => {
                 self.tell_busy_by_relay(ctx, id);
