@@ -81,7 +81,7 @@ pub enum ProxyFailure {
     Settings,
     /// No proxy of this kind answers there.
     NotAProxy,
-    /// The proxy's answer is longer than [`MAX_ANSWER`].
+    /// The proxy's answer is longer than [`MAX_ANSWER`](crate::proxy::MAX_ANSWER).
     TooLong,
     /// The proxy hung up before it had answered.
     Closed,

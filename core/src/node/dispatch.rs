@@ -1,4 +1,6 @@
 //! One input to one machine, and what the machines tell to those who have to know.
+//!
+//! Long: every event, timer, message and piece of news has its arm here, and none elsewhere.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -21,7 +23,7 @@ use crate::login::ServerRef;
 use crate::pipe::Terms;
 use crate::session::SessionId;
 use crate::signal::broker::{News, Said};
-use crate::signal::message::{Body, Message, MessageId};
+use crate::signal::message::{Body, Message};
 use crate::signal::seal::{self, Content};
 use crate::strategy::agreement::Requester;
 use crate::strategy::ours::Trust;
@@ -125,6 +127,17 @@ impl Node {
             self.calls.hear(&mut self.strategies, &mut ctx, said);
         }
         done
+    }
+
+    /// Does something for a call, if there is one.
+    fn with_call(
+        &mut self,
+        call: Option<Arc<Call>>,
+        act: impl FnOnce(&Arc<Call>, &mut Calls, &mut Strategies, &mut Ctx<'_>),
+    ) {
+        if let Some(call) = call {
+            self.with_calls(|calls, all, ctx| act(&call, calls, all, ctx));
+        }
     }
 
     /// Does something with the streams that are saying hello.
@@ -405,18 +418,7 @@ impl Node {
         self.follow(from, message, via, bearing)
     }
 
-    /// Does something for a call, if there is one.
-    fn with_call(
-        &mut self,
-        call: Option<Arc<Call>>,
-        act: impl FnOnce(&Arc<Call>, &mut Calls, &mut Strategies, &mut Ctx<'_>),
-    ) {
-        if let Some(call) = call {
-            self.with_calls(|calls, all, ctx| act(&call, calls, all, ctx));
-        }
-    }
-
-    /// The same for a message whose bearing is known.
+    /// Handles an authenticated peer's message with this bearing. Returns what `authentic_message` does.
     fn follow(&mut self, from: NodeId, message: Message, via: Option<u8>, bearing: Option<Bearing>) -> bool {
         let (session, sent) = (message.session, message.sent);
         let call = self.calls.call_to(from, session);
@@ -556,7 +558,14 @@ impl Node {
         };
         let message = match content {
             Content::Message(message) => message,
-            Content::OtherVersion(about) => return self.refuse_version(from, about, place),
+            Content::OtherVersion(about) => {
+                let may = self.admission.may_talk(from)
+                    && self.admission.may_reply(self.cx.now, from, Worth::Refusal);
+                if may {
+                    self.signalling.refuse_version(&mut self.cx, from, about, place);
+                }
+                return;
+            }
             Content::VersionRefused { about, version } => {
                 return self.with_calls(|calls, all, ctx| {
                     calls.version_refused(all, ctx, from, about, version);
@@ -591,13 +600,6 @@ impl Node {
                 }
             }
             Verdict::Full => self.cx.stats.messages_over_limit += 1,
-        }
-    }
-
-    /// A peer's message has a version that we do not speak.
-    fn refuse_version(&mut self, to: NodeId, about: MessageId, place: u8) {
-        if self.admission.may_talk(to) && self.admission.may_reply(self.cx.now, to, Worth::Refusal) {
-            self.signalling.refuse_version(&mut self.cx, to, about, place);
         }
     }
 }

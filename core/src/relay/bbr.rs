@@ -20,6 +20,10 @@ use std::time::Instant;
 use quinn_proto::RttEstimator;
 use quinn_proto::congestion::{Controller, ControllerFactory};
 
+/// Packets that may come before one is acknowledged; sooner where something is missing or `ACK_WITHIN` passes. QUIC
+/// itself acknowledges every other packet (RFC 9000 section 13.2.2). That costs relay and routers half as many packets
+/// again as there are data.
+pub(super) const ACK_EVERY: u32 = 10;
 /// Window before anything is known: quinn-proto's own begins with it.
 const INITIAL_WINDOW: u64 = 200 * 1200;
 /// Growth of the window while the bandwidth is looked for: by the acknowledged bytes, up to this many products of
@@ -417,8 +421,3 @@ mod tests {
         assert!(came > 9_500_000 && lost * 3 < came, "{came} {lost}");
     }
 }
-
-/// Packets that may come before one is acknowledged; sooner where something is missing or [`ACK_WITHIN`] passes. QUIC
-/// itself acknowledges every other packet (RFC 9000 section 13.2.2). That costs relay and routers half as many packets
-/// again as there are data.
-pub(super) const ACK_EVERY: u32 = 10;
