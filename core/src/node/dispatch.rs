@@ -381,7 +381,7 @@ impl Node {
         }
     }
 
-    /// Wakes the attempts that wait for a broker or for our address, if there is a new one.
+    /// Wakes the calls that wait for a broker or for our address, once that has changed.
     pub(super) fn tell_attempts(&mut self) {
         let (heard, settled) = (self.network.outside_is_heard(), self.network.address_is_settled());
         if self.signalling.ways_changed(heard, settled) {

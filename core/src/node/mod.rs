@@ -1,4 +1,4 @@
-//! The node: every machine put together behind four calls.
+//! The node: every machine put together, behind the calls of a driver and those of its user.
 
 pub use allocating::{Allocate, AllocateError, MAX_ALLOCATIONS};
 pub(crate) use strategy::relay::MAX_AT_ONCE;

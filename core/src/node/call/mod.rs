@@ -1,6 +1,7 @@
 //! Calls of `connect()`: the strategies of one plan, raced under one deadline.
 //!
-//! A call knows its strategies by their contract alone.
+//! A call knows its strategies by their contract, but for a relay that becomes a pipe, dials of its own streams that end, and an
+//! early request, which is no outcome.
 
 mod advice;
 mod attempt;

@@ -426,7 +426,7 @@ impl Servers {
         self.ask_more(cx);
     }
 
-    /// Sends the datagrams of a client, and takes in its inputs.
+    /// Sends the datagrams of a client, and takes in its events.
     fn pump(&mut self, cx: &mut Cx, n: usize) {
         let t = &mut self.tries[n];
         let TryState::Running(sock, client) = &mut t.state else { return };

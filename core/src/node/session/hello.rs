@@ -187,7 +187,7 @@ impl Sessions {
         }
     }
 
-    /// Judges the request of a dialler that has proved its identity.
+    /// Judges a caller's FIRST, which may still be a recorded one.
     fn hear_first(&mut self, env: &mut Env<'_>, sock: SockId, peer: NodeId, mut offer: Offer) {
         self.door.left(sock);
         let side = match offer.purpose {

@@ -475,7 +475,7 @@ impl Sessions {
 #[derive(PartialEq, Eq)]
 enum Done {
     Here,
-    /// The node, which is told.
+    /// Calls or relays, which hear of it as news.
     ByOthers,
 }
 

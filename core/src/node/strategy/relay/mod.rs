@@ -70,7 +70,7 @@ const FIRST_RTT: (Duration, Duration) = (Duration::from_millis(15), Duration::fr
 pub(in crate::node) struct Relays {
     // Boxed: a map makes room for eleven at once, and few nodes have eleven calls.
     all: BTreeMap<PipeId, Box<Relay>>,
-    /// Relays that are being opened, by session.
+    /// The relay of each session, until it is closed.
     by_key: BTreeMap<Key, PipeId>,
     /// Our calls that ask for a relay.
     calling: BTreeMap<ConnectId, Calling>,
@@ -88,7 +88,7 @@ impl Relays {
         self.all.values().map(|relay| (relay.peer(), relay.is_opening())).collect()
     }
 
-    /// Ends all relays of a session, without a word to the strategy.
+    /// Ends the relay of a session that is still being opened.
     fn end_relay(&mut self, ctx: &mut Ctx<'_>, key: Key) {
         if let Some(id) = self.by_key.get(&key).copied()
             && self.all.get(&id).is_some_and(|r| r.is_opening())
@@ -350,7 +350,7 @@ impl Relays {
         }
     }
 
-    /// Requester: every peer that comes to our relay is heard from now on.
+    /// Requester: the peer is heard from now on, from wherever it comes.
     fn await_peer(&mut self, ctx: &mut Ctx<'_>, id: PipeId, until: Instant) {
         let now = ctx.cx.now;
         let seed = ctx.cx.random.draw(Domain::RelaySeed);
@@ -407,7 +407,7 @@ impl Relays {
         }
     }
 
-    /// Makes the relay the pipe, once what it settles is over.
+    /// Marks the relay as the winner; [`hand_out`](Self::hand_out) follows.
     fn finish(&mut self, ctx: &mut Ctx<'_>, id: PipeId, settled: Settled) {
         let Some(relay) = self.all.get_mut(&id) else { return };
         relay.stage = RelayStage::Won;

@@ -81,7 +81,7 @@ impl Moving {
     pub(super) fn carry(&mut self, cx: &mut Cx, stream: Option<&mut RelayStream>) {
         if let Some(stream) = stream.filter(|_| self.lost.is_none()) {
             while let ReadOutcome::Read(n) = stream.read(cx.now, &mut self.scratch) {
-                // A violation is told by the mover's own input.
+                // A violation is told by the mover's own event.
                 let _ = self.mover.handle_bytes(cx.now, RELAY, &self.scratch[..n]);
             }
             loop {

@@ -45,7 +45,7 @@ pub(in crate::node) struct Relay {
     pub(super) by_server: bool,
     /// True if a time for that was set, once.
     pub(super) helped: bool,
-    /// True if a knock was answered, which the node has to be told.
+    /// True if a knock was answered, for which `Relays` has not begun the stream yet.
     answered: bool,
     /// True if we have servers that could relay for us too.
     pub(super) has_turn: bool,
@@ -57,7 +57,7 @@ pub(in crate::node) struct Relay {
     /// Destination of our datagrams.
     pub(super) to: Option<SocketAddr>,
     pub(super) local: Option<SocketAddr>,
-    /// Addresses from which the peer says it comes.
+    /// Addresses that we come from, for TURN_RESPONSE.
     pub(super) sources: SmallVec<[SocketAddr; MAX_SOURCES]>,
     /// The server does not let the peer through.
     pub(super) refused: Option<u16>,
@@ -203,7 +203,7 @@ impl Relay {
         }
     }
 
-    /// Sends all that is to be sent, takes all that came, and arms the timer. Returns the news for the node.
+    /// Sends all that is to be sent, takes all that came, and arms the timer. Returns the news for `Relays`.
     pub(super) fn pump(&mut self, cx: &mut Cx) -> SmallVec<[News; 2]> {
         let mut news = SmallVec::new();
         if core::mem::take(&mut self.answered) {
