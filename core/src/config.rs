@@ -139,7 +139,6 @@ impl Config {
         stun: Vec<StunServer>,
         turn: Vec<TurnServer>,
         bind: Option<IpAddr>,
-        port: u16,
         accept: Accept,
         allow_plain: bool,
         protocols: Vec<ProtocolTag>,
@@ -147,10 +146,23 @@ impl Config {
         hairpin: bool,
         portmap: bool,
         ntp: Vec<NtpServer>,
-        max_pipes: Option<u32>,
         liveness: Liveness,
         nat_memory: Vec<NatMemory>,
         interfaces: Interfaces,
+    }
+
+    /// Sets [`port`](#structfield.port).
+    #[must_use]
+    pub fn port(mut self, port: u16) -> Self {
+        self.port = port;
+        self
+    }
+
+    /// Sets [`max_pipes`](#structfield.max_pipes).
+    #[must_use]
+    pub fn max_pipes(mut self, most: u32) -> Self {
+        self.max_pipes = Some(most);
+        self
     }
 
     /// Has brokers and TURN servers reached through a proxy, all but those whose hosts are excepted.

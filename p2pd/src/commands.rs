@@ -165,8 +165,8 @@ pub(crate) async fn run(options: Options) -> ExitCode {
             let hairpin = matches!(task, Task::Nat);
             let max_pipes =
                 matches!(task, Task::Daemon(..)).then(|| p2pd_sys::most_pipes().min(daemon::MAX_INCOMING));
-            let config = config.portmap(portmap).hairpin(hairpin);
-            (config.max_pipes(max_pipes).nat_memory(nat_memory), renewals, way)
+            config.max_pipes = max_pipes;
+            (config.portmap(portmap).hairpin(hairpin).nat_memory(nat_memory), renewals, way)
         }
         Err(why) => return usage(say, &why),
     };
