@@ -1,4 +1,4 @@
-//! What comes to a node's user unasked: events, and pipes that peers open.
+//! Events of a node, and pipes that peers open.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -59,7 +59,7 @@ impl<R: Runtime> Stream for Incoming<R> {
 
 impl fmt::Display for Lost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} notices were lost: they came faster than they were read", self.0)
+        write!(f, "{} events were lost: they came faster than they were read", self.0)
     }
 }
 
