@@ -1,4 +1,4 @@
-//! Why sockets, look-ups, proxies and TLS fail.
+//! Reasons for which sockets, look-ups, proxies and TLS fail.
 
 use core::fmt;
 

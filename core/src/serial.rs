@@ -1,4 +1,4 @@
-//! What can be serialized, for programs that pass reports and events on.
+//! Serialization of reports and events, for programs that pass them on.
 //!
 //! Words that people read stand as text, names of alternatives in small letters with `_`, and times in seconds.
 

@@ -67,7 +67,7 @@ pub(crate) enum Command<R: Runtime> {
         wish: Allocate,
         done: Sender<Result<Allocation<R>, AllocateError>>,
     },
-    /// Whoever waited for a relayed address may have given up.
+    /// Ends the requests for relayed addresses for which nobody waits any more.
     SweepAllocations,
     Nats(Sender<Vec<NatReport>>),
     Stats(Sender<Stats>),

@@ -1,4 +1,4 @@
-//! What the user of the driver gets: a stream and the keys of its records.
+//! Pipe in the hands of the driver's user: a stream and the keys of its records.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};

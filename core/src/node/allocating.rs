@@ -251,25 +251,24 @@ impl Allocations {
 
     fn news(&mut self, env: &mut Env<'_>, id: PipeId, news: ServerNews) {
         let Some(allocation) = self.0.get_mut(&id) else { return };
-        let pipe = id;
         match (news, allocation.stage) {
             (ServerNews::Allocated(relayed), Stage::Asking(_)) => {
                 allocation.stage = Stage::Open;
                 let other = allocation.servers.other_relayed();
-                env.cx.open_allocation(pipe, relayed, other);
+                env.cx.open_allocation(id, relayed, other);
             }
             (ServerNews::Data(from, data), Stage::Open) => {
                 if allocation.inbox.len() >= MAX_WAITING {
                     env.cx.stats.datagrams_dropped += 1;
                 } else {
                     if allocation.inbox.is_empty() {
-                        env.cx.pipe_news(pipe, PipeNews::Message);
+                        env.cx.pipe_news(id, PipeNews::Message);
                     }
                     allocation.inbox.push_back((from, data));
                 }
             }
             (ServerNews::Refused(peer, code), Stage::Open) => {
-                env.cx.notify(Event::PeerRefused { pipe, peer, code });
+                env.cx.notify(Event::PeerRefused { pipe: id, peer, code });
             }
             (ServerNews::Redirected { by, to, anywhere }, Stage::Asking(_)) => {
                 let may = env.network.may_follow(to, anywhere);
@@ -285,7 +284,7 @@ impl Allocations {
             (ServerNews::Lost(why), Stage::Open) => {
                 allocation.stage = Stage::Over;
                 allocation.servers.close(env.cx);
-                env.cx.pipe_news(pipe, PipeNews::Ended(server_end(why)));
+                env.cx.pipe_news(id, PipeNews::Ended(server_end(why)));
             }
             _ => {}
         }

@@ -1,4 +1,4 @@
-//! One input to one machine, and what the machines tell to those who have to know.
+//! Dispatch of an input to one machine, and of a machine's news to those who have to know.
 //!
 //! Long: every event, timer, message and piece of news has its arm here, and none elsewhere.
 

@@ -59,7 +59,7 @@ pub(super) struct Names {
     found: Vec<(ConnectId, NodeId, Box<PeerAddress>, Plan)>,
 }
 
-/// What names need of the node.
+/// Parts of the node that names need.
 pub(super) struct Env<'a> {
     pub(super) cx: &'a mut Cx,
     pub(super) network: &'a Network,

@@ -15,9 +15,7 @@ use crate::config::{Accept, Broker, Liveness, NtpServer, Plan, StunServer, TurnA
 use crate::event::{
     Advice, BrokerLoss, BrokerState, Event, FailReason, Outcome, PortState, Report, Stage, StrategyReport,
 };
-use crate::failure::IoFailure;
-use crate::failure::ProxyFailure;
-use crate::failure::TlsFailure;
+use crate::failure::{IoFailure, ProxyFailure, TlsFailure};
 use crate::identity::{NodeId, NodeIdError};
 use crate::io::{CloseHow, Input, Interface, LinkKind, Output, QueryId, Reuse, SockId, SockOpts};
 use crate::login::{Login, ServerRef};

@@ -28,6 +28,7 @@ use crate::cx::Timer;
 use crate::event::{Event, FailReason, Outcome, Report, Stage};
 use crate::failure::IoFailure;
 use crate::identity::NodeId;
+use crate::io::SockId;
 use crate::random::Domain;
 use crate::session::SessionId;
 use crate::signal::message::MessageId;
@@ -40,6 +41,8 @@ use crate::time::Instant;
 const GLARE_CHECK: Duration = Duration::from_millis(50);
 /// A plan's timeout is cut to this.
 const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// Calls of our user, each until its outcome.
 #[derive(Default)]
 pub(super) struct Calls {
     // Boxed: a map makes room for eleven at once, and few nodes have eleven calls.
@@ -269,7 +272,7 @@ impl Calls {
         all: &mut Strategies,
         ctx: &mut Ctx<'_>,
         (session, remote): (SessionId, SocketAddr),
-        sock: crate::io::SockId,
+        sock: SockId,
         why: DialEnd,
     ) {
         let Some(connect) = self.by_session.get(&session).copied() else { return };

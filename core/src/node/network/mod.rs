@@ -31,8 +31,7 @@ use crate::nat::surveyor::{Sampled, Surveyor};
 use crate::prefix::is_on_link;
 use crate::server::local_towards;
 use crate::strategy::agreement::Key;
-use crate::strategy::ours::Route;
-use crate::strategy::ours::{Ours, Trust};
+use crate::strategy::ours::{Ours, Route, Trust};
 use crate::strategy::paths::{self, Links};
 use crate::time::{ClockFix, Instant};
 

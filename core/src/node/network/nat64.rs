@@ -18,8 +18,7 @@ use crate::event::Event;
 use crate::failure::IoFailure;
 use crate::io::{Input, Interface, Output, QueryId, SockId};
 use crate::nat64::{WELL_KNOWN_NAME, discover};
-use crate::prefix::is_on_link;
-use crate::prefix::{Prefixes, extract};
+use crate::prefix::{Prefixes, extract, is_on_link};
 
 /// Time that the look-up of the prefix may take. The address is handed out after it.
 const FIND_WITHIN: Duration = Duration::from_secs(2);

@@ -1,7 +1,6 @@
 //! A server that is asked in one way.
 
 use super::{ENDS_SOON, MADE_FOR, MADE_FOR_GOOD};
-
 use crate::config::{TurnAuth, TurnServer};
 use crate::cx::Cx;
 use crate::proxy::Proxy;

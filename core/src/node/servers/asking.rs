@@ -1,4 +1,4 @@
-//! Which servers are asked next, in which way, and again where that may help.
+//! Choice of the servers that are asked next, the way to each, and who is asked again.
 
 use std::net::SocketAddr;
 
@@ -6,7 +6,6 @@ use super::asked::{Asked, ByTcp, Renewal};
 use super::{
     AT_ONCE, FASTER_THAN, FRESH_PORTS, OTHER_FAMILY_AFTER, REACH_WITHIN, ServerNews, Servers, TCP_AFTER, Try,
 };
-
 use crate::config::{TurnAuth, TurnServer};
 use crate::cx::Cx;
 use crate::node::logins::RENEW_WITHIN;

@@ -438,15 +438,15 @@ impl Servers {
             }
         }
         while let TryState::Running(_, client) = &mut self.tries[n].state
-            && let Some(input) = client.poll_event()
+            && let Some(event) = client.poll_event()
         {
-            self.hear(cx, n, sock, input);
+            self.hear(cx, n, sock, event);
         }
     }
 
-    fn hear(&mut self, cx: &mut Cx, n: usize, sock: SockId, input: turn::Event) {
+    fn hear(&mut self, cx: &mut Cx, n: usize, sock: SockId, event: turn::Event) {
         let chosen = self.chosen == Some(n);
-        match input {
+        match event {
             turn::Event::Allocated { relayed, .. } if self.chosen.is_none() && !self.closed => {
                 self.chosen = Some(n);
                 let t = &self.tries[n];
@@ -466,11 +466,10 @@ impl Servers {
             turn::Event::Data { .. } | turn::Event::Refused { .. } | turn::Event::Permitted(_) => {}
             turn::Event::Lost(why) => {
                 cx.close(sock, close_how(self.asked[self.tries[n].of].over));
+                self.tries[n].state = TryState::Ended(Some(why.to_string()));
                 if chosen {
-                    self.tries[n].state = TryState::Ended(Some(why.to_string()));
                     self.news.push_back(ServerNews::Lost(why));
                 } else {
-                    self.tries[n].state = TryState::Ended(Some(why.to_string()));
                     if !self.closed && self.chosen.is_none() && self.goes_on(cx, n, why) {
                         return;
                     }

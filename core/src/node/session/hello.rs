@@ -1,9 +1,9 @@
 //! The hello of a stream: what it brings, and what becomes of it when the two ends know each other.
 
+use core::time::Duration;
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
-use core::time::Duration;
 use smallvec::SmallVec;
 
 use super::stream::{HelloStage, Role, Stream};

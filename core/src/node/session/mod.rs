@@ -41,11 +41,11 @@ pub(super) struct Env<'a> {
     pub(super) cx: &'a mut Cx,
     pub(super) config: &'a Config,
     pub(super) admission: &'a mut Admission,
-    /// Our calls by their sessions.
+    /// Calls of ours by their sessions.
     pub(super) calls: &'a BTreeMap<SessionId, ConnectId>,
 }
 
-/// What has become of streams, in the order in which it happened.
+/// News of streams, in the order in which they happened.
 #[derive(Debug)]
 pub(super) enum News {
     /// The peer has proved its identity on a stream to or from this address.
@@ -471,7 +471,7 @@ impl Sessions {
     }
 }
 
-/// Who carries out a step of the agreement.
+/// Place where a step of the agreement is carried out.
 #[derive(PartialEq, Eq)]
 enum Done {
     Here,

@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::{Contract, Ctx, End, Request};
+use super::{Contract, Ctx, End};
 use crate::call::{ConnectId, Strategy};
 use crate::event::Stage;
 use crate::io::SockId;
 use crate::node::call::facts::Call;
-use crate::strategy::agreement::Key;
 use crate::strategy::dialler::{DialEnd, Dialler};
 use crate::strategy::ours::Trust;
 use crate::time::Instant;
@@ -59,19 +58,9 @@ impl Contract for Direct {
         dialler.is_exhausted().then(|| End::failed(dialler.describe()))
     }
 
-    fn next(&self, _: Instant, call: &Call) -> Option<Instant> {
+    fn next(&mut self, _: Instant, call: &Call) -> Option<Instant> {
         self.diallers.get(&call.connect)?.next()
     }
-
-    fn request(&mut self, _: &Call) -> Option<&mut Option<Request>> {
-        None
-    }
-
-    fn waits(&self, _: &Call) -> bool {
-        false
-    }
-
-    fn ask_again(&mut self, _: &mut Ctx<'_>, _: &Call) {}
 
     fn describe(&self, _: &Ctx<'_>, call: &Call) -> String {
         self.diallers.get(&call.connect).map(|dialler| dialler.describe()).unwrap_or_default()
@@ -85,10 +74,4 @@ impl Contract for Direct {
     fn forget(&mut self, call: &Call) {
         self.diallers.remove(&call.connect);
     }
-
-    fn is_busy(&self, _: Key) -> bool {
-        false
-    }
-
-    fn end(&mut self, _: &mut Ctx<'_>, _: Key) {}
 }

@@ -42,17 +42,27 @@ pub(super) trait Contract {
     /// Goes on as far as can be. Returns the end, if it has come to one.
     fn drive(&mut self, ctx: &mut Ctx<'_>, call: &Arc<Call>) -> Option<End>;
 
-    /// Returns the time at which [`drive`](Self::drive) has something to do.
-    fn next(&self, now: Instant, call: &Call) -> Option<Instant>;
-
     /// Returns the place of the request to the peer, if the strategy asks for something.
-    fn request(&mut self, call: &Call) -> Option<&mut Option<Request>>;
+    fn request(&mut self, _: &Call) -> Option<&mut Option<Request>> {
+        None
+    }
+
+    /// Returns the time at which [`drive`](Self::drive) has something to do: that of the request's repetition.
+    fn next(&mut self, now: Instant, call: &Call) -> Option<Instant> {
+        self.request(call)?.as_ref()?.due().filter(|at| *at > now)
+    }
 
     /// Returns true if it waits for a broker, or for our address.
-    fn waits(&self, call: &Call) -> bool;
+    fn waits(&mut self, call: &Call) -> bool {
+        matches!(self.request(call), Some(None))
+    }
 
     /// Asks the peer anew, since its clock shows another time than that of the request.
-    fn ask_again(&mut self, ctx: &mut Ctx<'_>, call: &Call);
+    fn ask_again(&mut self, _: &mut Ctx<'_>, call: &Call) {
+        if let Some(request) = self.request(call) {
+            *request = None;
+        }
+    }
 
     /// Describes how far it has come, for the report.
     fn describe(&self, ctx: &Ctx<'_>, call: &Call) -> String;
@@ -64,10 +74,12 @@ pub(super) trait Contract {
     fn forget(&mut self, call: &Call);
 
     /// Returns true if something is under way in a session, whoever called.
-    fn is_busy(&self, key: Key) -> bool;
+    fn is_busy(&self, _: Key) -> bool {
+        false
+    }
 
     /// Ends what is under way in a session. Its streams are left alone.
-    fn end(&mut self, ctx: &mut Ctx<'_>, key: Key);
+    fn end(&mut self, _: &mut Ctx<'_>, _: Key) {}
 }
 
 /// End of a strategy within its call.
@@ -87,7 +99,7 @@ impl End {
     }
 }
 
-/// What strategies tell the calls, in the order in which it happened.
+/// News from strategies to the calls, in the order in which they happened.
 #[derive(Debug)]
 pub(super) enum Said {
     /// A strategy of a call of ours has come to its end.
@@ -96,7 +108,7 @@ pub(super) enum Said {
     GoesOn(ConnectId),
     /// A broker took a request of a call of ours.
     Asked(ConnectId),
-    /// Our part in a session of this peer's is over, unless something of it goes on.
+    /// The end of our part in a session of this peer's, unless something of it goes on.
     Left(Key, NodeId, Parting),
     /// A relay is to be the pipe. It began at this time.
     Relayed(PipeId, Settled, Instant),
@@ -104,12 +116,13 @@ pub(super) enum Said {
     Searched(Key, NodeId),
 }
 
-/// What our part in a peer's session leaves behind. The call is the peer's, and its next dial may be on the way.
+/// Amount of a peer's session that is forgotten with our part in it. The call is the peer's, and its next dial may be on
+/// the way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Parting {
-    /// What was agreed, unless a stream is left.
+    /// The agreement, unless a stream is left.
     IfStreamless,
-    /// What was agreed.
+    /// The agreement.
     Forget,
     /// The whole session.
     Abandon,

@@ -39,7 +39,7 @@ const STRANGERS_VISIT: Duration = Duration::from_secs(4);
 
 #[derive(Debug, Default)]
 pub(in crate::node) struct Reverse {
-    /// Our calls that ask.
+    /// Calls of ours that ask.
     asking: BTreeMap<ConnectId, Asking>,
     visits: BTreeMap<SessionId, Box<Visit>>,
 }
@@ -262,7 +262,7 @@ impl Contract for Reverse {
         None
     }
 
-    fn next(&self, now: Instant, call: &Call) -> Option<Instant> {
+    fn next(&mut self, now: Instant, call: &Call) -> Option<Instant> {
         match self.asking.get(&call.connect)? {
             Asking { request: None, early: false, .. } => Some(call.started + OUTSIDE_WITHIN),
             Asking { request, .. } => request.as_ref()?.due(),
@@ -274,14 +274,8 @@ impl Contract for Reverse {
         self.asking.get_mut(&call.connect).map(|asking| &mut asking.request)
     }
 
-    fn waits(&self, call: &Call) -> bool {
+    fn waits(&mut self, call: &Call) -> bool {
         self.asking.get(&call.connect).is_some_and(|asking| asking.request.is_none() || asking.early)
-    }
-
-    fn ask_again(&mut self, _: &mut Ctx<'_>, call: &Call) {
-        if let Some(asking) = self.asking.get_mut(&call.connect) {
-            asking.request = None;
-        }
     }
 
     fn describe(&self, _: &Ctx<'_>, call: &Call) -> String {

@@ -9,7 +9,6 @@ use super::{
     AT_ONCE, DIAL_FOR, MAX_DIALS_STRANGER, MAX_HALF_OPEN, MEET_FOR, PAUSE, Punches, REST_FOR, SEARCH_FOR,
     STRANGERS_DIAL_FOR, STRANGERS_REST_FOR, STUCK,
 };
-
 use crate::call::Strategy;
 use crate::cx::Timer;
 use crate::event::Stage;

@@ -13,7 +13,6 @@ use crate::node::strategy::{Contract, Ctx, End, Request, Said};
 use crate::signal::mappings::Mappings;
 use crate::signal::message::Body;
 use crate::strategy::agreement::{Key, Requester};
-use crate::time::Instant;
 
 /// Rungs of the ladder. Each swaps who dials first and takes fresh samples.
 const RUNGS: u8 = 8;
@@ -29,7 +28,7 @@ pub(super) struct Ladder {
     next: u8,
     /// The announcement of the rung under way, for repeating.
     request: Option<Request>,
-    /// Why the last rung failed.
+    /// Reason for which the last rung failed.
     detail: String,
 }
 
@@ -155,16 +154,8 @@ impl Contract for Punches {
         None
     }
 
-    fn next(&self, now: Instant, call: &Call) -> Option<Instant> {
-        self.ladders.get(&call.connect)?.request.as_ref()?.due().filter(|at| *at > now)
-    }
-
     fn request(&mut self, call: &Call) -> Option<&mut Option<Request>> {
         self.ladders.get_mut(&call.connect).map(|ladder| &mut ladder.request)
-    }
-
-    fn waits(&self, call: &Call) -> bool {
-        self.ladders.get(&call.connect).is_some_and(|ladder| ladder.request.is_none())
     }
 
     fn ask_again(&mut self, ctx: &mut Ctx<'_>, call: &Call) {

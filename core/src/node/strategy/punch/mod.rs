@@ -5,16 +5,16 @@
 //! answer should have arrived; the requester dials when it has. Every dial leaves from a port that listens too, or is
 //! repeated until the rung ends. So any SYN that comes through finds somebody.
 
+mod dialling;
+mod ladder;
+mod proof;
+mod state;
+
 use core::time::Duration;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use smallvec::{SmallVec, smallvec};
-
-mod dialling;
-mod ladder;
-mod proof;
-mod state;
 
 use ladder::Ladder;
 use proof::Proofs;
@@ -36,8 +36,7 @@ use crate::session::SessionId;
 use crate::signal::mappings::Mappings;
 use crate::signal::message::Body;
 use crate::strategy::agreement::{Key, Requester};
-use crate::strategy::ours::Route;
-use crate::strategy::ours::Trust;
+use crate::strategy::ours::{Route, Trust};
 use crate::strategy::punch::{self, Side, Tactic};
 
 /// First rung whose dials leave from ports of their own: a stale connection may hold the listener's.
@@ -82,12 +81,12 @@ const MAX_DELAY: Duration = Duration::from_secs(2);
 pub(in crate::node) struct Punches {
     // Boxed: a map makes room for eleven at once, and few nodes have eleven calls.
     all: BTreeMap<Key, Box<Punch>>,
-    /// Our calls that punch.
+    /// Calls of ours that punch.
     ladders: BTreeMap<ConnectId, Ladder>,
     proofs: Proofs,
 }
 
-/// Who punches with whom.
+/// Parties of a punch.
 #[derive(Clone, Copy)]
 struct With<'a> {
     key: Key,
@@ -365,9 +364,8 @@ impl Punches {
     /// Announces our mappings to the peer, once they are known.
     fn announce(&mut self, ctx: &mut Ctx<'_>, key: Key, sampled: Option<Sampled>) {
         let now = ctx.cx.now;
-        let Some(punch) = self.all.get(&key) else { return };
-        let signal = ctx.signalling.delay(&punch.via);
         let Some(punch) = self.all.get_mut(&key) else { return };
+        let signal_delay = ctx.signalling.delay(&punch.via);
         let report = ctx.network.surveyor().of(punch.local);
         // The sample may have shown that what looked like a counter is none.
         punch.ours.behaviour = report.map_or(punch.ours.behaviour, |r| r.behaviour);
@@ -391,7 +389,7 @@ impl Punches {
                     let others = ctx.network.surveyor().others(
                         punch.local,
                         sampled.at,
-                        now + punch.until_dials(signal),
+                        now + punch.until_dials(signal_delay),
                     );
                     punch.ours.others = others;
                     punch::window(seen.port(), step, others)
@@ -408,18 +406,14 @@ impl Punches {
         // The peer's user may be asked first: the connect's own deadline ends the wait.
         punch.until = now + FOR_EVER;
         punch.announced = now;
-        let signal_delay = signal;
         let address = Box::new(ctx.address());
         let mappings = Box::new(Mappings { terms, rung, behaviour, signal_delay, external, ports, address });
         match key.1 {
             Requester::Us => self.send_initial(ctx, key, mappings),
             Requester::Them => {
-                let (session, stranger) =
-                    (key.0, self.all.get(&key).is_some_and(|p| p.trust == Trust::Stranger));
-                let tactic = self.all.get(&key).and_then(|p| p.tactic());
-                let stalled = self.all.get(&key).is_some_and(|p| p.stalled);
-                let why = match tactic {
-                    Some(Tactic::Spray { .. } | Tactic::Probe { .. }) if stranger => {
+                let (session, trust, stalled) = (key.0, punch.trust, punch.stalled);
+                let why = match punch.tactic() {
+                    Some(Tactic::Spray { .. } | Tactic::Probe { .. }) if trust == Trust::Stranger => {
                         Some(Refusal::NoSearchForStrangers)
                     }
                     // The peer would search in vain.

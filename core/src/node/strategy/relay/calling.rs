@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::Relays;
-use super::relay::Relay;
+use super::state::Relay;
 use crate::call::Strategy;
 use crate::cx::Owner;
 use crate::event::Stage;
@@ -17,7 +17,6 @@ use crate::pipe::PipeId;
 use crate::signal::message::Body;
 use crate::strategy::agreement::Key;
 use crate::strategy::ours::Trust;
-use crate::time::Instant;
 use crate::turn::Family;
 
 /// A call of ours that asks for a relay.
@@ -133,22 +132,8 @@ impl Contract for Relays {
         None
     }
 
-    fn next(&self, now: Instant, call: &Call) -> Option<Instant> {
-        self.calling.get(&call.connect)?.request.as_ref()?.due().filter(|at| *at > now)
-    }
-
     fn request(&mut self, call: &Call) -> Option<&mut Option<Request>> {
         self.calling.get_mut(&call.connect).map(|calling| &mut calling.request)
-    }
-
-    fn waits(&self, call: &Call) -> bool {
-        self.calling.get(&call.connect).is_some_and(|calling| calling.request.is_none())
-    }
-
-    fn ask_again(&mut self, _: &mut Ctx<'_>, call: &Call) {
-        if let Some(calling) = self.calling.get_mut(&call.connect) {
-            calling.request = None;
-        }
     }
 
     fn describe(&self, _: &Ctx<'_>, call: &Call) -> String {

@@ -6,9 +6,8 @@ use smallvec::SmallVec;
 
 use super::super::Ctx;
 use super::super::knock::{Knock, KnockKey};
-use super::relay::{Relay, RelayStage};
+use super::state::{Relay, RelayStage};
 use super::{HELP_AFTER, MEET_WITHIN, Relays, STRANGERS_SILENCE};
-
 use crate::call::{Refusal, Strategy};
 use crate::cx::Owner;
 use crate::identity::NodeId;

@@ -17,8 +17,7 @@ mod memory;
 mod mover;
 mod moving;
 mod pipes;
-#[allow(clippy::module_inception, reason = "one relay of all")]
-mod relay;
+mod state;
 
 use core::time::Duration;
 use std::collections::BTreeMap;
@@ -31,7 +30,7 @@ pub(crate) use pipes::MAX_AT_ONCE;
 
 use calling::Calling;
 use mover::Moving;
-use relay::{News, Relay, RelayStage};
+use state::{News, Relay, RelayStage};
 
 use super::{Ctx, End, Parting, Said};
 use crate::call::{ConnectId, Refusal, Strategy};
@@ -72,7 +71,7 @@ pub(in crate::node) struct Relays {
     all: BTreeMap<PipeId, Box<Relay>>,
     /// The relay of each session, until it is closed.
     by_key: BTreeMap<Key, PipeId>,
-    /// Our calls that ask for a relay.
+    /// Calls of ours that ask for a relay.
     calling: BTreeMap<ConnectId, Calling>,
 }
 
@@ -224,19 +223,18 @@ impl Relays {
             None => return,
         }
         match said {
-            News::Stream(input) => self.stream_news(ctx, id, input),
+            News::Stream(event) => self.stream_news(ctx, id, event),
             News::Answered => self.begin_stream(ctx, id),
             News::Server(news) => self.server_news(ctx, id, news),
-            News::Mover(input) => self.mover_news(ctx, id, input),
+            News::Mover(event) => self.mover_news(ctx, id, event),
         }
     }
 
-    fn stream_news(&mut self, ctx: &mut Ctx<'_>, id: PipeId, input: StreamEvent) {
+    fn stream_news(&mut self, ctx: &mut Ctx<'_>, id: PipeId, event: StreamEvent) {
         let Some(relay) = self.all.get_mut(&id) else { return };
-        let pipe = id;
-        match (input, relay.stage) {
-            (StreamEvent::Message, RelayStage::Pipe) => ctx.cx.pipe_news(pipe, PipeNews::Message),
-            (StreamEvent::MessageRoom, RelayStage::Pipe) => ctx.cx.pipe_news(pipe, PipeNews::MessageRoom),
+        match (event, relay.stage) {
+            (StreamEvent::Message, RelayStage::Pipe) => ctx.cx.pipe_news(id, PipeNews::Message),
+            (StreamEvent::MessageRoom, RelayStage::Pipe) => ctx.cx.pipe_news(id, PipeNews::MessageRoom),
             // One that comes before the pipe is handed out is read then.
             (StreamEvent::Message | StreamEvent::MessageRoom, _) => {}
             (StreamEvent::Ended(cause), _) if relay.moving.is_some() => {
@@ -263,11 +261,11 @@ impl Relays {
                 self.work(ctx, id);
             }
             (StreamEvent::Readable, RelayStage::Agreeing) => self.hear_relay(ctx, id),
-            (StreamEvent::Readable, RelayStage::Pipe) => ctx.cx.pipe_news(pipe, PipeNews::Readable),
-            (StreamEvent::Writable, RelayStage::Pipe) => ctx.cx.pipe_news(pipe, PipeNews::Writable),
+            (StreamEvent::Readable, RelayStage::Pipe) => ctx.cx.pipe_news(id, PipeNews::Readable),
+            (StreamEvent::Writable, RelayStage::Pipe) => ctx.cx.pipe_news(id, PipeNews::Writable),
             (StreamEvent::Delivered, RelayStage::Pipe) => {
                 relay.done = true;
-                ctx.cx.pipe_news(pipe, PipeNews::Delivered);
+                ctx.cx.pipe_news(id, PipeNews::Delivered);
             }
             (StreamEvent::Delivered, RelayStage::Leaving) => relay.done = true,
             (StreamEvent::Ended(cause), stage) => match stage {

@@ -9,9 +9,8 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 
 use super::mover::{CREDIT, DIRECT, Direct, RELAY, Way};
-use super::relay::{Relay, RelayStage};
+use super::state::{Relay, RelayStage};
 use super::{Ctx, Relays, Said};
-
 use crate::call::Strategy;
 use crate::cx::Owner;
 use crate::event::Event;
@@ -115,12 +114,11 @@ impl Relays {
         }
     }
 
-    pub(super) fn mover_news(&mut self, ctx: &mut Ctx<'_>, id: PipeId, input: MoverEvent) {
+    pub(super) fn mover_news(&mut self, ctx: &mut Ctx<'_>, id: PipeId, event: MoverEvent) {
         let Some(relay) = self.all.get_mut(&id) else { return };
         let (stage, key) = (relay.stage, relay.key);
         let Some(moving) = relay.moving.as_mut() else { return };
-        let pipe = id;
-        match input {
+        match event {
             MoverEvent::Moved(to) => {
                 if core::mem::replace(&mut moving.told, to) != to && stage == RelayStage::Pipe {
                     self.tell_move(ctx, id);
@@ -133,13 +131,13 @@ impl Relays {
                     self.moving_over(ctx, id, PipeEnd::NoPath);
                 }
             }
-            MoverEvent::Readable if stage == RelayStage::Pipe => ctx.cx.pipe_news(pipe, PipeNews::Readable),
-            MoverEvent::Writable if stage == RelayStage::Pipe => ctx.cx.pipe_news(pipe, PipeNews::Writable),
+            MoverEvent::Readable if stage == RelayStage::Pipe => ctx.cx.pipe_news(id, PipeNews::Readable),
+            MoverEvent::Writable if stage == RelayStage::Pipe => ctx.cx.pipe_news(id, PipeNews::Writable),
             MoverEvent::Delivered => {
                 // A pipe that is being left ends once its messages have arrived too.
                 relay.done = true;
                 if stage == RelayStage::Pipe {
-                    ctx.cx.pipe_news(pipe, PipeNews::Delivered);
+                    ctx.cx.pipe_news(id, PipeNews::Delivered);
                 }
             }
             MoverEvent::Ended(why) => self.moving_over(
@@ -195,7 +193,7 @@ impl Relays {
         };
         let direct = moving.way.filter(|_| moving.told == DIRECT);
         let Way { strategy, local, remote } = direct.unwrap_or(relayed);
-        let (pipe, peer) = (id, relay.peer);
-        ctx.cx.notify(Event::Moved { pipe, peer, strategy, local, remote });
+        let peer = relay.peer;
+        ctx.cx.notify(Event::Moved { pipe: id, peer, strategy, local, remote });
     }
 }

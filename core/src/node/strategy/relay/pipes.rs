@@ -1,12 +1,13 @@
 //! Relayed pipes in their users' hands.
 
+use core::time::Duration;
+
 use bytes::Bytes;
 
-use super::relay::RelayStage;
+use super::state::RelayStage;
 use super::{Ctx, Relays};
 use crate::pipe::{PipeEnd, PipeId, PipeNews};
 use crate::relay::{MessageError, ReadOutcome};
-use core::time::Duration;
 
 /// Most bytes that one call writes or reads.
 pub(crate) const MAX_AT_ONCE: usize = 64 * 1024;

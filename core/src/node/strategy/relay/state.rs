@@ -77,7 +77,7 @@ pub(in crate::node) struct Relay {
     pub(super) moves: bool,
     /// State of a pipe that may move, apart from its stream.
     pub(super) moving: Option<Box<Moving>>,
-    /// What came while the pipe was about to be handed out.
+    /// News that came while the pipe was about to be handed out.
     pub(super) later: Vec<News>,
 }
 
