@@ -321,10 +321,10 @@ fn log2_permille(permille: u32) -> i32 {
 fn log2(n: u64) -> i32 {
     let whole = n.max(1).ilog2();
     // The mantissa in [1, 2), with 31 binary places; a square above 2 is a bit.
-    let mut mantissa = (u128::from(n.max(1)) << 31 >> whole) as u64;
+    let mut mantissa = ((u128::from(n.max(1)) << 31) >> whole) as u64;
     let mut bits = whole as i32;
     for _ in 0..8 {
-        mantissa = (u128::from(mantissa) * u128::from(mantissa) >> 31) as u64;
+        mantissa = ((u128::from(mantissa) * u128::from(mantissa)) >> 31) as u64;
         bits <<= 1;
         if mantissa >= 1 << 32 {
             mantissa >>= 1;
@@ -350,8 +350,8 @@ fn exp2(bits: i32) -> u64 {
     let below = bits.min(0).unsigned_abs();
     let mut weight: u64 = if below / 256 > 30 { 0 } else { (1 << 30) >> (below / 256) };
     for (n, root) in ROOTS.into_iter().enumerate() {
-        if below % 256 >> (7 - n) & 1 == 1 {
-            weight = weight * root >> 30;
+        if (below % 256) >> (7 - n) & 1 == 1 {
+            weight = (weight * root) >> 30;
         }
     }
     weight

@@ -30,6 +30,8 @@ const STEPS: u16 = 32;
 const STEPS_ALONE: u16 = 16;
 /// Least probability of a hit, in thousandths, for which both sides search at once.
 const WORTH_SEARCHING: u32 = 20;
+/// Mappings of ours for each of others while both sides search: eight, of 500 a second.
+const OTHERS_AMONG: u16 = 8;
 /// Largest number of others that is expected.
 pub(crate) const MAX_OTHERS: u16 = 4096;
 
@@ -108,7 +110,7 @@ impl Side {
             Next::Random(ports) => ports,
             Next::Counted(step) => {
                 let low = self.ports.first().copied().unwrap_or(self.listen);
-                Ports { low, step, of: dials.saturating_add(dials / 4) }
+                Ports { low, step, of: dials.saturating_add(dials / OTHERS_AMONG) }
             }
             Next::Known | Next::KnownOnce => {
                 Ports { low: self.ports.first().copied().unwrap_or(self.listen), step: 1, of: 1 }
@@ -512,9 +514,9 @@ mod tests {
         assert_eq!(both_permille(&block(1, 5000, 5511), &theirs), 632);
         assert_eq!(both_permille(&block(1, 5000, 7047), &block(2, 2000, 4047)), 221);
         assert_eq!(both_permille(&block(1, 5000, 5511), &block(2, 2000, 2511)), 632);
-        // A counter's next ports are a range as well: 1,280 with those of others.
-        assert_eq!(tactic(&ours, &counting, 0), probe(true, 7001, 2, 1280));
-        assert!(both_permille(&ours, &counting).abs_diff(551) <= 2, "{}", both_permille(&ours, &counting));
+        // A counter's next ports are a range as well: 1,152 with those of others.
+        assert_eq!(tactic(&ours, &counting, 0), probe(true, 7001, 2, 1152));
+        assert!(both_permille(&ours, &counting).abs_diff(589) <= 2, "{}", both_permille(&ours, &counting));
         let ports = Ports { low: 65_530, step: 2, of: 9 };
         let all: BTreeSet<u16> = (0..9).map(|n| ports.nth(7, n)).collect();
         assert_eq!(all.into_iter().collect::<Vec<_>>(), [1, 2, 4, 6, 8, 10, 65_530, 65_532, 65_534]);

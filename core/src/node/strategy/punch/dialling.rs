@@ -137,10 +137,15 @@ impl Punches {
             }
             DialEnd::Io(IoFailure::Resources) => Some(again(PAUSE * 2)),
             DialEnd::Io(why) => {
-                if why != IoFailure::TimedOut {
+                let refused = why != IoFailure::TimedOut;
+                if refused {
                     punch.was_refused();
                 }
-                Some(again(if tries <= AT_ONCE { Duration::ZERO } else { random }))
+                // What hits the mapping of a refused dial between its repeats finds a listener.
+                let listens =
+                    refused && dial.tries == 0 && matches!(punch.tactic, Some(Tactic::Spray { .. }));
+                let after = if tries <= AT_ONCE { Duration::ZERO } else { random };
+                Some(Planned { listens: listens && !dial.listens, ..again(after) })
             }
             DialEnd::Broken | DialEnd::Lost | DialEnd::Silent | DialEnd::Stalled => Some(again(random)),
             DialEnd::Hello(_) | DialEnd::Refused(_) => None,

@@ -52,9 +52,10 @@ const DIAL_FOR: Duration = Duration::from_secs(10);
 /// Time of a dial for a stranger, in which Linux sends four SYNs. A rung on which each side knows where to dial is
 /// shorter.
 const STRANGERS_DIAL_FOR: Duration = Duration::from_millis(3500);
-/// Time of a rung on which both sides search: that of the dials, and of a SYN's first retransmission. Another rung is worth more
+/// Time of a rung on which both sides search: two seconds of dials, a round trip, and less than the second retransmission of the
+/// first SYN, 3 s after it. Another rung is worth more
 /// than a longer one, since each draws other ports.
-const BOTH_SEARCH_FOR: Duration = Duration::from_millis(3500);
+const BOTH_SEARCH_FOR: Duration = Duration::from_millis(2900);
 /// Time of a rung that searches.
 const SEARCH_FOR: Duration = Duration::from_secs(10);
 /// Half-open sockets of one punch.
