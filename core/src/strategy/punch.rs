@@ -95,6 +95,12 @@ impl Side {
         }
     }
 
+    /// Returns true if each dial of a search leaves from a local port of its own, one after the other, since each keeps its number
+    /// for one destination only.
+    pub(crate) fn walks(&self) -> bool {
+        self.next() == Next::KnownOnce
+    }
+
     /// Returns the announced port if anybody may dial it: a mapping that is kept open. Of counted ports a window is
     /// announced otherwise, of random ones none.
     fn open_port(&self) -> Option<u16> {
@@ -112,9 +118,11 @@ impl Side {
                 let low = self.ports.first().copied().unwrap_or(self.listen);
                 Ports { low, step, of: dials.saturating_add(dials / OTHERS_AMONG) }
             }
-            Next::Known | Next::KnownOnce => {
-                Ports { low: self.ports.first().copied().unwrap_or(self.listen), step: 1, of: 1 }
+            // The local ports that a search leaves from.
+            Next::KnownOnce => {
+                Ports { low: self.ports.first().copied().unwrap_or(self.listen), step: 1, of: dials.max(1) }
             }
+            Next::Known => Ports { low: self.ports.first().copied().unwrap_or(self.listen), step: 1, of: 1 },
         }
     }
 }
@@ -222,31 +230,22 @@ pub(crate) fn tactic(ours: &Side, theirs: &Side, rung: u8) -> Tactic {
         }
         (Next::Known, Next::Random(_)) => probe(false),
         (Next::KnownOnce | Next::Counted(_), Next::Random(_)) if shares(ours) => probe(false),
-        // Neither has. A filter that lets in any port of an address needs mappings for it, as many as the other side can hit.
-        (Next::Random(_), Next::Random(_) | Next::Counted(_) | Next::KnownOnce) if admits(ours) => {
-            match shares(ours) {
-                true => spray(at(first.unwrap_or(theirs.listen)), true),
-                false => probe(false),
-            }
+        // Neither has. A filter that lets in any port of an address needs mappings for it, as many as the other side can hit,
+        // each to a port of its own: the other side may come to several of them from one port. Of two such filters one does.
+        (Next::Random(_), _) if admits(ours) && !(admits(theirs) && ours.external > theirs.external) => {
+            spray(at(first.unwrap_or(theirs.listen)), true)
         }
-        (Next::Random(_) | Next::Counted(_) | Next::KnownOnce, Next::Random(_)) if admits(theirs) => {
-            probe(false)
-        }
-        (Next::KnownOnce, Next::Random(_)) | (Next::Random(_), Next::KnownOnce) => Tactic::Hopeless(
-            "one NAT picks random ports, and the other keeps a port for one destination only",
-        ),
-        (Next::Random(_) | Next::Counted(_), Next::Random(_) | Next::Counted(_)) => {
+        (_, Next::Random(_)) if admits(theirs) => probe(false),
+        _ => {
             if both_permille(ours, theirs) >= WORTH_SEARCHING {
                 return probe(true);
             }
             Tactic::Hopeless(match (ours.next(), theirs.next()) {
-                (Next::Counted(_), _) => {
-                    "the peer's NAT picks random ports, and ours another one for each destination"
-                }
-                (_, Next::Counted(_)) => {
+                (Next::Random(_), Next::Random(_)) => "both NATs pick random ports",
+                (Next::Random(_), _) => {
                     "our NAT picks random ports, and the peer's another one for each destination"
                 }
-                _ => "both NATs pick random ports",
+                _ => "the peer's NAT picks random ports, and ours another one for each destination",
             })
         }
     }
@@ -261,13 +260,7 @@ pub(crate) fn chance(ours: &Side, theirs: &Side, tactic: &Tactic) -> Option<u32>
     let permille = match tactic {
         Tactic::Spray { .. } => hit_permille(SPRAY.into(), PROBES.into(), ours.range(0).of.into()),
         Tactic::Probe { both: true, .. } => both_permille(ours, theirs),
-        Tactic::Probe { ports, .. } => match (ours.next(), theirs.next()) {
-            // Ours are those that are hit.
-            (Next::Random(range), Next::Counted(_) | Next::KnownOnce) => {
-                hit_permille(SPRAY.into(), PROBES.into(), range.of.into())
-            }
-            _ => hit_permille(SPRAY.into(), PROBES.into(), ports.of.into()),
-        },
+        Tactic::Probe { ports, .. } => hit_permille(SPRAY.into(), PROBES.into(), ports.of.into()),
         Tactic::Meet(_) | Tactic::Await | Tactic::Hopeless(_) => return None,
     };
     Some(permille.min(999))
@@ -450,6 +443,11 @@ mod tests {
         // A port that is kept for one destination cannot be searched from.
         let kept_once = side(1, APD, EQUAL, &[9000]);
         assert!(matches!(tactic(&kept_once, &random(2), 0), Tactic::Hopeless(_)));
+        // A search of few ports leaves from one after the other of such ports.
+        let block = |n| side(n, APD, Some(Allocation::Random { low: 5000, high: 6023 }), &[]);
+        assert_eq!(tactic(&kept_once, &block(2), 0), probe(true, 5000, 1, 1024));
+        assert_eq!(tactic(&block(1), &side(2, APD, EQUAL, &[9000]), 0), probe(true, 9000, 1, 1024));
+        assert!(kept_once.walks() && !block(2).walks());
         assert_eq!(tactic(&kept_once, &side(2, APD, EQUAL, &[9001]), 0), once(From::Listener, 9001));
     }
 
@@ -464,18 +462,20 @@ mod tests {
         let counting = |n| side(n, APD, COUNTS, &[7001, 7002]);
         let by_address = |side| with(Filtering::AddressDependent, side);
         let anybody = |side| with(Filtering::EndpointIndependent, side);
-        // Mappings for the peer, as many as it can hit; from one port, or where that has one mapping, from many that listen.
+        // Mappings for the peer, as many as it can hit, each to a port that listens.
         let everywhere = probe(false, 1024, 1, 64_512);
         for rung in [0, 1, 2, 4] {
-            assert_eq!(tactic(&by_address(random(1)), &random(2), rung), everywhere);
+            assert_eq!(tactic(&by_address(random(1)), &random(2), rung), sprays(4000, true));
             assert_eq!(tactic(&random(1), &by_address(random(2)), rung), everywhere);
             assert_eq!(tactic(&counting(1), &by_address(random(2)), rung), everywhere);
+            assert_eq!(tactic(&by_address(random(1)), &counting(2), rung), sprays(7001, true));
+            // Both could: the one with the lower address does.
+            assert_eq!(tactic(&by_address(random(1)), &by_address(random(2)), rung), sprays(4000, true));
             assert!(matches!(
-                tactic(&by_address(random(1)), &counting(2), rung),
+                tactic(&by_address(random(2)), &by_address(random(1)), rung),
                 Tactic::Probe { both: false, .. }
             ));
         }
-        assert_eq!(tactic(&by_address(side(1, AD, RANDOM, &[])), &counting(2), 0), sprays(7001, true));
         // The port that is predicted is dialled from anywhere.
         let window = [7001, 7002].into_iter().map(|p| (From::Listener, to(p))).collect();
         assert_eq!(tactic(&random(1), &by_address(counting(2)), 0), Tactic::Meet(window));

@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use super::super::Ctx;
 use super::state::{Planned, PunchStage, SILENT_DIALS, SYN_EVERY, Search, Silent};
 use super::{
-    AT_ONCE, BOTH_SEARCH_FOR, DIAL_FOR, MAX_DIALS_STRANGER, MAX_HALF_OPEN, MEET_FOR, PAUSE, Punches,
-    REST_FOR, SEARCH_FOR, STRANGERS_DIAL_FOR, STRANGERS_REST_FOR, STUCK,
+    AT_ONCE, BOTH_SEARCH_FOR, DIAL_FOR, MAX_DIALS_STRANGER, MAX_HALF_OPEN, MAX_LISTENERS, MEET_FOR, PAUSE,
+    Punches, REST_FOR, SEARCH_FOR, STRANGERS_DIAL_FOR, STRANGERS_REST_FOR, STUCK,
 };
 use crate::call::Strategy;
 use crate::cx::{Owner, Timer};
@@ -117,7 +117,7 @@ impl Punches {
         let again = |after: Duration| Planned { tries, at: now + after, listens: false, ..dial };
         let elsewhere = || Planned { from: 0, listens: dial.listens, ..again(Duration::ZERO) };
         let random = Duration::from_micros(ctx.cx.random.below(Domain::Punch, PAUSE.as_micros() as u64));
-        let mut stuck = false;
+        let (mut stuck, mut refused_search) = (false, false);
         // Nothing was sent, so that a stranger's few dials are left for rungs that dial from elsewhere.
         if local.into_iter().any(|cause| why == DialEnd::Io(cause)) {
             punch.dials = punch.dials.saturating_sub(1);
@@ -141,11 +141,9 @@ impl Punches {
                 if refused {
                     punch.was_refused();
                 }
-                // What hits the mapping of a refused dial between its repeats finds a listener.
-                let listens =
-                    refused && dial.tries == 0 && matches!(punch.tactic, Some(Tactic::Spray { .. }));
+                refused_search = refused && punch.searches();
                 let after = if tries <= AT_ONCE { Duration::ZERO } else { random };
-                Some(Planned { listens: listens && !dial.listens, ..again(after) })
+                Some(again(after))
             }
             DialEnd::Broken | DialEnd::Lost | DialEnd::Silent | DialEnd::Stalled => Some(again(random)),
             DialEnd::Hello(_) | DialEnd::Refused(_) => None,
@@ -153,6 +151,11 @@ impl Punches {
         if let Some(next) = next.filter(|_| !dial.once) {
             let place = punch.waiting.partition_point(|p| p.at <= next.at);
             punch.waiting.insert(place, next);
+        }
+        if refused_search {
+            // What hits the mapping of a refused dial finds a listener.
+            let local = SocketAddr::new(punch.local, dial.from);
+            self.listen_beside(ctx, key, local);
         }
         if stuck && !ctx.sessions.has_open(key, dial.to) {
             self.stuck(ctx, key);
@@ -266,8 +269,12 @@ impl Punches {
     /// Has a listener wait on a port that a punch dials from.
     fn listen_beside(&mut self, ctx: &mut Ctx<'_>, key: Key, local: SocketAddr) {
         let Some(punch) = self.all.get_mut(&key) else { return };
+        if local.port() == punch.ours.listen || punch.listeners.len() >= MAX_LISTENERS {
+            return;
+        }
         let opts = SockOpts { reuse: Reuse::AddressAndPort, nodelay: true };
-        punch.listeners.push(ctx.cx.listen(Owner::PunchListener, local, opts));
+        let listen = || ctx.cx.listen(Owner::PunchListener, local, opts);
+        punch.listeners.entry(local.port()).or_insert_with(listen);
     }
 
     /// Ends a rung that came to nothing.

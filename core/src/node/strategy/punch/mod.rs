@@ -58,6 +58,8 @@ const STRANGERS_DIAL_FOR: Duration = Duration::from_millis(3500);
 const BOTH_SEARCH_FOR: Duration = Duration::from_millis(2900);
 /// Time of a rung that searches.
 const SEARCH_FOR: Duration = Duration::from_secs(10);
+/// Listeners of one punch: one for each dial of a search from many ports.
+const MAX_LISTENERS: usize = punch::SPRAY as usize;
 /// Half-open sockets of one punch.
 const MAX_HALF_OPEN: usize = 1024;
 /// Dials for the punches with one peer: so many at once, and as many again every two minutes. A router remembers them
@@ -196,7 +198,7 @@ impl Punches {
             hurries: false,
             tactic: None,
             fresh,
-            listeners: Vec::new(),
+            listeners: BTreeMap::new(),
             certainty,
             stale,
             tainted,
@@ -236,7 +238,7 @@ impl Punches {
 
     fn take_punch(&mut self, ctx: &mut Ctx<'_>, key: Key) -> Option<Box<Punch>> {
         let mut punch = self.all.remove(&key)?;
-        for listener in core::mem::take(&mut punch.listeners) {
+        for listener in core::mem::take(&mut punch.listeners).into_values() {
             ctx.sessions.stopped_listening(listener);
             ctx.cx.close(listener, CloseHow::Drop);
         }

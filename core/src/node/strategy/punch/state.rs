@@ -93,7 +93,7 @@ pub(super) struct Punch {
     /// True if dials leave from a port of their own.
     pub(super) fresh: bool,
     /// Listeners on such ports, where our filter lets in other ports than those that we dial.
-    pub(super) listeners: Vec<SockId>,
+    pub(super) listeners: BTreeMap<u16, SockId>,
     /// Probability of what was measured of our NAT, in thousandths.
     pub(super) certainty: u32,
     /// Addresses that the listener's port has dialled, where that dial is gone. Our NAT expects the sequence numbers of
@@ -181,10 +181,14 @@ impl Punch {
         self.stalls
     }
 
+    /// Returns true if the rung's tactic is a search.
+    pub(super) fn searches(&self) -> bool {
+        matches!(self.tactic, Some(Tactic::Spray { .. } | Tactic::Probe { .. }))
+    }
+
     pub(super) fn was_refused(&mut self) {
         self.refused += 1;
-        let searches = matches!(self.tactic, Some(Tactic::Spray { .. } | Tactic::Probe { .. }));
-        if searches && self.refused >= REFUSALS && !self.hurries {
+        if self.searches() && self.refused >= REFUSALS && !self.hurries {
             self.hurries = true;
             self.budget = Bucket::new(SYN_BURST, SYN_EVERY_REFUSED);
         }
@@ -217,8 +221,8 @@ impl Punch {
             }
             Search::Probe { to, ports, key, next, count } => {
                 let to_port = SocketAddr::new(to, ports.nth(key, next));
-                let planned =
-                    Planned { from: listen, to: to_port, tries: 0, at: now, once: true, listens: false };
+                let from = if self.ours.walks() { listen.wrapping_add(next).max(1) } else { listen };
+                let planned = Planned { from, to: to_port, tries: 0, at: now, once: true, listens: false };
                 self.probed = next.saturating_add(1);
                 let rest = Search::Probe { to, ports, key, next: self.probed, count };
                 (planned, (self.probed < count).then_some(rest))
