@@ -233,6 +233,7 @@ impl Network {
                 }
             }
             Owner::Listener(_)
+            | Owner::PunchListener
             | Owner::Broker(_)
             | Owner::Stream
             | Owner::Relay(_)
