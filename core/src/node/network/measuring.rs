@@ -3,7 +3,7 @@
 use core::time::Duration;
 use std::net::IpAddr;
 
-use super::{Network, News};
+use super::{Network, NetworkEvent};
 use crate::cx::{Cx, Timer};
 use crate::nat::vantage::Vantage;
 use crate::nat::{NatType, Network as Place};
@@ -150,7 +150,7 @@ impl Network {
 
     /// Tells of a sample that has ended.
     pub(super) fn sampled(&mut self, sampled: Option<crate::nat::surveyor::Sampled>) {
-        self.news.extend(sampled.map(News::Sampled));
+        self.news.extend(sampled.map(NetworkEvent::Sampled));
     }
 
     /// Returns the outside address of an address of ours. Where no server answered, a public IPv6 address counts as its
