@@ -1,6 +1,10 @@
 //! Expected outcomes, derived without a simulation: whether two hosts behind two NAT chains can be joined. Where the
 //! simulator disagrees, one of the two is wrong.
 
+mod bound;
+
+pub use bound::{Bound, Budget, bound};
+
 use crate::nat::{Alloc, Chain, Dependence, NatSpec};
 use crate::service::router::RouterSpec;
 

@@ -5,6 +5,8 @@
 mod census;
 #[path = "sim/crowd.rs"]
 mod crowd;
+#[path = "sim/grid.rs"]
+mod grid;
 #[cfg(feature = "memory")]
 #[path = "sim/memory.rs"]
 mod memory;
@@ -95,8 +97,10 @@ enum Command {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+    /// Punches pairs of kinds of NAT, 46,656 in all, and holds each against what physics allows.
+    Grid(grid::Grid),
     /// Runs every pair of presets and holds each against the oracle.
-    Grid {
+    Matrix {
         /// Runs of each pair.
         #[arg(long, default_value_t = 1)]
         seeds: u64,
@@ -301,7 +305,8 @@ fn main() -> ExitCode {
             println!("{} connected {:?} errors {:?}", ending.letter, ending.connected, ending.errors);
             true
         }
-        Command::Grid { seeds, dials, json } => grid(seeds, dials, json.as_deref()),
+        Command::Grid(options) => grid::run(&options),
+        Command::Matrix { seeds, dials, json } => matrix(seeds, dials, json.as_deref()),
         Command::Shrink { seed, relay, routers, strangers } => {
             shrink_one(seed, With { relay, routers, strangers })
         }
@@ -357,7 +362,7 @@ fn ms(ns: Nanos) -> String {
     format!("{}.{:03} ms", ns / MILLI, ns % MILLI / 1_000)
 }
 
-/// Returns the letter of one cell of the grid, and the oracle's objection if there is one.
+/// Returns the letter of one cell of the matrix, and the oracle's objection if there is one.
 fn cell(seeds: u64, dials: bool, a: &Chain, b: &Chain) -> (char, Option<String>) {
     let mut letter = '.';
     let mut wrong = None;
@@ -389,7 +394,7 @@ fn cell(seeds: u64, dials: bool, a: &Chain, b: &Chain) -> (char, Option<String>)
     (letter, wrong)
 }
 
-fn grid(seeds: u64, dials: bool, json: Option<&std::path::Path>) -> bool {
+fn matrix(seeds: u64, dials: bool, json: Option<&std::path::Path>) -> bool {
     let (mut cells, mut wrong) = (Vec::new(), Vec::new());
     println!("rows: who {}; columns: the other", if dials { "dials first" } else { "listens" });
     let width = PRESETS.iter().map(|p| p.name.len()).max().unwrap_or(0);

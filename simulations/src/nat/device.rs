@@ -304,7 +304,11 @@ impl Nat {
             ),
         };
         let Some(&ip) = self.external.get(place as usize) else { return Break(Verdict::Drop("no address")) };
-        let by_port = maps || self.spec.unique == Unique::Port;
+        let by_port = match self.spec.unique {
+            Unique::Port => true,
+            Unique::FiveTuple => maps,
+            Unique::Shared => false,
+        };
         let table = &self.table;
         let free = |port: u16| {
             let external = SocketAddr::new(ip, port);
@@ -461,22 +465,25 @@ impl Nat {
     }
 
     /// Returns the address inside for a packet without a session, if the filter lets it in.
-    fn admitted(&mut self, now: Nanos, proto: Proto, packet: &Packet) -> Option<SocketAddr> {
+    fn admitted(&self, now: Nanos, proto: Proto, packet: &Packet) -> Option<SocketAddr> {
         if let Some(inside) = self.forwards.of(now, (proto, packet.dst)) {
             return Some(inside);
         }
         let filtering = self.filtering(proto);
         let strict = self.spec.tracking == Tracking::Conntrack;
-        let Some(key) = self.table.mapped(now, proto, packet.dst) else {
-            return self.dmz.map(|ip| SocketAddr::new(ip, packet.dst.port()));
-        };
-        let mapping = self.table.mapping(now, key)?;
-        let admitted = match filtering {
+        let admits = |mapping: &Mapping| match filtering {
             Dependence::Endpoint => true,
-            Dependence::Address => mapping.contacts.iter().any(|c| c.ip() == packet.src.ip()),
+            Dependence::Address => {
+                let from = SocketAddr::new(packet.src.ip(), 0);
+                mapping.contacts.range(from..).next().is_some_and(|c| c.ip() == packet.src.ip())
+            }
             Dependence::AddressAndPort => !strict && mapping.contacts.contains(&packet.src),
         };
-        admitted.then_some(key.1)
+        let mut mapped = self.table.mapped(now, proto, packet.dst).peekable();
+        if mapped.peek().is_none() {
+            return self.dmz.map(|ip| SocketAddr::new(ip, packet.dst.port()));
+        }
+        mapped.find(|(_, mapping)| admits(mapping)).map(|(key, _)| key.1)
     }
 
     fn icmp_inward(&mut self, now: Nanos, mut packet: Box<Packet>) -> ControlFlow<Inward, Box<Packet>> {

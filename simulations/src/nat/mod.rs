@@ -2,6 +2,7 @@
 
 mod device;
 mod forwards;
+mod kind;
 mod ports;
 mod presets;
 mod spec;
@@ -11,6 +12,7 @@ mod track;
 
 pub(crate) use device::{Nat, Side, Verdict};
 pub use forwards::Order;
+pub use kind::{Allot, BLOCK, Kind, Pattern};
 pub use presets::{LAB, PRESETS, Preset};
 pub use spec::{
     Alloc, Caps, Clash, Dependence, Hairpin, NatSpec, OnRst, Scope, Timers, Tracking, Unique, Unsolicited,

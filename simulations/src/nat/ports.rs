@@ -78,7 +78,7 @@ impl Ports {
                 }
                 match clash {
                     Clash::Next => (1..count).map(|n| wrap(port + n)).find(|p| free(*p)),
-                    Clash::Random => self.random(low, count, free),
+                    Clash::Random => self.random(low, 1, count, free),
                 }
             }
             Alloc::Offset(by) => {
@@ -94,7 +94,7 @@ impl Ports {
                 let step = i64::from(step);
                 let start = match self.counters.get(&key) {
                     Some(next) => next + others * step,
-                    None => self.draw(count as u64) as i64,
+                    None => self.start(key, count),
                 };
                 for n in 0..count {
                     let candidate = wrap(low + start + n * step);
@@ -117,13 +117,42 @@ impl Ports {
                 let first = base + port * i64::from(step);
                 (0..count).map(|n| wrap(low + first + n)).find(|p| free(*p))
             }
-            Alloc::Random => self.random(low, count, free),
+            Alloc::Random => self.random(low, 1, count, free),
+            Alloc::Parity => {
+                let first = low + (port - low).rem_euclid(2);
+                self.random(first, 2, (high - first) / 2 + 1, free)
+            }
             Alloc::Block(size) => {
-                let size = i64::from(size).clamp(1, count);
-                let blocks = count / size;
-                let key = super::table::key_of(inside.0);
-                let block = self.rng.below(Domain::Port, self.id ^ key, u64::MAX, blocks as u64) as i64;
-                self.random(low + block * size, size, free)
+                let (first, size) = self.block(inside.0, size, (low, count));
+                self.random(first, 1, size, free)
+            }
+            Alloc::CountedBlock(size) => {
+                let (first, size) = self.block(inside.0, size, (low, count));
+                let start = self.start(Some(inside.0), size);
+                let n = (0..size).find(|n| free((first + (start + n) % size) as u16))?;
+                self.counters.insert(Some(inside.0), start + n + 1);
+                Some((first + (start + n) % size) as u16)
+            }
+            Alloc::Drift(most) => {
+                let start = self.start(None, count) + self.draw(u64::from(most.max(1))) as i64;
+                let n = (0..count).find(|n| free(wrap(low + start + n)))?;
+                self.counters.insert(None, start + n + 1);
+                Some(wrap(low + start + n))
+            }
+            Alloc::Mixed(permille) => {
+                let keeps = self.draw(1_000) < u64::from(permille);
+                if keeps && (low..=high).contains(&port) && free(inside.1) {
+                    return Some(inside.1);
+                }
+                self.random(low, 1, count, free)
+            }
+            Alloc::Sticky => {
+                let of_port = super::table::key_of(inside.0) << 16 | u64::from(inside.1);
+                let usual = low + self.rng.below(Domain::Port, !self.id, of_port, count as u64) as i64;
+                if free(usual as u16) {
+                    return Some(usual as u16);
+                }
+                self.random(low, 1, count, free)
             }
         }
     }
@@ -135,8 +164,25 @@ impl Ports {
         }
     }
 
-    fn random(&mut self, low: i64, count: i64, free: impl Fn(u16) -> bool) -> Option<u16> {
-        (0..TRIES).map(|_| (low + self.draw(count as u64) as i64) as u16).find(|p| free(*p))
+    /// The next place of a counter, random at first.
+    fn start(&mut self, counter: Option<IpAddr>, count: i64) -> i64 {
+        match self.counters.get(&counter) {
+            Some(next) => *next,
+            None => self.draw(count as u64) as i64,
+        }
+    }
+
+    /// Returns the first port of the block of an inside address, and the number of its ports.
+    fn block(&self, inside: IpAddr, size: u16, (low, count): (i64, i64)) -> (i64, i64) {
+        let size = i64::from(size).clamp(1, count);
+        let key = self.id ^ super::table::key_of(inside);
+        let block = self.rng.below(Domain::Port, key, u64::MAX, (count / size) as u64) as i64;
+        (low + block * size, size)
+    }
+
+    /// A random one of `count` ports from `low` on, `apart` from one another.
+    fn random(&mut self, low: i64, apart: i64, count: i64, free: impl Fn(u16) -> bool) -> Option<u16> {
+        (0..TRIES).map(|_| (low + apart * self.draw(count as u64) as i64) as u16).find(|p| free(*p))
     }
 }
 
@@ -173,6 +219,20 @@ mod tests {
         let block = ports(&spec(Alloc::Block(512)), &[5000; 100]);
         assert!(block.iter().max().unwrap() - block.iter().min().unwrap() < 512);
         assert!(block.iter().collect::<std::collections::BTreeSet<_>>().len() > 80);
+        let counted = ports(&spec(Alloc::CountedBlock(64)), &[5000; 100]);
+        let (low, high) = (counted.iter().min().unwrap(), counted.iter().max().unwrap());
+        let steps = counted.windows(2).all(|w| w[1] == w[0] + 1 || (w[0], w[1]) == (*high, *low));
+        assert!(steps && high - low == 63, "{counted:?}");
+        let parity = ports(&spec(Alloc::Parity), &[5000, 5001].repeat(50));
+        assert!(parity.iter().zip([0, 1].repeat(50)).all(|(port, odd)| port % 2 == odd));
+        let drift = ports(&spec(Alloc::Drift(4)), &[5000; 100]);
+        let wraps = |w: &[u16]| (1..=4).contains(&(i32::from(w[1]) - i32::from(w[0])).rem_euclid(64_512));
+        assert!(drift.windows(2).all(wraps), "{drift:?}");
+        let mixed = ports(&spec(Alloc::Mixed(700)), &[5000; 1_000]);
+        let kept = mixed.iter().filter(|port| **port == 5000).count();
+        assert!((650..750).contains(&kept), "{kept}");
+        let sticky = ports(&spec(Alloc::Sticky), &[5000, 5001, 5000]);
+        assert!(sticky[0] == sticky[2] && sticky[0] != sticky[1] && sticky[1] != sticky[0] + 1);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! or a test laboratory's own sources. `document`: from an RFC or a vendor's text. `recalled`: to be confirmed before a
 //! figure rests on it.
 
+use super::kind::USERSPACE;
 use super::{
     Alloc, Caps, Clash, Dependence, Hairpin, NatSpec, OnRst, Scope, Timers, Tracking, Unique, Unsolicited,
 };
@@ -188,27 +189,19 @@ pub const LAB: &[Preset] = &[
     ),
     row("symrand", &[RANDOM], "masquerade fully-random", "measured"),
     // The laboratory's userspace NAT: MAP.FILTER.ALLOC, no TCP states, contacts for two minutes.
-    row("u:eim.eif.keep", &[LAB_U.with(Ei, Ei)], "userspace NAT", "measured"),
-    row("u:eim.adf.rand", &[LAB_U.with(Ei, Ad).alloc(Alloc::Random)], "userspace NAT", "measured"),
-    row("u:eim.apdf.rand", &[LAB_U.with(Ei, Apd).alloc(Alloc::Random)], "userspace NAT", "measured"),
-    row("u:eim.apdf.keep", &[LAB_U.with(Ei, Apd)], "userspace NAT", "measured"),
+    row("u:eim.eif.keep", &[USERSPACE.with(Ei, Ei)], "userspace NAT", "measured"),
+    row("u:eim.adf.rand", &[USERSPACE.with(Ei, Ad).alloc(Alloc::Random)], "userspace NAT", "measured"),
+    row("u:eim.apdf.rand", &[USERSPACE.with(Ei, Apd).alloc(Alloc::Random)], "userspace NAT", "measured"),
+    row("u:eim.apdf.keep", &[USERSPACE.with(Ei, Apd)], "userspace NAT", "measured"),
     row(
         "u:apdm.apdf.seq2",
-        &[LAB_U.with(Apd, Apd).alloc(Alloc::Sequential { step: 2, scope: Scope::Global })],
+        &[USERSPACE.with(Apd, Apd).alloc(Alloc::Sequential { step: 2, scope: Scope::Global })],
         "userspace NAT",
         "measured",
     ),
-    row("u:apdm.apdf.seq", &[LAB_U.with(Apd, Apd).alloc(SEQUENTIAL)], "userspace NAT", "measured"),
-    row("u:adm.adf.seq", &[LAB_U.with(Ad, Ad).alloc(SEQUENTIAL)], "userspace NAT", "measured"),
-    row("u:apdm.apdf.rand", &[LAB_U.with(Apd, Apd).alloc(Alloc::Random)], "userspace NAT", "measured"),
+    row("u:apdm.apdf.seq", &[USERSPACE.with(Apd, Apd).alloc(SEQUENTIAL)], "userspace NAT", "measured"),
+    row("u:adm.adf.seq", &[USERSPACE.with(Ad, Ad).alloc(SEQUENTIAL)], "userspace NAT", "measured"),
+    row("u:apdm.apdf.rand", &[USERSPACE.with(Apd, Apd).alloc(Alloc::Random)], "userspace NAT", "measured"),
 ];
 
 const LAB_FC: NatSpec = LINUX.with(Ei, Ei);
-const LAB_U: NatSpec = NatSpec {
-    unique: Unique::Port,
-    tracking: Tracking::Contacts,
-    on_rst: OnRst::Keep,
-    hairpin: Hairpin::Dropped,
-    timers: Timers { mapping: 120 * SECOND, ..Timers::RFC },
-    ..LINUX
-};

@@ -35,8 +35,18 @@ pub enum Alloc {
     },
     /// Any free port of the range.
     Random,
+    /// Any free port of the inside port's parity (RFC 4787 REQ-4).
+    Parity,
     /// Any free port out of a block of this size that belongs to the inside address (RFC 7422).
     Block(u16),
+    /// The next free port of such a block, which begins again at its end.
+    CountedBlock(u16),
+    /// The port after the last one, by 1 to this many more: a counter of which nobody knows who else moves it.
+    Drift(u16),
+    /// The inside port in so many of a thousand cases, and any free port in the others.
+    Mixed(u16),
+    /// A random port for each inside port, the same again whenever it is free.
+    Sticky,
 }
 
 /// Choice where the port to preserve is taken.
@@ -64,10 +74,13 @@ pub enum Unique {
     FiveTuple,
     /// The port.
     Port,
+    /// The flow alone: one inside end has the same port for each of its mappings, and two inside hosts may share one
+    /// (RFC 4787 section 4.2.1 calls it overloading).
+    Shared,
 }
 
 /// The answer to a packet that nothing inside asked for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Unsolicited {
     /// Silence.
     Drop,

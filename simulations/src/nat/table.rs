@@ -43,7 +43,8 @@ pub(super) struct Table {
     by_inside: BTreeMap<Ends, u32>,
     by_outside: BTreeMap<Ends, u32>,
     mappings: BTreeMap<MappingKey, Mapping>,
-    by_external: BTreeMap<(Proto, SocketAddr), MappingKey>,
+    /// Several, where mappings share a port.
+    by_external: BTreeSet<(Proto, SocketAddr, MappingKey)>,
 }
 
 /// An address as a number, to draw by.
@@ -84,10 +85,7 @@ impl Table {
 
     /// Returns true if this external end is in use.
     pub(super) fn port_taken(&self, now: Nanos, proto: Proto, external: SocketAddr) -> bool {
-        let mapped = self
-            .by_external
-            .get(&(proto, external))
-            .is_some_and(|key| self.mappings.get(key).is_some_and(|m| m.expires > now));
+        let mapped = self.mapped(now, proto, external).next().is_some();
         let none = SocketAddr::from(([0, 0, 0, 0], 0));
         mapped
             || self
@@ -135,7 +133,8 @@ impl Table {
         old.into_iter().for_each(|id| self.remove(id));
         self.mappings.retain(|_, m| m.expires > now);
         let mappings = &self.mappings;
-        self.by_external.retain(|_, key| mappings.contains_key(key));
+        self.by_external
+            .retain(|(_, external, key)| mappings.get(key).is_some_and(|m| m.external == *external));
     }
 
     pub(super) fn len(&self) -> usize {
@@ -151,13 +150,22 @@ impl Table {
         self.mappings.get_mut(&key).filter(|m| m.expires > now)
     }
 
-    pub(super) fn mapped(&mut self, now: Nanos, proto: Proto, external: SocketAddr) -> Option<MappingKey> {
-        let key = *self.by_external.get(&(proto, external))?;
-        self.mapping(now, key).is_some_and(|m| m.external == external).then_some(key)
+    /// The live mappings that have this external end.
+    pub(super) fn mapped(
+        &self,
+        now: Nanos,
+        proto: Proto,
+        external: SocketAddr,
+    ) -> impl Iterator<Item = (&MappingKey, &Mapping)> {
+        let least = (Proto::Tcp, SocketAddr::from(([0, 0, 0, 0], 0)), None);
+        let all = self.by_external.range((proto, external, least)..);
+        all.take_while(move |(p, e, _)| (*p, *e) == (proto, external))
+            .filter_map(|(_, _, key)| self.mappings.get_key_value(key))
+            .filter(move |(_, m)| m.expires > now && m.external == external)
     }
 
     pub(super) fn map(&mut self, key: MappingKey, mapping: Mapping) {
-        self.by_external.insert((key.0, mapping.external), key);
+        self.by_external.insert((key.0, mapping.external, key));
         self.mappings.insert(key, mapping);
     }
 

@@ -1,4 +1,4 @@
-//! NATs as text: a preset's name, an answer to strangers behind a slash, fields behind commas; `+` joins a
+//! NATs as text: a preset's name or a kind of the grid, an answer to strangers behind a slash, fields behind commas; `+` joins a
 //! chain, the host's own NAT first. `linux/rst`, `fc+pr`, `linux,alloc=seq+1,background=500`.
 
 use core::fmt;
@@ -6,7 +6,7 @@ use core::str::FromStr;
 
 use super::presets::{LAB, PRESETS};
 use super::{
-    Alloc, Clash, Dependence, Hairpin, NatSpec, OnRst, Scope, Timers, Tracking, Unique, Unsolicited,
+    Alloc, Clash, Dependence, Hairpin, Kind, NatSpec, OnRst, Scope, Timers, Tracking, Unique, Unsolicited,
 };
 use crate::engine::SECOND;
 
@@ -58,7 +58,8 @@ const RSTS: [(&str, OnRst); 3] =
     [("delete-unreplied", OnRst::DeleteUnreplied), ("delete", OnRst::Delete), ("keep", OnRst::Keep)];
 const TRACKINGS: [(&str, Tracking); 2] =
     [("conntrack", Tracking::Conntrack), ("contacts", Tracking::Contacts)];
-const UNIQUES: [(&str, Unique); 2] = [("tuple", Unique::FiveTuple), ("port", Unique::Port)];
+const UNIQUES: [(&str, Unique); 3] =
+    [("tuple", Unique::FiveTuple), ("port", Unique::Port), ("shared", Unique::Shared)];
 const FLAGS: [(&str, bool); 2] = [("yes", true), ("no", false)];
 
 fn pick<T: Copy>(table: &[(&str, T)], text: &str) -> Result<T, SpecError> {
@@ -87,10 +88,21 @@ fn alloc(text: &str) -> Result<Alloc, SpecError> {
     if let Some(by) = signed("offset") {
         return Ok(Alloc::Offset(number(by)?));
     }
-    if let Some(size) = text.strip_prefix("block") {
-        return Ok(Alloc::Block(number(size)?));
+    type WithCount = fn(u16) -> Alloc;
+    let counts: [(&str, WithCount); 4] = [
+        ("block-seq", Alloc::CountedBlock),
+        ("block", Alloc::Block),
+        ("drift", Alloc::Drift),
+        ("mixed", Alloc::Mixed),
+    ];
+    for (prefix, alloc) in counts {
+        if let Some(count) = text.strip_prefix(prefix) {
+            return Ok(alloc(number(count)?));
+        }
     }
     match text {
+        "parity" => Ok(Alloc::Parity),
+        "sticky" => Ok(Alloc::Sticky),
         "preserve" => Ok(Alloc::Preserve(Clash::Random)),
         "preserve-next" => Ok(Alloc::Preserve(Clash::Next)),
         "random" => Ok(Alloc::Random),
@@ -103,11 +115,16 @@ fn alloc_text(alloc: Alloc) -> String {
         Alloc::Preserve(Clash::Random) => "preserve".into(),
         Alloc::Preserve(Clash::Next) => "preserve-next".into(),
         Alloc::Random => "random".into(),
+        Alloc::Parity => "parity".into(),
+        Alloc::Sticky => "sticky".into(),
         Alloc::Offset(by) => format!("offset{by:+}"),
         Alloc::Dependent { step } => format!("dependent{step:+}"),
         Alloc::Sequential { step, scope: Scope::Global } => format!("seq{step:+}"),
         Alloc::Sequential { step, scope: Scope::Host } => format!("seq-host{step:+}"),
+        Alloc::CountedBlock(size) => format!("block-seq{size}"),
         Alloc::Block(size) => format!("block{size}"),
+        Alloc::Drift(most) => format!("drift{most}"),
+        Alloc::Mixed(permille) => format!("mixed{permille}"),
     }
 }
 
@@ -199,7 +216,7 @@ fn one_spec(text: &str) -> Result<Vec<NatSpec>, SpecError> {
     };
     let mut specs = match PRESETS.iter().chain(LAB).find(|p| p.name == base) {
         Some(preset) => preset.chain.to_vec(),
-        None => return Err(SpecError::Name(base.into())),
+        None => vec![base.parse::<Kind>().map_err(|_| SpecError::Name(base.into()))?.spec()],
     };
     if let (Some(last), Some(policy)) = (specs.last_mut(), unsolicited) {
         last.unsolicited = policy;
@@ -256,14 +273,19 @@ fn fields(s: &NatSpec) -> Vec<(&'static str, String)> {
 }
 
 impl fmt::Display for Chain {
-    /// The preset `linux` and every field that is not as there; `open` for no NAT. Reading it gives the
-    /// same chain.
+    /// A kind of the grid, or the preset `linux` and every field that is not as there; `open` for no NAT. Reading it
+    /// gives the same chain.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.is_empty() {
             return f.write_str("open");
         }
         for (n, spec) in self.0.iter().enumerate() {
-            f.write_str(if n == 0 { "linux" } else { "+linux" })?;
+            f.write_str(if n == 0 { "" } else { "+" })?;
+            if let Some(kind) = Kind::of(spec) {
+                write!(f, "{kind}")?;
+                continue;
+            }
+            f.write_str("linux")?;
             // What `map` and `filter` imply for UDP counts as the starting point.
             let mut base = NatSpec::LINUX;
             base.udp = (spec.mapping, spec.filtering);

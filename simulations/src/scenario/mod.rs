@@ -3,6 +3,7 @@
 pub mod census;
 pub mod crowd;
 pub mod flood;
+pub mod grid;
 pub mod memory;
 pub mod pair;
 pub mod raw;

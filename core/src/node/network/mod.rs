@@ -235,6 +235,7 @@ impl Network {
                 }
             }
             Owner::Listener(_)
+            | Owner::PunchListener
             | Owner::Broker(_)
             | Owner::Stream
             | Owner::Relay(_)
