@@ -133,7 +133,8 @@ impl Network {
             let seen = self.seen_of(interface.ip);
             let behind = seen.is_some_and(|seen| self.is_behind(interface.ip, seen));
             let port = self.listen_port(interface.ip.is_ipv4()).filter(|_| behind);
-            self.mappings.cover(cx, interface, seen, port);
+            let ports = port.map(|own| [own, if self.external_port == 0 { own } else { self.external_port }]);
+            self.mappings.cover(cx, interface, seen, ports);
         }
     }
 

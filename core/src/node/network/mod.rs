@@ -77,6 +77,7 @@ pub(super) struct Network {
     survey: bool,
     hairpin: bool,
     portmap: bool,
+    external_port: u16,
     has_stun: bool,
     listeners: Listeners,
     /// Addresses of this machine, used or not.
@@ -111,6 +112,7 @@ impl Network {
             survey: config.survey,
             hairpin: config.hairpin,
             portmap: config.portmap,
+            external_port: config.external_port,
             has_stun: !config.stun.is_empty(),
             listeners: Listeners::default(),
             listed: Vec::new(),
