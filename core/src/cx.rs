@@ -27,6 +27,8 @@ use crate::wrap::Wrap;
 pub(crate) enum Owner {
     /// The listener with this number.
     Listener(u8),
+    /// A listener on a port that a punch dials from.
+    PunchListener,
     /// The broker at this place in the configuration.
     Broker(u8),
     /// The STUN client.

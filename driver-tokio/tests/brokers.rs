@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use p2pd_core::{BrokerLoss, BrokerState, IoFailure};
+use p2pd_rendezvous::mqtt::packet::{ConnectReturnCode, connack};
 use p2pd_tokio::{Broker, Config, Event, Node, Plan, SecretKey, Strategy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 const PATIENCE: Duration = Duration::from_secs(20);
-const CONNACK: &[u8] = b"\x20\x02\x00\x00";
 
 fn config(broker_port: u16) -> Config {
     let mut config = Config::new(SecretKey::from_bytes(p2pd_sys::random_seed().unwrap()));
@@ -54,12 +54,13 @@ async fn loss_of(answers: Vec<u8>) -> BrokerLoss {
 
 #[tokio::test]
 async fn lying_brokers_are_dropped_and_named() {
-    let with = |more: &[u8]| [CONNACK, more].concat();
     assert_eq!(loss_of(b"HTTP/1.1 200 OK\r\n\r\n".to_vec()).await, BrokerLoss::Malformed);
-    assert_eq!(loss_of(b"\x20\x02\x00\x05".to_vec()).await, BrokerLoss::Refused(5));
+    let refused = connack(ConnectReturnCode::NotAuthorized, false);
+    assert_eq!(loss_of(refused).await, BrokerLoss::Refused(5));
     assert_eq!(loss_of(b"\x40\x00".to_vec()).await, BrokerLoss::Malformed);
     // A packet that says it has a mebibyte, and sends it.
-    let mut large = with(b"\x30\x80\x80\x40");
+    let mut large = connack(ConnectReturnCode::Accepted, false);
+    large.extend(b"\x30\x80\x80\x40");
     large.resize(1 << 20, 7);
     assert_eq!(loss_of(large).await, BrokerLoss::Malformed);
 }

@@ -513,7 +513,7 @@ pub(crate) fn nat(report: &NatReport) -> serde_json::Value {
         "local": report.local.to_string(), "mapped": report.mapped.map(|m| m.to_string()),
         "mapping": behaviour.mapping.map(|m| format!("{m:?}")),
         "filtering": behaviour.filtering.map(|f| format!("{f:?}")),
-        "allocation": behaviour.allocation.map(allocation),
+        "allocation": behaviour.allocation.map(allocation), "hypotheses": report.hypotheses,
         "nat_type": kind.map(NatType::number), "delta_type": delta.kind.number(), "delta": delta.value,
         "hairpin": report.hairpin,
         "round_trip_ms": report.round_trip.map(|t| t.as_secs_f64() * 1e3),
@@ -562,6 +562,12 @@ fn nat_text(report: &NatReport) -> String {
     };
     if behaviour.mapping != Some(Mapping::None) {
         text += &format!("\n  external ports: {delta}; seen {:?}", report.samples);
+        for (n, hypothesis) in report.hypotheses.iter().enumerate() {
+            text += &format!("\n  {} {hypothesis}", if n == 0 { "most likely" } else { "or" });
+        }
+        if let (false, Some(server)) = (report.hypotheses.is_empty(), report.server) {
+            text += &format!("\n  (by what {server} and its other address and port have seen)");
+        }
         text += match report.hairpin {
             Some(true) => "\n  takes inside dials to the outside address back in (hairpin)",
             Some(false) => "\n  does not take inside dials to the outside address back in (no hairpin)",

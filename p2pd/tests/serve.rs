@@ -264,15 +264,20 @@ fn the_shipped_list_is_out_of_reach_where_it_is_forbidden() {
 #[cfg(target_os = "linux")]
 mod strangers {
     use super::*;
+    use bytes::Bytes;
     use p2pd::serve::{Serving, Wanted};
+    use p2pd_core::strangers::mqtt;
+    use p2pd_core::stun::{TransactionId, binding_request};
     use std::net::{IpAddr, Ipv4Addr, SocketAddr};
     use std::time::Duration;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpSocket, TcpStream};
 
     const PATIENCE: Duration = Duration::from_secs(20);
-    const BINDING: [u8; 20] = [0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12];
-    const CONNECT: [u8; 14] = [0x10, 12, 0, 4, b'M', b'Q', b'T', b'T', 4, 2, 0, 60, 0, 0];
+    /// A Binding request and a CONNECT.
+    fn requests() -> [Bytes; 2] {
+        [binding_request(TransactionId([7; 12]), None), mqtt::connect("", 60, None).unwrap()]
+    }
 
     async fn from([b, c, d]: [u8; 3], to: SocketAddr) -> TcpStream {
         let socket = TcpSocket::new_v4().unwrap();
@@ -293,7 +298,8 @@ mod strangers {
         let ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let wanted = Wanted { ip, second_ip: None, mqtt_port: 0, stun_ports: [0, 0], turn: None };
         let serving = Serving::start(&wanted).await.unwrap();
-        for (at, places, request) in [(serving.stun(), 32, &BINDING[..]), (serving.mqtt(), 128, &CONNECT)] {
+        let [binding, connect] = &requests();
+        for (at, places, request) in [(serving.stun(), 32, binding), (serving.mqtt(), 128, connect)] {
             let mut inside = Vec::new();
             for _ in 0..places {
                 let mut stream = from([0, 0, 1], at).await;
@@ -315,8 +321,9 @@ mod strangers {
         let ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let wanted = Wanted { ip, second_ip: None, mqtt_port: 0, stun_ports: [0, 0], turn: None };
         let serving = Serving::start(&wanted).await.unwrap();
+        let [binding, connect] = &requests();
         for (at, one, all, request) in
-            [(serving.stun(), 32, 512, &BINDING[..]), (serving.mqtt(), 128, 1024, &CONNECT)]
+            [(serving.stun(), 32, 512, binding), (serving.mqtt(), 128, 1024, connect)]
         {
             let mut inside = Vec::new();
             // Four addresses of a network have all that it may have.
@@ -343,10 +350,11 @@ mod strangers {
         sh.args(["-c", &format!("ulimit -Sn 100; exec \"$0\" {args}"), env!("CARGO_BIN_EXE_p2pd")]);
         let mut serving = Running(sh.stderr(Stdio::piped()).spawn().unwrap());
         let at = event(&mut serving, "serving")["mqtt"].as_str().unwrap().parse().unwrap();
+        let [_, connect] = requests();
         let mut inside = Vec::new();
         for _ in 0..120 {
             let mut stream = from([0, 0, 1], at).await;
-            assert_ne!(asks(&mut stream, &CONNECT).await, 0, "{}", inside.len());
+            assert_ne!(asks(&mut stream, &connect).await, 0, "{}", inside.len());
             inside.push(stream);
         }
     }

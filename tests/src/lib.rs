@@ -1,6 +1,6 @@
 //! Common parts of p2pd's integration tests. The tests themselves are in `tests/tests/`.
 //!
-//! [`lab`] builds real Linux NATs in network namespaces and runs programs and closures behind them; [`drivers`] has
+//! [`lab`] builds real NATs in network namespaces and runs programs and closures behind them; [`drivers`] has
 //! every driver behind the same calls, which block.
 
 #![deny(unsafe_code)]
@@ -8,4 +8,5 @@
 pub mod drivers;
 pub mod lab;
 pub mod proxy;
+pub mod vantage;
 pub mod world;

@@ -76,6 +76,7 @@ fn reports_and_events_are_data_without_texts_of_rust() {
         },
         mapped: Some("203.0.113.7:4000".parse().unwrap()),
         samples: vec![(1, 2)],
+        hypotheses: Vec::new(),
         round_trip: Some(std::time::Duration::from_millis(250)),
         server: None,
         hairpin: Some(false),
@@ -96,7 +97,7 @@ fn reports_and_events_are_data_without_texts_of_rust() {
         {"server": "198.51.100.1:3478", "said": "192.168.1.2", "plausible": true, "believed": false},
     ]);
     let told = json!({
-        "local": "192.168.1.2", "behaviour": behaviour, "mapped": "203.0.113.7:4000", "samples": [[1, 2]],
+        "local": "192.168.1.2", "behaviour": behaviour, "mapped": "203.0.113.7:4000", "samples": [[1, 2]], "hypotheses": [],
         "round_trip": 0.25, "server": null, "hairpin": false, "second_address": true, "same_by_port": null,
         "answers": answers,
     });

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::net::{SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::num::NonZeroU16;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -15,79 +15,11 @@ use p2pd_core::stun::{BindingOutcome, TransactionId, binding_request, decode_bin
 use p2pd_tests::lab::services::{Coturn, Mosquitto};
 use p2pd_tests::lab::{Home, Host, Lab, Nat, SERVER, Unsolicited};
 use p2pd_tests::require_lab;
-use socket2::{Domain, Socket, Type};
-
-/// Longest time, on a busy machine, of an event that must happen.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// Time of waiting for an event that must not happen. No line in these tests is longer than 20 ms.
-const SILENCE: Duration = Duration::from_millis(400);
+use p2pd_tests::vantage::{PATIENCE, SILENCE, Vantage, shared_tcp, udp};
 
 fn homes(texts: &[&str]) -> Lab {
     let homes = texts.iter().map(|text| text.parse::<Home>().unwrap());
     Lab::builder().homes(homes).build().unwrap()
-}
-
-fn udp(host: &Host, ip: Ipv4Addr, port: u16) -> UdpSocket {
-    let socket = host.enter(|| UdpSocket::bind((ip, port))).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    socket
-}
-
-/// A TCP socket whose address may be shared with others, as a hole puncher's is.
-fn shared_tcp(host: &Host, ip: Ipv4Addr, port: u16) -> Socket {
-    host.enter(|| {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-        socket.set_reuse_address(true)?;
-        socket.set_reuse_port(true)?;
-        socket.bind(&SocketAddr::from((ip, port)).into())?;
-        Ok::<_, io::Error>(socket)
-    })
-    .unwrap()
-}
-
-fn v4(addr: SocketAddr) -> SocketAddrV4 {
-    match addr {
-        SocketAddr::V4(addr) => addr,
-        SocketAddr::V6(addr) => panic!("{addr} in a lab without IPv6"),
-    }
-}
-
-/// The server's two addresses with two ports each; the order is: primary, other port, other address.
-struct Vantage {
-    udp: [UdpSocket; 3],
-    tcp: [TcpListener; 3],
-}
-
-impl Vantage {
-    fn new(server: &Host) -> Self {
-        let [a, b] = SERVER;
-        let places = [(a, 3478), (a, 3479), (b, 3478)];
-        Self {
-            udp: places.map(|(ip, port)| udp(server, ip, port)),
-            tcp: places.map(|place| server.enter(|| TcpListener::bind(place)).unwrap()),
-        }
-    }
-
-    /// Returns the addresses of `from` as each place sees them.
-    fn see_udp(&self, from: &UdpSocket) -> [SocketAddrV4; 3] {
-        self.udp.each_ref().map(|place| {
-            from.send_to(b"who am I", place.local_addr().unwrap()).unwrap();
-            v4(place.recv_from(&mut [0; 64]).unwrap().1)
-        })
-    }
-
-    /// Returns the addresses of connections from one port of `host` as each place sees them, with the open connections.
-    fn see_tcp(&self, host: &Host, port: u16) -> ([SocketAddrV4; 3], Vec<(Socket, TcpStream)>) {
-        let mut open = Vec::new();
-        let seen = self.tcp.each_ref().map(|place| {
-            let socket = shared_tcp(host, host.ip(), port);
-            socket.connect_timeout(&place.local_addr().unwrap().into(), PATIENCE).unwrap();
-            let (accepted, from) = place.accept().unwrap();
-            open.push((socket, accepted));
-            v4(from)
-        });
-        (seen, open)
-    }
 }
 
 /// Checks a mapping as it looks from three places.
@@ -107,56 +39,20 @@ fn check_mapping(text: &str, nat: Nat, host: &Host, port: u16, seen: [SocketAddr
         }
         Nat::SymmetricSequential => assert!(b == a + 1 && c == b + 1 && a >= 40_000, "{}", context()),
         // Random ports could be neighbours once in 65,000 runs; equal they cannot be.
+        Nat::User(_) => unreachable!("tests/user_nats.rs has them"),
         Nat::SymmetricRandom => assert!(distinct == 3 && (b, c) != (a + 1, a + 2), "{}", context()),
     }
 }
 
-/// Checks which places may answer a host that has spoken to the primary place only.
-fn check_udp_filter(text: &str, nat: Nat, host: &Host, vantage: &Vantage) {
-    let socket = udp(host, host.ip(), 6100);
-    let [primary, other_port, other_address] = &vantage.udp;
-    socket.send_to(b"hello", primary.local_addr().unwrap()).unwrap();
-    let (_, from) = primary.recv_from(&mut [0; 64]).unwrap();
-    // The line keeps the order, so when the last has come the others have come or never will.
-    other_address.send_to(b"address", from).unwrap();
-    other_port.send_to(b"port", from).unwrap();
-    primary.send_to(b"end", from).unwrap();
-    let mut came = Vec::new();
-    while came.last().is_none_or(|last| last != "end") {
-        let mut buffer = [0; 64];
-        let length = socket.recv(&mut buffer).unwrap();
-        came.push(String::from_utf8_lossy(&buffer[..length]).into_owned());
-    }
-    let expected: &[&str] = match nat {
-        Nat::None | Nat::FullCone => &["address", "port", "end"],
-        Nat::AddressRestricted => &["port", "end"],
-        _ => &["end"],
-    };
-    assert_eq!(came, expected, "{text}: UDP filtering");
-}
-
-/// Checks which places may connect to a host that has connected to the primary place only and listens on that port.
-fn check_tcp_filter(text: &str, nat: Nat, lab: &Lab, host: &Host, vantage: &Vantage) {
-    let [primary, ..] = &vantage.tcp;
-    let listener = shared_tcp(host, host.ip(), 6200);
-    listener.listen(4).unwrap();
-    let socket = shared_tcp(host, host.ip(), 6200);
-    socket.connect_timeout(&primary.local_addr().unwrap().into(), PATIENCE).unwrap();
-    let (_open, from) = primary.accept().unwrap();
-    let [may_port, may_address] = match nat {
+/// Checks which places may come back to a host that has spoken to the primary place only.
+fn check_filter(text: &str, nat: Nat, host: &Host, vantage: &Vantage) {
+    let expected = match nat {
         Nat::None | Nat::FullCone => [true, true],
         Nat::AddressRestricted => [true, false],
         _ => [false, false],
     };
-    for (ip, may) in [(SERVER[0], may_port), (SERVER[1], may_address)] {
-        let caller = shared_tcp(lab.server(), ip, 0);
-        let result = caller.connect_timeout(&from.into(), if may { PATIENCE } else { SILENCE });
-        match (may, result) {
-            (true, Ok(())) => drop(listener.accept().unwrap()),
-            (false, Err(e)) if e.kind() == io::ErrorKind::TimedOut => {}
-            (_, result) => panic!("{text}: connecting from {ip} to {from}, allowed: {may}: {result:?}"),
-        }
-    }
+    assert_eq!(vantage.answers_udp(host, 6100), expected, "{text}: UDP filtering");
+    vantage.check_tcp(host, 6200, expected, text);
 }
 
 /// Runs the test for each kind in a lab of its own, all at once: labs share nothing.
@@ -179,8 +75,7 @@ fn every_nat_maps_and_filters_as_named() {
         check_mapping(text, nat, host, 6000, vantage.see_udp(&socket));
         let (seen, _open) = vantage.see_tcp(host, 6001);
         check_mapping(text, nat, host, 6001, seen);
-        check_udp_filter(text, nat, host, &vantage);
-        check_tcp_filter(text, nat, lab, host, &vantage);
+        check_filter(text, nat, host, &vantage);
     });
 }
 
@@ -200,8 +95,7 @@ fn a_chain_is_as_strict_as_its_strictest_router() {
         assert_eq!(lab.routers(0).len(), text.split('+').count());
         let socket = udp(host, host.ip(), 6000);
         check_mapping(text, mapping, host, 6000, vantage.see_udp(&socket));
-        check_udp_filter(text, filter, host, &vantage);
-        check_tcp_filter(text, filter, lab, host, &vantage);
+        check_filter(text, filter, host, &vantage);
     });
 }
 

@@ -142,6 +142,23 @@ impl Behaviour {
         matches!(self.mapping, Some(Mapping::AddressDependent | Mapping::AddressPortDependent))
     }
 
+    /// Returns true if a local port keeps its number for one mapping only, so that each punch has to leave from a port of its
+    /// own: the survey has made mappings of the listening port.
+    pub(crate) fn keeps_once(self) -> bool {
+        self.is_symmetric() && matches!(self.allocation, Some(Allocation::Equal | Allocation::Preserving(_)))
+    }
+
+    /// Returns true if anybody may use a mapping that we keep open, though another destination would get another mapping.
+    pub(crate) fn admits_all(self) -> bool {
+        let unpredicted = matches!(self.foresight(), Foresight::Next(_) | Foresight::Nothing { .. });
+        self.filtering == Some(Filtering::EndpointIndependent) && unpredicted
+    }
+
+    /// Returns true if all ports of one address are reached by one mapping of a local port.
+    pub(crate) fn shares_mapping(self) -> bool {
+        self.mapping != Some(Mapping::AddressPortDependent)
+    }
+
     /// Returns true if a survey told how the NAT chooses ports. That is enough to predict them. The mapping,
     /// which takes a server with two addresses, says only whether it holds for other destinations, too.
     pub(crate) fn is_surveyed(self) -> bool {
@@ -193,64 +210,6 @@ pub(crate) enum Foresight {
     },
 }
 
-/// Infers the rule of allocation from local ports and their external ports, in the order the mappings were made.
-/// Returns `None` for fewer than three.
-///
-/// The local ports should not be evenly spaced, or counting by local port and counting by mapping look alike.
-pub fn allocation(samples: &[(u16, u16)]) -> Option<Allocation> {
-    if samples.len() < 3 {
-        return None;
-    }
-    let offset = |&(local, seen): &(u16, u16)| seen.wrapping_sub(local);
-    let first = offset(&samples[0]);
-    if samples.iter().all(|s| offset(s) == first) {
-        return Some(if first == 0 { Allocation::Equal } else { Allocation::Preserving(first) });
-    }
-    let steps = |pick: fn(&(u16, u16)) -> u16| {
-        samples.windows(2).map(move |w| i32::from(pick(&w[1])) - i32::from(pick(&w[0])))
-    };
-    let seen: Vec<i32> = steps(|s| s.1).collect();
-    let local: Vec<i32> = steps(|s| s.0).collect();
-    // By local port, exactly.
-    if let (Some(&by), Some(&of)) = (seen.first(), local.first())
-        && of != 0
-        && by % of == 0
-        && seen.iter().zip(&local).all(|(s, l)| *s == l * (by / of))
-        && let Ok(step @ (1.. | ..=-1)) = i16::try_from(by / of)
-        && step.unsigned_abs() <= MAX_STEP
-    {
-        return Some(Allocation::Dependent(step));
-    }
-    // By mapping; others' mappings may lie between ours.
-    let near = |s: &i32| s.unsigned_abs() <= u32::from(MAX_STEP) * 4;
-    let one_way = seen.iter().all(|s| *s > 0) || seen.iter().all(|s| *s < 0);
-    if one_way && seen.iter().all(near) {
-        let step = seen.iter().copied().reduce(gcd).unwrap_or(1);
-        let signed = if seen[0] < 0 { -step.abs() } else { step.abs() };
-        if let Ok(step) = i16::try_from(signed) {
-            return Some(Allocation::Sequential(step));
-        }
-    }
-    // Three samples say little of a range: all that is not privileged, unless one was.
-    let low = samples.iter().map(|s| s.1).min()?.min(1024);
-    Some(Allocation::Random { low, high: u16::MAX })
-}
-
-/// The range that random ports come from, when enough of them were seen: a carrier gives a subscriber a block of
-/// 512 to 4,096 (RFC 7422), and all lie near each other. Taken three times as wide as seen, since the seen
-/// ones rarely reach the block's ends. `None`: they lie all over, or too few were seen.
-pub fn block(seen: &[u16]) -> Option<(u16, u16)> {
-    let (low, high) = (*seen.iter().min()?, *seen.iter().max()?);
-    let span = high - low;
-    let near = seen.len() >= MIN_SEEN && span <= MAX_BLOCK;
-    near.then(|| (low.saturating_sub(span).max(1), high.saturating_add(span)))
-}
-
-/// Largest block.
-const MAX_BLOCK: u16 = 4096;
-/// Least number of ports for a block. Chance puts so many, out of the whole range, within a block at one in 10,000
-/// NATs.
-const MIN_SEEN: usize = 5;
 /// Largest step of an allocator that counts.
 pub(super) const MAX_STEP: u16 = 16;
 
@@ -262,40 +221,6 @@ pub(crate) fn gcd<T: Copy + Default + PartialEq + core::ops::Rem<Output = T>>(a:
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn rules_are_found_behind_samples() {
-        for (samples, rule) in [
-            (&[(5000, 5000), (5003, 5003), (5004, 5004)][..], Allocation::Equal),
-            (&[(5000, 6000), (5003, 6003), (5004, 6004)], Allocation::Preserving(1000)),
-            (&[(5000, 64_536), (5003, 64_539), (65_000, 59_000)], Allocation::Preserving(59_536)),
-            (&[(5000, 40_000), (5003, 40_001), (5004, 40_002)], Allocation::Sequential(1)),
-            (&[(5000, 40_000), (5003, 40_004), (5004, 40_006)], Allocation::Sequential(2)),
-            (&[(5000, 40_000), (5003, 39_999), (5004, 39_998)], Allocation::Sequential(-1)),
-            (&[(5000, 40_000), (5003, 40_006), (5004, 40_008)], Allocation::Dependent(2)),
-            (
-                &[(5000, 40_000), (5003, 21_001), (5004, 60_002)],
-                Allocation::Random { low: 1024, high: 65_535 },
-            ),
-            (
-                &[(5000, 40_000), (5003, 40_500), (5004, 40_400)],
-                Allocation::Random { low: 1024, high: 65_535 },
-            ),
-        ] {
-            assert_eq!(allocation(samples), Some(rule), "{samples:?}");
-        }
-        assert_eq!(allocation(&[(1, 1), (2, 2)]), None);
-    }
-
-    #[test]
-    fn a_block_is_seen_where_there_is_one() {
-        assert_eq!(block(&[5000, 5400, 5100, 5300, 5200]), Some((4600, 5800)));
-        assert_eq!(block(&[5000, 5400, 5100, 5300]), None, "too few");
-        assert_eq!(block(&[5000, 9400, 5100, 5300, 5200]), None, "too wide");
-        assert_eq!(block(&[100, 400, 200, 300, 250]), Some((1, 700)), "not below 1");
-        assert_eq!(block(&[65_000, 65_500, 65_100, 65_200, 65_300]), Some((64_500, 65_535)));
-        assert_eq!(block(&[]), None);
-    }
 
     #[test]
     fn behaviours_have_p2pds_numbers() {
@@ -326,27 +251,9 @@ mod tests {
         assert_eq!(eim.foresight(), Foresight::Measured);
     }
 
-    /// P2PD's mistakes about ports, each with the right result.
+    /// P2PD's mistakes about behaviours, each with the right result.
     #[test]
     fn p2pds_mistakes_are_not_made() {
-        // It drops the sign of a distance, so that allocators which count down are unknown to it.
-        let down = allocation(&[(5000, 40_010), (5003, 40_008), (5004, 40_006)]);
-        assert_eq!(down, Some(Allocation::Sequential(-2)));
-        assert_eq!(
-            allocation(&[(5000, 40_000), (5003, 39_997), (5004, 39_996)]),
-            Some(Allocation::Dependent(-1))
-        );
-        // It wants two different distances to see preservation; the same one thrice is preserved too. And it
-        // takes the absolute value, so that a port below its mapping is predicted wrongly.
-        let below = allocation(&[(50_000, 40_000), (50_003, 40_003), (50_004, 40_004)]);
-        assert_eq!(below, Some(Allocation::Preserving(55_536)));
-        assert_eq!(50_010_u16.wrapping_add(55_536), 40_010);
-        // It takes distances modulo 65,535; the ports wrap at 65,536.
-        let over = allocation(&[(65_000, 65_500), (65_003, 65_503), (65_100, 64)]);
-        assert_eq!(over, Some(Allocation::Preserving(500)));
-        // Any distance that occurs often enough is a rule to it, one that jumps both ways included.
-        let both = allocation(&[(5000, 40_000), (5003, 40_002), (5004, 40_000), (5009, 40_002)]);
-        assert!(matches!(both, Some(Allocation::Random { .. })), "{both:?}");
         // An open host has no delta to it but for the newest version, which announces EQUAL.
         assert_eq!(Behaviour::OPEN.delta(), Delta { kind: DeltaType::NotApplicable, value: 0 });
         assert_eq!(Behaviour::OPEN.foresight(), Foresight::Offset(0));
@@ -362,16 +269,5 @@ mod tests {
         let random = Allocation::Random { low: 1024, high: u16::MAX };
         let cone = Behaviour { mapping: Some(Mapping::EndpointIndependent), ..symmetric(random) };
         assert_eq!(cone.foresight(), Foresight::Measured);
-    }
-
-    #[test]
-    fn what_is_too_little_or_odd_is_no_rule() {
-        for samples in [&[][..], &[(1, 1)], &[(1, 1), (2, 2)]] {
-            assert_eq!(allocation(samples), None);
-        }
-        let same = allocation(&[(5000, 7), (5003, 7), (5004, 7)]);
-        assert!(matches!(same, Some(Allocation::Random { low: 7, .. })), "{same:?}");
-        assert!(allocation(&[(0, u16::MAX), (u16::MAX, 0), (0, u16::MAX)]).is_some());
-        assert!(allocation(&[(9, 9), (9, 10), (9, 11)]).is_some(), "one local port");
     }
 }

@@ -2,7 +2,6 @@
 
 use core::time::Duration;
 
-use super::behaviour::{MAX_STEP, gcd};
 use crate::strategy::punch::MAX_OTHERS;
 use crate::time::Instant;
 
@@ -68,24 +67,6 @@ impl Counter {
     }
 }
 
-/// The step of a counter that can have given these ports in this order, where there is one. Others may have taken
-/// numbers between, and once the counter may have begun again at its other end.
-pub(crate) fn step(ports: &[u16]) -> Option<i16> {
-    let steps = |sign: i32| ports.windows(2).map(move |w| sign * (i32::from(w[1]) - i32::from(w[0])));
-    let fits = |sign: i32| {
-        let near = steps(sign).filter(|s| (1..=NEAR).contains(s));
-        let (count, by) = near.fold((0, 0), |(count, by), s| (count + 1, gcd(by, s)));
-        let turns = steps(sign).filter(|s| *s < 0).count();
-        (turns <= 1 && count + turns + 1 == ports.len() && count >= ports.len() / 2).then_some(sign * by)
-    };
-    let by =
-        fits(1).or_else(|| fits(-1)).filter(|by| *by != 0 && by.unsigned_abs() <= u32::from(MAX_STEP))?;
-    i16::try_from(by).ok()
-}
-
-/// Numbers that lie between two mappings of ours made within a second.
-const NEAR: i32 = 256;
-
 /// Returns the distance from one port to another, in the direction that the NAT counts.
 fn distance(from: u16, to: u16, step: i16) -> u16 {
     if step < 0 { from.wrapping_sub(to) } else { to.wrapping_sub(from) }
@@ -129,26 +110,5 @@ mod tests {
         let mut over = Counter::new(1, sight(65_535, 0, 0));
         assert_eq!(over.see(sight(3, 100, 1)), Ok(()), "past the highest");
         assert_eq!(over.expected(Duration::from_millis(100)), 3);
-    }
-
-    #[test]
-    fn a_step_is_found_in_spite_of_others_and_of_a_turn() {
-        for (ports, by) in [
-            (&[40_000, 40_001, 40_002, 40_003, 40_004][..], Some(1)),
-            (&[40_000, 40_012, 40_016, 40_018, 40_020], Some(2)),
-            (&[40_020, 40_017, 40_014, 40_011], Some(-3)),
-            (&[42_046, 42_047, 40_000, 40_001, 40_002], Some(1)),
-            (&[42_046, 42_047, 40_000], Some(1)),
-            (&[40_001, 40_000, 42_047, 42_046, 42_045], Some(-1)),
-            (&[42_046, 40_000, 40_000, 40_001], None),
-            (&[42_046, 40_000, 42_047, 40_001], None),
-            (&[40_000, 40_300, 40_301], None),
-            (&[40_000, 40_034, 40_068], None),
-            (&[7, 7], None),
-            (&[7], None),
-            (&[], None),
-        ] {
-            assert_eq!(step(ports), by, "{ports:?}");
-        }
     }
 }

@@ -5,6 +5,7 @@ mod counter;
 pub(crate) mod external;
 mod filtering;
 pub(crate) mod memory;
+mod model;
 mod probe;
 mod survey;
 pub(crate) mod surveyor;
@@ -13,9 +14,10 @@ mod verdict;
 
 pub(crate) use behaviour::Foresight;
 pub(crate) use behaviour::gcd;
-pub use behaviour::{Allocation, Behaviour, Filtering, Mapping, allocation, block};
+pub use behaviour::{Allocation, Behaviour, Filtering, Mapping};
 pub use external::StunAnswer;
 pub use memory::{NatMemory, Network};
+pub use model::{Hypothesis, Rule};
 pub use survey::NatReport;
 pub use verdict::Verdict;
 

@@ -16,11 +16,12 @@ use core::time::Duration;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use super::behaviour::{self, Allocation, Behaviour, Foresight, Mapping};
-use super::counter::{self, Counter, Sight};
+use super::behaviour::{Allocation, Behaviour, Foresight, Mapping};
+use super::counter::{Counter, Sight};
 use super::external::StunAnswer;
 use super::filtering::{FilterTest, SWALLOWED_AFTER};
 use super::memory::{self, CONFIRMED_WITHIN, LONGEST, Patience};
+use super::model::{self, Hypothesis, MAX_SEEN, Rule, Seen, Towards};
 use super::probe::{self, Probe};
 use super::vantage::Vantage;
 use crate::address::is_dialable;
@@ -54,6 +55,8 @@ pub struct NatReport {
     pub mapped: Option<SocketAddr>,
     /// Local ports and what they were seen as over TCP, in the order the mappings were made.
     pub samples: Vec<(u16, u16)>,
+    /// What the NAT may be, the likeliest first. Empty where too little was seen, or where there is no NAT.
+    pub hypotheses: Vec<Hypothesis>,
     /// Time from a SYN to its answer, to the server.
     #[cfg_attr(feature = "serde", serde(serialize_with = "crate::units::maybe_seconds"))]
     pub round_trip: Option<Duration>,
@@ -79,6 +82,18 @@ impl NatReport {
         believed.or(self.mapped.map(|at| at.ip()))
     }
 
+    /// Returns the probability of the rule of allocation as peers are told it, in thousandths. Hypotheses that lead to the same
+    /// dials count together.
+    pub(crate) fn certainty(&self) -> u32 {
+        let is_random = |rule: Rule| matches!(rule, Rule::Random | Rule::Parity | Rule::Block { .. });
+        let Some(best) = self.hypotheses.first() else { return 1000 };
+        let alike = self
+            .hypotheses
+            .iter()
+            .filter(|h| h.rule == best.rule || (is_random(h.rule) && is_random(best.rule)));
+        alike.map(|h| u32::from(h.permille)).sum::<u32>().min(999)
+    }
+
     /// Creates the report of an interface about which nothing is measured yet.
     pub(super) fn new(local: IpAddr) -> Self {
         NatReport {
@@ -86,6 +101,7 @@ impl NatReport {
             behaviour: Behaviour::default(),
             mapped: None,
             samples: Vec::new(),
+            hypotheses: Vec::new(),
             round_trip: None,
             server: None,
             hairpin: None,
@@ -119,6 +135,8 @@ pub(super) struct Survey {
     by_port: Option<SocketAddr>,
     /// Samples in the order they were sent.
     seen: [Option<(u16, Sight)>; 3],
+    /// Mappings in the order in which they were made, those of punches' samples after the survey's.
+    mappings: Vec<Seen>,
     /// Watched where ports are counted.
     pub(super) counter: Option<Counter>,
     second: bool,
@@ -217,6 +235,7 @@ impl Survey {
             by_address: None,
             by_port: None,
             seen: [None; 3],
+            mappings: Vec::new(),
             counter: None,
             second: false,
             hairpin,
@@ -534,22 +553,14 @@ impl Survey {
                 behaviour.mapping = Some(Mapping::None);
                 behaviour.allocation = Some(Allocation::Equal);
             } else {
-                behaviour.mapping = match (self.by_address, self.by_port) {
-                    (_, Some(p)) if p != seen => Some(Mapping::AddressPortDependent),
-                    (Some(a), Some(_)) if a != seen => Some(Mapping::AddressDependent),
-                    // Its other port was not there to ask.
-                    (Some(a), None) if a != seen => Some(Mapping::AddressPortDependent),
-                    (Some(_), _) => Some(Mapping::EndpointIndependent),
-                    // The same for each port; of other addresses nothing is known.
-                    (None, _) => None,
-                };
-                behaviour.allocation = behaviour::allocation(&self.report.samples);
-                self.conclude_allocation(seen);
+                self.mappings = self.in_order(seen);
+                self.judge();
             }
         }
-        // An endpoint-independent mapping that cannot be foreseen is kept open, so that it stays true.
-        let foresight = self.report.behaviour.foresight();
-        let keep = foresight == Foresight::Measured && self.report.mapped.is_some();
+        // A mapping that cannot be foreseen and serves others than its server is kept open, so that it stays true.
+        let behaviour = self.report.behaviour;
+        let serves = behaviour.foresight() == Foresight::Measured || behaviour.admits_all();
+        let keep = serves && self.report.mapped.is_some();
         self.close(cx, |what| !(keep && what == What::Anchor));
         cx.timers.set(Timer::Survey(self.place), None);
         if keep {
@@ -557,54 +568,48 @@ impl Survey {
         }
     }
 
-    /// Holds what the samples say of the allocation against the other mappings; `first` is the listening port's.
-    fn conclude_allocation(&mut self, first: SocketAddr) {
-        use Allocation::{Random, Sequential};
-        if !matches!(self.report.behaviour.allocation, Some(Sequential(_) | Random { .. })) {
-            return;
-        }
-        if !self.report.behaviour.is_symmetric() {
-            if !matches!(self.report.behaviour.allocation, Some(Sequential(_))) {
-                self.is_random();
-            }
-            return;
-        }
-        // Three ports out of a small block may look as if they were counted, and three that a counter gave while it
-        // began again do not: all mappings, in the order in which they were made, tell.
-        let samples = || self.seen.iter().flatten().map(|(_, sight)| *sight);
-        let with = |second: Option<SocketAddr>| {
-            let before = [Some(first), second].into_iter().flatten().map(|s| s.port());
-            let ports: Vec<u16> = before.chain(samples().map(|s| s.port)).collect();
-            counter::step(&ports)
+    /// Returns the mappings that the survey has seen, in the order in which they were made; `first` is the listening port's.
+    fn in_order(&self, first: SocketAddr) -> Vec<Seen> {
+        let of_listener = [
+            (Towards::Server, Some(first)),
+            (Towards::OtherAddress, self.by_address),
+            (Towards::OtherPort, self.by_port),
+        ];
+        let seen = |local, towards, external| Seen { local, towards, external };
+        let of_listener = of_listener
+            .into_iter()
+            .filter_map(|(towards, external)| Some(seen(self.port, towards, external?)));
+        let samples = self.seen.iter().flatten();
+        let samples = samples
+            .map(|(local, sight)| seen(*local, Towards::Server, SocketAddr::new(first.ip(), sight.port)));
+        of_listener.chain(samples).collect()
+    }
+
+    /// Judges the NAT by all its mappings that were seen, in the order in which they were made.
+    fn judge(&mut self) {
+        let Some(judged) = model::judge(&self.mappings) else { return };
+        self.report.hypotheses = judged.hypotheses.to_vec();
+        let behaviour = &mut self.report.behaviour;
+        (behaviour.mapping, behaviour.allocation) = (judged.mapping, judged.allocation);
+        let last = self.seen.iter().flatten().next_back().map(|(_, sight)| *sight);
+        self.counter = match (self.counter, behaviour.foresight(), last) {
+            (Some(counter), Foresight::Next(step), _) => Some(Counter::new(step, counter.last())),
+            (None, Foresight::Next(step), Some(last)) => Some(Counter::new(step, last)),
+            _ => None,
         };
-        match (with(self.by_address), with(self.by_port), samples().next_back()) {
-            (Some(a), Some(b), Some(last)) if a.signum() == b.signum() => {
-                let by = if a.unsigned_abs() < b.unsigned_abs() { a } else { b };
-                self.report.behaviour.allocation = Some(Sequential(by));
-                self.counter = Some(Counter::new(by, last));
-            }
-            _ => self.is_random(),
+    }
+
+    /// Takes in one more mapping of a fresh port. Where ports are random it tells more of their range; where they are counted,
+    /// all is judged again once mappings do not follow.
+    pub(super) fn watch(&mut self, local: u16, external: SocketAddr, sight: Sight) {
+        if self.mappings.len() >= MAX_SEEN {
+            // The first three are those that tell mappings apart.
+            self.mappings.remove(3);
         }
-    }
-
-    /// Ports follow no rule but, perhaps, lie in one block.
-    fn is_random(&mut self) {
-        let others = [self.report.mapped, self.by_address, self.by_port];
-        let mut ports: Vec<u16> = others.iter().flatten().map(|s| s.port()).collect();
-        ports.extend(self.report.samples.iter().map(|(_, seen)| *seen));
-        ports.extend(self.counter.map(|c| c.last().port));
-        ports.sort_unstable();
-        ports.dedup();
-        let anywhere = (ports.first().map_or(1024, |low| 1024.min(*low)), u16::MAX);
-        let (low, high) = behaviour::block(&ports).unwrap_or(anywhere);
-        self.report.behaviour.allocation = Some(Allocation::Random { low, high });
-        self.counter = None;
-    }
-
-    /// Checks one more mapping against the counter. The counter ends if mappings do not fit.
-    pub(super) fn watch(&mut self, sight: Sight) {
-        if self.counter.as_mut().is_some_and(|c| c.see(sight).is_err()) {
-            self.is_random();
+        self.mappings.push(Seen { local, towards: Towards::Server, external });
+        let follows = self.counter.as_mut().map(|c| c.see(sight).is_ok());
+        if self.done && self.report.behaviour.is_symmetric() && follows != Some(true) {
+            self.judge();
         }
     }
 

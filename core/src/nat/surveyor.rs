@@ -184,7 +184,8 @@ impl Surveyor {
         let sampled = Sampled { key: *key, local: probe.local, seen, at: probe.began };
         let survey = self.surveys.iter_mut().find(|s| s.report.local == *from);
         if let (Some(survey), Some(seen)) = (survey, seen) {
-            survey.watch(Sight { port: seen.port(), at: probe.began, flows: sock.number() as u32 });
+            let sight = Sight { port: seen.port(), at: probe.began, flows: sock.number() as u32 };
+            survey.watch(probe.local, seen, sight);
         }
         Some(sampled)
     }

@@ -59,6 +59,12 @@ impl Node {
                 self.sessions.stopped_listening(sock);
                 self.network.listening(&mut self.cx, n, Err(cause));
             }
+            (Some(Owner::PunchListener), Input::Bound { sock, .. }) => {
+                self.sessions.listens(sock);
+                self.with_sessions(Sessions::serve_door);
+            }
+            // The port may be another program's: the punch has its dials.
+            (Some(Owner::PunchListener), Input::Failed { sock, .. }) => self.sessions.stopped_listening(sock),
             (Some(owner), input) if network::Network::owns(owner) => {
                 self.network.handle(&mut self.cx, owner, input);
             }
@@ -68,7 +74,7 @@ impl Node {
             (None, Input::Interfaces(list)) if self.phase != Phase::Closing => self.interfaces(list),
             (None, Input::Woke) if self.phase == Phase::Running => self.woke(),
             (None, Input::Accepted { listener, sock, local, remote }) => match self.cx.owner(listener) {
-                Some(Owner::Listener(_)) if self.cx.owner(sock).is_none() => {
+                Some(Owner::Listener(_) | Owner::PunchListener) if self.cx.owner(sock).is_none() => {
                     self.accepted(listener, sock, [local, remote]);
                 }
                 _ => self.cx.stats.unknown_ids += 1,

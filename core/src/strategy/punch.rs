@@ -3,7 +3,9 @@
 //! A NAT lets a SYN in where it saw one leave for the same place. Where the external ports of each side can be
 //! predicted, each dials the other's. The SYNs cross, or the later one finds the hole that the earlier one left, and
 //! the ends open simultaneously (RFC 9293 section 3.5). Where one side's ports are random, that side dials from many
-//! ports and the other tries many. 256 x 1,024 of 64,512 meet with probability 98.3 %.
+//! ports and the other tries many. 256 x 1,024 of 64,512 meet with probability 98.3 %. Where neither is known, each tries
+//! the ports that the other may have, if those are few. A filter that lets in any port of an address, or anybody, spares one
+//! side the guess.
 //!
 //! The reasons: ADR 14 in docs/src/adr.
 
@@ -26,6 +28,10 @@ const AHEAD: u16 = 8;
 const STEPS: u16 = 32;
 /// Most dials where only our ports count, and the peer dials all the likely ones.
 const STEPS_ALONE: u16 = 16;
+/// Least probability of a hit, in thousandths, for which both sides search at once.
+const WORTH_SEARCHING: u32 = 20;
+/// Mappings of ours for each of others while both sides search: eight, of 500 a second.
+const OTHERS_AMONG: u16 = 8;
 /// Largest number of others that is expected.
 pub(crate) const MAX_OTHERS: u16 = 4096;
 
@@ -43,6 +49,90 @@ pub(crate) struct Side {
     pub(crate) others: u16,
 }
 
+/// What the other side can know of the port that a side's next mapping has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Next {
+    /// One port, for whatever destination of the peer's.
+    Known,
+    /// One port, for one destination only.
+    KnownOnce,
+    /// One of a few, or of those that follow.
+    Counted(i16),
+    /// One of a range.
+    Random(Ports),
+}
+
+/// Ports that are searched: `of` of them from `low` on, `step` apart.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Ports {
+    low: u16,
+    step: i16,
+    of: u16,
+}
+
+impl Ports {
+    fn between(low: u16, high: u16) -> Ports {
+        let (low, high) = (low.max(1), high.max(1));
+        Ports { low, step: 1, of: (high.max(low) - low).saturating_add(1) }
+    }
+
+    /// Returns the `n`th of these ports in an order that `key` chooses. Each comes once.
+    pub(crate) fn nth(self, key: u64, n: u16) -> u16 {
+        let place = walk(key, n, self.of) as i32 * i32::from(self.step);
+        // Nobody would dial port 0.
+        (i32::from(self.low) + place).rem_euclid(65_536).max(1) as u16
+    }
+}
+
+impl Side {
+    fn next(&self) -> Next {
+        let behaviour = self.behaviour;
+        match behaviour.foresight() {
+            Foresight::Next(step) => Next::Counted(step),
+            Foresight::Nothing { low, high } => Next::Random(Ports::between(low, high)),
+            _ if behaviour.keeps_once() && !behaviour.shares_mapping() => Next::KnownOnce,
+            Foresight::Offset(_) | Foresight::Measured => Next::Known,
+        }
+    }
+
+    /// Returns true if each dial of a search leaves from a local port of its own, one after the other, since each keeps its number
+    /// for one destination only.
+    pub(crate) fn walks(&self) -> bool {
+        self.next() == Next::KnownOnce
+    }
+
+    /// Returns the announced port if anybody may dial it: a mapping that is kept open. Of counted ports a window is
+    /// announced otherwise, of random ones none.
+    fn open_port(&self) -> Option<u16> {
+        match self.ports.as_slice() {
+            [port] if self.behaviour.admits_all() => Some(*port),
+            _ => None,
+        }
+    }
+
+    /// Returns the ports that the side's next `dials` mappings have, others' included.
+    fn range(&self, dials: u16) -> Ports {
+        match self.next() {
+            Next::Random(ports) => ports,
+            Next::Counted(step) => {
+                let low = self.ports.first().copied().unwrap_or(self.listen);
+                Ports { low, step, of: dials.saturating_add(dials / OTHERS_AMONG) }
+            }
+            // The local ports that a search leaves from.
+            Next::KnownOnce => {
+                Ports { low: self.ports.first().copied().unwrap_or(self.listen), step: 1, of: dials.max(1) }
+            }
+            Next::Known => Ports { low: self.ports.first().copied().unwrap_or(self.listen), step: 1, of: 1 },
+        }
+    }
+}
+
+/// Returns true if filtering is taken to be what was measured over UDP. Over TCP it may be stricter, which the other rungs
+/// allow for.
+pub(crate) fn trusts_filters(rung: u8) -> bool {
+    rung < 2 || rung.is_multiple_of(2)
+}
+
 /// Origin of a dial.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum From {
@@ -57,10 +147,12 @@ pub(crate) enum From {
 pub(crate) enum Tactic {
     /// Dials these addresses, and again when refused.
     Meet(SmallVec<[(From, SocketAddr); 1]>),
-    /// Dials one address from many ports.
-    Spray { to: SocketAddr, from: u16 },
-    /// Dials many ports of one address, each once.
-    Probe { to: IpAddr, low: u16, high: u16, count: u16 },
+    /// Waits: the peer dials a port of ours that anybody may use.
+    Await,
+    /// Dials one address from many ports; on each of these a listener waits as well if `listens` is true.
+    Spray { to: SocketAddr, from: u16, listens: bool },
+    /// Dials many ports of one address, each once. If `both` is true, the peer searches for ours at the same time.
+    Probe { to: IpAddr, ports: Ports, count: u16, both: bool },
     /// No dial can work, for this reason.
     Hopeless(&'static str),
 }
@@ -81,56 +173,114 @@ pub(crate) fn difficulty(behaviour: Behaviour) -> u8 {
     }
 }
 
-/// Chooses our side's dials.
-pub(crate) fn tactic(ours: &Side, theirs: &Side) -> Tactic {
+/// Chooses our side's dials on a rung, by what each side has announced. Each side comes to its half of the same plan.
+pub(crate) fn tactic(ours: &Side, theirs: &Side, rung: u8) -> Tactic {
     if is_near(ours.internal, ours.external, theirs) {
         let inside = SocketAddr::new(theirs.internal, theirs.listen);
         return Tactic::Meet([(From::Listener, inside)].into_iter().collect());
     }
     let at = |port: u16| SocketAddr::new(theirs.external, port);
     let meet = |dials: &mut dyn Iterator<Item = (From, SocketAddr)>| Tactic::Meet(dials.collect());
+    let once = |from, port| Tactic::Meet([(from, at(port))].into_iter().collect());
     let surveyed = |side: &Side| side.behaviour.is_surveyed();
     if theirs.ports.is_empty() && !(surveyed(ours) && surveyed(theirs)) {
         // Too early to search: this opens our filter, and the next try knows more.
-        return meet(&mut [(From::Listener, at(theirs.listen))].into_iter());
+        return once(From::Listener, theirs.listen);
     }
-    match (ours.behaviour.foresight(), theirs.ports.first()) {
-        (Foresight::Nothing { .. }, None) => Tactic::Hopeless("both NATs pick random ports"),
-        (Foresight::Nothing { .. }, Some(port))
-            if !theirs.behaviour.filters_by_port() || !surveyed(theirs) =>
-        {
-            meet(&mut [(From::Fresh, at(*port)); 2].into_iter())
-        }
-        (Foresight::Nothing { .. }, Some(_)) if theirs.ports.len() > 1 => {
-            Tactic::Hopeless("our NAT picks random ports, and the peer's another one for each destination")
-        }
-        (Foresight::Nothing { .. }, Some(port)) => Tactic::Spray { to: at(*port), from: SPRAY },
-        (Foresight::Next(_), None) if ours.behaviour.filters_by_port() => {
-            Tactic::Hopeless("the peer's NAT picks random ports, and ours another one for each destination")
-        }
-        // Any packet of ours to the peer's address opens our filter for its dials.
-        (_, None) if !ours.behaviour.filters_by_port() => {
-            meet(&mut [(From::Listener, at(theirs.listen))].into_iter())
-        }
-        (_, None) => {
-            let (low, high) = match theirs.behaviour.foresight() {
-                Foresight::Nothing { low, high } => (low.max(1), high.max(1)),
-                _ => (1024, u16::MAX),
-            };
-            let count = PROBES.min((high - low).saturating_add(1));
-            Tactic::Probe { to: theirs.external, low, high, count }
-        }
-        (Foresight::Next(_), Some(port)) => {
-            let (port, steps) = match theirs.ports.last() {
-                Some(aim) if theirs.ports.len() > 1 => (aim, STEPS.min(ours.others + AHEAD + 1)),
-                _ => (port, STEPS_ALONE.min(ours.others + 1)),
-            };
-            meet(&mut core::iter::repeat_n((From::Fresh, at(*port)), usize::from(steps)))
-        }
-        (Foresight::Offset(_) | Foresight::Measured, Some(_)) => {
+    let admits = |side: &Side| trusts_filters(rung) && !side.behaviour.filters_by_port();
+    let first = theirs.ports.first().copied();
+    // A mapping that anybody may use is dialled. Its owner's dials come from elsewhere, or the NAT would take the two for one.
+    match (theirs.open_port(), ours.open_port(), first) {
+        (Some(port), ..) => return once(From::Listener, port),
+        (None, Some(_), Some(port)) => return once(From::Fresh, port),
+        (None, Some(_), None) => return Tactic::Await,
+        (None, None, _) => {}
+    }
+    let probe = |both| {
+        let ports = theirs.range(PROBES);
+        Tactic::Probe { to: theirs.external, ports, count: PROBES.min(ports.of), both }
+    };
+    let shares = |side: &Side| side.behaviour.shares_mapping();
+    match (ours.next(), theirs.next()) {
+        (Next::Known | Next::KnownOnce, Next::Known | Next::KnownOnce | Next::Counted(_)) => {
             meet(&mut theirs.ports.iter().map(|port| (From::Listener, at(*port))))
         }
+        (Next::Counted(_), Next::Known | Next::KnownOnce | Next::Counted(_)) => {
+            let (aim, steps) = match theirs.ports.last() {
+                Some(aim) if theirs.ports.len() > 1 => (*aim, STEPS.min(ours.others + AHEAD + 1)),
+                _ => (first.unwrap_or(theirs.listen), STEPS_ALONE.min(ours.others + 1)),
+            };
+            meet(&mut core::iter::repeat_n((From::Fresh, at(aim)), steps.into()))
+        }
+        // The filter of a side whose ports are known takes any dial of ours.
+        (Next::Random(_), Next::Known | Next::KnownOnce) if admits(theirs) || !surveyed(theirs) => {
+            meet(&mut [(From::Fresh, at(first.unwrap_or(theirs.listen))); 2].into_iter())
+        }
+        (Next::Random(_), Next::Counted(_)) if admits(theirs) => {
+            meet(&mut theirs.ports.iter().map(|port| (From::Listener, at(*port))))
+        }
+        // Any packet of ours to the peer's address opens our filter for its dials.
+        (Next::Known | Next::KnownOnce | Next::Counted(_), Next::Random(_)) if admits(ours) => {
+            once(From::Listener, theirs.listen)
+        }
+        // One side has one port for all of the other's, which is known: the other comes from many.
+        (Next::Random(_), Next::Known) => spray(at(first.unwrap_or(theirs.listen)), false),
+        (Next::Random(_), Next::KnownOnce | Next::Counted(_)) if shares(theirs) => {
+            spray(at(first.unwrap_or(theirs.listen)), false)
+        }
+        (Next::Known, Next::Random(_)) => probe(false),
+        (Next::KnownOnce | Next::Counted(_), Next::Random(_)) if shares(ours) => probe(false),
+        // Neither has. A filter that lets in any port of an address needs mappings for it, as many as the other side can hit,
+        // each to a port of its own: the other side may come to several of them from one port. Of two such filters one does.
+        (Next::Random(_), _) if admits(ours) && !(admits(theirs) && ours.external > theirs.external) => {
+            spray(at(first.unwrap_or(theirs.listen)), true)
+        }
+        (_, Next::Random(_)) if admits(theirs) => probe(false),
+        _ => {
+            if both_permille(ours, theirs) >= WORTH_SEARCHING {
+                return probe(true);
+            }
+            Tactic::Hopeless(match (ours.next(), theirs.next()) {
+                (Next::Random(_), Next::Random(_)) => "both NATs pick random ports",
+                (Next::Random(_), _) => {
+                    "our NAT picks random ports, and the peer's another one for each destination"
+                }
+                _ => "the peer's NAT picks random ports, and ours another one for each destination",
+            })
+        }
     }
+}
+
+fn spray(to: SocketAddr, listens: bool) -> Tactic {
+    Tactic::Spray { to, from: SPRAY, listens }
+}
+
+/// Returns the probability of a hit within a rung, in thousandths and at most 999. `None`: the tactic is no search.
+pub(crate) fn chance(ours: &Side, theirs: &Side, tactic: &Tactic) -> Option<u32> {
+    let permille = match tactic {
+        Tactic::Spray { .. } => hit_permille(SPRAY.into(), PROBES.into(), ours.range(0).of.into()),
+        Tactic::Probe { both: true, .. } => both_permille(ours, theirs),
+        Tactic::Probe { ports, .. } => hit_permille(SPRAY.into(), PROBES.into(), ports.of.into()),
+        Tactic::Meet(_) | Tactic::Await | Tactic::Hopeless(_) => return None,
+    };
+    Some(permille.min(999))
+}
+
+/// Returns the probability, in thousandths, that two sides which probe each other's ranges dial the same pair of ports.
+///
+/// A dial of ours is one of the pairs of their ports and ours, and so is each of theirs.
+fn both_permille(ours: &Side, theirs: &Side) -> u32 {
+    const ONE: u64 = 1 << 40;
+    let [a, b] = [ours, theirs].map(|side| u64::from(side.range(PROBES).of.max(1)));
+    let [from_a, from_b] = [a, b].map(|range| u64::from(PROBES).min(range));
+    // We dial `from_b` of their ports, each from a random one of ours.
+    let (dials, of_theirs) = (from_b, from_a);
+    let hit = (ONE / (a * b)).saturating_mul(of_theirs).min(ONE);
+    let mut miss = ONE;
+    for _ in 0..dials {
+        miss -= (u128::from(miss) * u128::from(hit) / u128::from(ONE)) as u64;
+    }
+    ((ONE - miss) * 1000 / ONE) as u32
 }
 
 /// Predicts the ports that a counter comes to after `seen`, of which others are expected to take `others` first. The
@@ -163,15 +313,15 @@ pub fn hit_permille(mapped: u32, probes: u32, range: u32) -> u32 {
     ((ONE - miss) * 1000 / ONE) as u32
 }
 
-/// Returns the `n`th of `count` different ports in `low..=high`, in an order that `key` chooses.
-pub(crate) fn nth_port(key: u64, n: u16, low: u16, high: u16) -> u16 {
-    let span = u64::from(high.max(low) - low) + 1;
-    // An affine walk by a step that shares no factor with the span visits every port once.
+/// Returns the `n`th of `of` places, in an order that `key` chooses: an affine walk by a step that shares no factor with
+/// their number visits each once.
+fn walk(key: u64, n: u16, of: u16) -> u16 {
+    let span = u64::from(of.max(1));
     let mut step = ((key >> 32) % span) | 1;
     while gcd(step, span) != 1 {
         step += 2;
     }
-    (u64::from(low) + (key % span + step * u64::from(n)) % span) as u16
+    ((key % span + step * u64::from(n)) % span) as u16
 }
 
 #[cfg(test)]
@@ -217,16 +367,32 @@ mod tests {
         }
     }
 
+    fn once(from: From, port: u16) -> Tactic {
+        Tactic::Meet([(from, to(port))].into_iter().collect())
+    }
+
+    fn probe(both: bool, low: u16, step: i16, of: u16) -> Tactic {
+        Tactic::Probe { to: to(0).ip(), ports: Ports { low, step, of }, count: PROBES.min(of), both }
+    }
+
+    fn sprays(port: u16, listens: bool) -> Tactic {
+        Tactic::Spray { to: to(port), from: SPRAY, listens }
+    }
+
+    const AD: Option<Mapping> = Some(Mapping::AddressDependent);
+    const COUNTS: Option<Allocation> = Some(Allocation::Sequential(1));
+    const EQUAL: Option<Allocation> = Some(Allocation::Equal);
+
     #[test]
     fn each_pair_has_its_tactic() {
-        let equal = |n, port| side(n, EI, Some(Allocation::Equal), &[port]);
+        let equal = |n, port| side(n, EI, EQUAL, &[port]);
         let cone = side(1, EI, RANDOM, &[50_000]);
-        let counting = |n: u8| side(n, APD, Some(Allocation::Sequential(1)), &[7001, 7002, 7003, 7004]);
+        let counting = |n: u8| side(n, APD, COUNTS, &[7001, 7002, 7003, 7004]);
         let random = |n| side(n, APD, RANDOM, &[]);
-        let one = |from, port| Tactic::Meet([(from, to(port))].into_iter().collect());
-        assert_eq!(tactic(&equal(1, 4000), &equal(2, 4001)), one(From::Listener, 4001));
-        assert_eq!(tactic(&cone, &equal(2, 4001)), one(From::Listener, 4001));
-        assert_eq!(tactic(&counting(1), &equal(2, 4001)), one(From::Fresh, 4001));
+        let tactic = |ours: &Side, theirs: &Side| tactic(ours, theirs, 0);
+        assert_eq!(tactic(&equal(1, 4000), &equal(2, 4001)), once(From::Listener, 4001));
+        assert_eq!(tactic(&cone, &equal(2, 4001)), once(From::Listener, 4001));
+        assert_eq!(tactic(&counting(1), &equal(2, 4001)), once(From::Fresh, 4001));
         let all = (7001..7005).map(|p| (From::Listener, to(p))).collect();
         assert_eq!(tactic(&equal(1, 4000), &counting(2)), Tactic::Meet(all));
         let aimed = |n| Tactic::Meet(core::iter::repeat_n((From::Fresh, to(7004)), n).collect());
@@ -236,26 +402,23 @@ mod tests {
         assert_eq!(tactic(&busy(100), &counting(2)), aimed(32));
         assert_eq!(tactic(&busy(10), &equal(2, 7004)), aimed(11));
         assert_eq!(tactic(&busy(100), &equal(2, 7004)), aimed(16));
-        assert_eq!(tactic(&random(1), &equal(2, 4001)), Tactic::Spray { to: to(4001), from: SPRAY });
-        let probe = Tactic::Probe { to: to(0).ip(), low: 1024, high: 65_535, count: PROBES };
-        assert_eq!(tactic(&equal(1, 4000), &random(2)), probe);
+        assert_eq!(tactic(&random(1), &equal(2, 4001)), sprays(4001, false));
+        let everywhere = probe(false, 1024, 1, 64_512);
+        assert_eq!(tactic(&equal(1, 4000), &random(2)), everywhere);
         assert!(matches!(tactic(&random(1), &random(2)), Tactic::Hopeless(_)));
         assert!(matches!(tactic(&random(1), &counting(2)), Tactic::Hopeless(_)));
         assert!(matches!(tactic(&counting(1), &random(2)), Tactic::Hopeless(_)));
         // A server with one address tells no mapping, and the ports all the same.
         let unmapped = |n, allocation, port| side(n, None, Some(allocation), &[port]);
         for allocation in [Allocation::Equal, Allocation::Random { low: 1024, high: 65_535 }] {
-            assert_eq!(tactic(&unmapped(1, allocation, 4000), &random(2)), probe);
-            assert_eq!(
-                tactic(&random(1), &unmapped(2, allocation, 4001)),
-                Tactic::Spray { to: to(4001), from: SPRAY }
-            );
+            assert_eq!(tactic(&unmapped(1, allocation, 4000), &random(2)), everywhere);
+            assert_eq!(tactic(&random(1), &unmapped(2, allocation, 4001)), sprays(4001, false));
         }
         // Nothing is known yet.
-        assert_eq!(tactic(&side(1, None, None, &[4000]), &random(2)), one(From::Listener, 4000));
+        assert_eq!(tactic(&side(1, None, None, &[4000]), &random(2)), once(From::Listener, 4000));
         let mut open = equal(1, 4000);
         open.behaviour.filtering = Some(Filtering::AddressDependent);
-        assert_eq!(tactic(&open, &random(2)), one(From::Listener, 4000), "opens our filter");
+        assert_eq!(tactic(&open, &random(2)), once(From::Listener, 4000), "opens our filter");
         let mut theirs = equal(2, 4001);
         theirs.behaviour.filtering = Some(Filtering::AddressDependent);
         let twice = [(From::Fresh, to(4001)); 2].into_iter().collect();
@@ -265,6 +428,106 @@ mod tests {
         let inside = ([192, 168, 2, 2], 4000).into();
         let expected = Tactic::Meet([(From::Listener, inside)].into_iter().collect());
         assert_eq!(tactic(&equal(1, 4000), &neighbour), expected);
+    }
+
+    /// One mapping for all ports of an address has one port, which the other side can aim at or has to search.
+    #[test]
+    fn a_mapping_for_each_address_is_aimed_at_from_random_ports() {
+        let counting = |n| side(n, AD, COUNTS, &[7001, 7002]);
+        let kept = |n| side(n, AD, EQUAL, &[9000]);
+        let random = |n| side(n, APD, RANDOM, &[]);
+        for (known, port) in [(&counting as &dyn Fn(u8) -> Side, 7001), (&kept, 9000)] {
+            assert_eq!(tactic(&known(1), &random(2), 0), probe(false, 1024, 1, 64_512));
+            assert_eq!(tactic(&random(1), &known(2), 0), sprays(port, false));
+        }
+        // A port that is kept for one destination cannot be searched from.
+        let kept_once = side(1, APD, EQUAL, &[9000]);
+        assert!(matches!(tactic(&kept_once, &random(2), 0), Tactic::Hopeless(_)));
+        // A search of few ports leaves from one after the other of such ports.
+        let block = |n| side(n, APD, Some(Allocation::Random { low: 5000, high: 6023 }), &[]);
+        assert_eq!(tactic(&kept_once, &block(2), 0), probe(true, 5000, 1, 1024));
+        assert_eq!(tactic(&block(1), &side(2, APD, EQUAL, &[9000]), 0), probe(true, 9000, 1, 1024));
+        assert!(kept_once.walks() && !block(2).walks());
+        assert_eq!(tactic(&kept_once, &side(2, APD, EQUAL, &[9001]), 0), once(From::Listener, 9001));
+    }
+
+    /// Filtering was measured over UDP. It is relied on for the first two rungs, and for each second one after them.
+    #[test]
+    fn a_filter_that_lets_in_other_ports_spares_one_side_the_guess() {
+        let with = |filtering, side: Side| {
+            let behaviour = Behaviour { filtering: Some(filtering), ..side.behaviour };
+            Side { behaviour, ..side }
+        };
+        let random = |n| side(n, APD, RANDOM, &[]);
+        let counting = |n| side(n, APD, COUNTS, &[7001, 7002]);
+        let by_address = |side| with(Filtering::AddressDependent, side);
+        let anybody = |side| with(Filtering::EndpointIndependent, side);
+        // Mappings for the peer, as many as it can hit, each to a port that listens.
+        let everywhere = probe(false, 1024, 1, 64_512);
+        for rung in [0, 1, 2, 4] {
+            assert_eq!(tactic(&by_address(random(1)), &random(2), rung), sprays(4000, true));
+            assert_eq!(tactic(&random(1), &by_address(random(2)), rung), everywhere);
+            assert_eq!(tactic(&counting(1), &by_address(random(2)), rung), everywhere);
+            assert_eq!(tactic(&by_address(random(1)), &counting(2), rung), sprays(7001, true));
+            // Both could: the one with the lower address does.
+            assert_eq!(tactic(&by_address(random(1)), &by_address(random(2)), rung), sprays(4000, true));
+            assert!(matches!(
+                tactic(&by_address(random(2)), &by_address(random(1)), rung),
+                Tactic::Probe { both: false, .. }
+            ));
+        }
+        // The port that is predicted is dialled from anywhere.
+        let window = [7001, 7002].into_iter().map(|p| (From::Listener, to(p))).collect();
+        assert_eq!(tactic(&random(1), &by_address(counting(2)), 0), Tactic::Meet(window));
+        assert_eq!(tactic(&by_address(counting(1)), &random(2), 0), once(From::Listener, 4000));
+        // A mapping that is kept open is dialled by anybody.
+        let open = |n| anybody(side(n, APD, RANDOM, &[33_000]));
+        for peer in [random(1), counting(1), side(1, EI, EQUAL, &[4000])] {
+            assert_eq!(tactic(&peer, &open(2), 0), once(From::Listener, 33_000));
+        }
+        assert_eq!(tactic(&open(1), &random(2), 0), Tactic::Await);
+        assert_eq!(tactic(&open(1), &counting(2), 0), once(From::Fresh, 7001));
+        for rung in [3, 5] {
+            for theirs in [by_address(random(2)), anybody(random(2))] {
+                assert!(matches!(tactic(&random(1), &theirs, rung), Tactic::Hopeless(_)), "{rung}");
+            }
+        }
+    }
+
+    #[test]
+    fn both_search_where_both_ranges_are_small() {
+        let block = |n, low, high| side(n, APD, Some(Allocation::Random { low, high }), &[]);
+        let counting = side(2, APD, Some(Allocation::Sequential(2)), &[7001, 7003]);
+        let (ours, theirs) = (block(1, 5000, 6023), block(2, 2000, 3023));
+        let plan = tactic(&ours, &theirs, 0);
+        assert_eq!(plan, probe(true, 2000, 1, 1024));
+        assert_eq!(tactic(&block(2, 2000, 3023), &ours, 0), {
+            Tactic::Probe {
+                to: [203, 0, 113, 1].into(),
+                ports: Ports { low: 5000, step: 1, of: 1024 },
+                count: 1024,
+                both: true,
+            }
+        });
+        // 1,024 of a million pairs on each side.
+        assert_eq!(chance(&ours, &theirs, &plan), Some(632));
+        assert_eq!(both_permille(&block(1, 5000, 5511), &theirs), 632);
+        assert_eq!(both_permille(&block(1, 5000, 7047), &block(2, 2000, 4047)), 221);
+        assert_eq!(both_permille(&block(1, 5000, 5511), &block(2, 2000, 2511)), 632);
+        // A counter's next ports are a range as well: 1,152 with those of others.
+        assert_eq!(tactic(&ours, &counting, 0), probe(true, 7001, 2, 1152));
+        assert!(both_permille(&ours, &counting).abs_diff(589) <= 2, "{}", both_permille(&ours, &counting));
+        let ports = Ports { low: 65_530, step: 2, of: 9 };
+        let all: BTreeSet<u16> = (0..9).map(|n| ports.nth(7, n)).collect();
+        assert_eq!(all.into_iter().collect::<Vec<_>>(), [1, 2, 4, 6, 8, 10, 65_530, 65_532, 65_534]);
+    }
+
+    #[test]
+    fn no_probability_is_certainty() {
+        let narrow = side(2, APD, Some(Allocation::Random { low: 2000, high: 2063 }), &[]);
+        let ours = side(1, EI, EQUAL, &[4000]);
+        assert_eq!(chance(&ours, &narrow, &tactic(&ours, &narrow, 0)), Some(999));
+        assert_eq!(chance(&ours, &ours, &once(From::Listener, 1)), None);
     }
 
     #[test]
@@ -321,9 +584,9 @@ mod tests {
     fn a_walk_never_repeats_a_port_and_stays_in_its_range() {
         for key in [0, 1, u64::MAX, 0x1234_5678_9abc_def0] {
             for (low, high) in [(1024, u16::MAX), (1, 1), (5000, 5511), (1, u16::MAX)] {
-                let span = usize::from(high - low) + 1;
-                let count = span.min(2000);
-                let all: BTreeSet<u16> = (0..count as u16).map(|n| nth_port(key, n, low, high)).collect();
+                let ports = Ports::between(low, high);
+                let count = usize::from(ports.of).min(2000);
+                let all: BTreeSet<u16> = (0..count as u16).map(|n| ports.nth(key, n)).collect();
                 assert_eq!(all.len(), count, "{key} {low} {high}");
                 assert!(all.first() >= Some(&low) && all.last() <= Some(&high));
             }

@@ -1,10 +1,11 @@
-//! An MQTT 3.1.1 broker on raw bytes, and every way in which it can go wrong.
+//! An MQTT 3.1.1 broker with the codec of our own, and every way in which it can go wrong.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use p2pd_core::Instant;
+use p2pd_rendezvous::mqtt::packet::{self, ConnectReturnCode, Framer, Packet, SubackReturnCode};
 
 use super::{End, Happening, World};
 
@@ -70,9 +71,11 @@ pub struct Broker {
     connections: BTreeMap<u32, Connection>,
 }
 
-#[derive(Default)]
+/// Longest packet of a client.
+const MOST: usize = 64 * 1024;
+
 struct Connection {
-    held: Vec<u8>,
+    framer: Framer,
     topics: Vec<String>,
     deliveries: u16,
 }
@@ -80,7 +83,8 @@ struct Connection {
 impl Broker {
     pub(super) fn accepted(&mut self, conn: u32, now: Instant) {
         self.connects.push(now);
-        self.connections.insert(conn, Connection::default());
+        let connection = Connection { framer: Framer::new(MOST), topics: Vec::new(), deliveries: 0 };
+        self.connections.insert(conn, connection);
     }
 
     pub(super) fn closed(&mut self, conn: u32) {
@@ -169,43 +173,37 @@ impl World {
         self.brokers.iter().flat_map(|b| &b.published).filter(|p| p.topic == topic).collect()
     }
 
-    pub(super) fn broker_received(&mut self, b: usize, conn: u32, data: &[u8]) {
-        let Some(connection) = self.brokers[b].connections.get_mut(&conn) else { return };
-        connection.held.extend_from_slice(data);
+    pub(super) fn broker_received(&mut self, b: usize, conn: u32, mut data: &[u8]) {
         while let Some(connection) = self.brokers[b].connections.get_mut(&conn) {
-            let Some((first, body)) = take_packet(&mut connection.held) else { return };
-            self.broker_packet(b, conn, first, &body);
+            let next = connection.framer.next(&mut data);
+            let Some(packet) = next.unwrap_or_else(|why| panic!("a client broke MQTT: {why:?}")) else {
+                return;
+            };
+            self.broker_packet(b, conn, packet);
         }
     }
 
-    fn broker_packet(&mut self, b: usize, conn: u32, first: u8, body: &[u8]) {
+    fn broker_packet(&mut self, b: usize, conn: u32, packet: Packet) {
         let (end, now) = (End::Broker(b, conn), self.now);
         let broker = &mut self.brokers[b];
-        match first >> 4 {
-            1 => {
-                assert_eq!(body[..7], [0, 4, b'M', b'Q', b'T', b'T', 4], "3.1.1");
-                assert_eq!(body[7] & !0xc0, 2, "a clean session, and no will");
-                let (id, mut rest) = string(&body[10..]);
-                broker.client_ids.push(id);
-                let mut field = |flag: u8| {
-                    (body[7] & flag != 0).then(|| {
-                        let (text, after) = string(rest);
-                        rest = after;
-                        text
-                    })
-                };
-                broker.logins.push((field(0x80), field(0x40)));
+        match packet {
+            Packet::Connect(connect) => {
+                assert!(connect.clean_session() && !connect.will_flag());
+                broker.client_ids.push(connect.client_id().into());
+                let password = connect.password().map(|p| String::from_utf8(p.to_vec()).unwrap());
+                broker.logins.push((connect.user_name().map(Into::into), password));
                 match broker.greeting.clone() {
-                    Greeting::Connack(0) if u16::from_be_bytes([body[8], body[9]]) > broker.most_silence => {
-                        self.send(end, vec![0x20, 2, 0, 2]);
+                    Greeting::Connack(code) => {
+                        let is_too_long = code == 0 && connect.keep_alive() > broker.most_silence;
+                        let code = ConnectReturnCode::try_from(if is_too_long { 2 } else { code }).unwrap();
+                        self.send(end, packet::connack(code, false));
                     }
-                    Greeting::Connack(code) => self.send(end, vec![0x20, 2, 0, code]),
                     Greeting::Bytes(bytes) => self.send(end, bytes),
                     Greeting::Silence => {}
                 }
             }
-            3 => {
-                let qos = first >> 1 & 3;
+            Packet::Publish(publish) => {
+                let qos = publish.qos() as u8;
                 assert!(qos <= 1, "QoS 2");
                 let ends = broker.ends_at > 0;
                 broker.ends_at = broker.ends_at.saturating_sub(1);
@@ -213,32 +211,33 @@ impl World {
                     broker.connections.remove(&conn);
                     return self.close(end, false);
                 }
-                let retain = first & 1 != 0;
+                let retain = publish.retain();
                 if retain && broker.hates_retained {
                     broker.connections.remove(&conn);
                     return self.close(end, false);
                 }
-                let (topic, rest) = string(body);
-                let (id, payload) = rest.split_at(if qos == 0 { 0 } else { 2 });
-                let message = Published { at: now, topic: topic.clone(), payload: payload.to_vec(), retain };
+                let topic = publish.topic_name().to_owned();
+                let payload = publish.payload().as_slice().to_vec();
+                let message = Published { at: now, topic: topic.clone(), payload, retain };
                 assert!(!retain || topic.starts_with("p2pd-name-"), "names are kept, and nothing else");
                 if retain && broker.keeps {
                     broker.kept.insert(topic.clone(), message.payload.clone());
                 }
                 let copies = (broker.bend)(&message);
                 broker.published.push(message);
-                if broker.answers && qos == 1 {
-                    self.send(end, vec![0x40, 2, id[0], id[1]]);
+                if let Some(id) = publish.packet_id().filter(|_| broker.answers) {
+                    self.send(end, packet::puback(id));
                 }
                 for (after, payload) in copies {
                     let topic = topic.clone();
                     self.schedule(after, Happening::Delivery { broker: b, topic, payload });
                 }
             }
-            4 => {}
-            8 => {
-                let (topic, _) = string(&body[2..]);
-                broker.subscribes.push((now, body[body.len() - 1]));
+            Packet::Puback(_) => {}
+            Packet::Subscribe(subscribe) => {
+                let [entry] = &subscribe.entries()[..] else { panic!("one topic at a time") };
+                let topic = entry.topic_filter().to_owned();
+                broker.subscribes.push((now, entry.sub_opts().qos() as u8));
                 let granted = broker.subacks.pop_front().unwrap_or(broker.suback);
                 if granted == NO_ANSWER {
                     return;
@@ -249,32 +248,29 @@ impl World {
                     connection.topics.push(topic.clone());
                 }
                 let kept = broker.kept.get(&topic).filter(|_| granted < 128).cloned();
-                self.send(end, vec![0x90, 3, body[0], body[1], granted]);
+                let codes = vec![SubackReturnCode::try_from(granted).unwrap()];
+                self.send(end, packet::suback(subscribe.packet_id(), codes));
                 if let Some(payload) = kept {
-                    let mut packet = publish_packet(&topic, 0x7fff, &payload);
-                    packet[0] |= 1;
-                    self.send(end, packet);
+                    self.send(end, packet::publish(&topic, &payload, Some(0x7fff), false, true));
                 }
             }
-            10 => {
-                let (topic, _) = string(&body[2..]);
+            Packet::Unsubscribe(unsubscribe) => {
                 if let Some(connection) = broker.connections.get_mut(&conn) {
-                    connection.topics.retain(|t| *t != topic);
+                    connection.topics.retain(|t| unsubscribe.entries().iter().all(|gone| gone.as_str() != t));
                 }
-                self.send(end, vec![0xb0, 2, body[0], body[1]]);
+                self.send(end, packet::unsuback(unsubscribe.packet_id()));
             }
-            12 => {
+            Packet::Pingreq => {
                 broker.pings.push(now);
                 if broker.answers {
-                    self.send(end, vec![0xd0, 0]);
+                    self.send(end, packet::pingresp());
                 }
             }
-            14 => {
+            Packet::Disconnect => {
                 broker.farewells += 1;
                 broker.connections.remove(&conn);
                 self.close(end, false);
             }
-            kind => panic!("a client sent packet type {kind}"),
         }
     }
 
@@ -283,54 +279,12 @@ impl World {
         for (conn, connection) in &mut self.brokers[b].connections {
             if connection.topics.iter().any(|t| t == topic) {
                 connection.deliveries += 1;
-                packets.push((*conn, publish_packet(topic, connection.deliveries, payload)));
+                let packet = packet::publish(topic, payload, Some(connection.deliveries), false, false);
+                packets.push((*conn, packet));
             }
         }
         for (conn, packet) in packets {
             self.send(End::Broker(b, conn), packet);
         }
     }
-}
-
-/// PUBLISH at QoS 1.
-pub fn publish_packet(topic: &str, id: u16, payload: &[u8]) -> Vec<u8> {
-    let mut body = (topic.len() as u16).to_be_bytes().to_vec();
-    body.extend_from_slice(topic.as_bytes());
-    body.extend_from_slice(&id.to_be_bytes());
-    body.extend_from_slice(payload);
-    let mut packet = vec![0x32];
-    let mut length = body.len();
-    loop {
-        let more = length > 127;
-        packet.push((length & 0x7f) as u8 | if more { 0x80 } else { 0 });
-        length >>= 7;
-        if !more {
-            break;
-        }
-    }
-    packet.extend_from_slice(&body);
-    packet
-}
-
-/// The first byte and the body of the next whole packet.
-fn take_packet(held: &mut Vec<u8>) -> Option<(u8, Vec<u8>)> {
-    let (mut length, mut header) = (0, 1);
-    loop {
-        let byte = *held.get(header)?;
-        length |= usize::from(byte & 0x7f) << (7 * (header - 1));
-        header += 1;
-        if byte & 0x80 == 0 {
-            break;
-        }
-    }
-    if held.len() < header + length {
-        return None;
-    }
-    let packet: Vec<u8> = held.drain(..header + length).collect();
-    Some((packet[0], packet[header..].to_vec()))
-}
-
-fn string(bytes: &[u8]) -> (String, &[u8]) {
-    let length = usize::from(u16::from_be_bytes([bytes[0], bytes[1]]));
-    (String::from_utf8(bytes[2..2 + length].to_vec()).unwrap(), &bytes[2 + length..])
 }

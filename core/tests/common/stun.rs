@@ -4,8 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use p2pd_core::SockId;
-use stun_types::attribute::XorMappedAddress;
-use stun_types::message::{BINDING, Message, MessageClass, MessageWrite, MessageWriteExt, MessageWriteVec};
+use p2pd_rendezvous::stun::{Request, Response};
 
 use super::{End, Happening, LATENCY, World};
 
@@ -92,9 +91,5 @@ impl World {
 
 /// The answer to a Binding request, by the codec of the servers: XOR-MAPPED-ADDRESS.
 fn mapped(request: &[u8], seen: SocketAddr) -> Vec<u8> {
-    let request = Message::from_bytes(request).unwrap();
-    assert!(request.has_class(MessageClass::Request) && request.has_method(BINDING), "{request}");
-    let mut answer = Message::builder_success(&request, MessageWriteVec::new());
-    answer.add_attribute(&XorMappedAddress::new(seen, request.transaction_id())).unwrap();
-    answer.finish()
+    Response::success(Request::read(request).unwrap().transaction(), seen, None, None).finish()
 }

@@ -8,11 +8,15 @@ use p2pd_core::pipe::PipeStart;
 use p2pd_core::relay::{MessageError, ReadOutcome};
 use p2pd_core::turn::Credentials;
 use p2pd_core::{ConnectId, PipeEnd, PipeId, PipeMode, PipeNews, ProtocolTag, SockId, Strategy, TurnServer};
+use stun_types::attribute::{AlternateServer, ErrorCode};
+use stun_types::message::{Message, MessageClass, MessageWrite, MessageWriteExt, MessageWriteVec, Method};
 use turn_server_proto::api::{SocketAllocateError, Transmit, TurnServerApi, TurnServerPollRet};
 use turn_server_proto::server::TurnServer as Server;
 use turn_server_proto::types::{AddressFamily, Instant as Theirs, TransportType};
 
 use super::{Happening, LATENCY, World};
+
+const ALLOCATE: Method = Method::new(3);
 
 pub struct Turn {
     pub config: TurnServer,
@@ -264,17 +268,27 @@ impl World {
                 return;
             }
         }
-        if data.starts_with(&[0, 3]) && turn.taken.contains(&from.port()) {
-            let answer = [&[1, 0x13, 0, 8][..], &data[4..20], &[0, 9, 0, 4, 0, 0, 4, 37]].concat();
-            return self.datagram_from_turn(to, from, answer);
-        }
-        if let (Some(alternate), [0, 3, ..]) = (turn.redirects, &data[..]) {
-            let SocketAddr::V4(alternate) = alternate else { panic!("an IPv6 alternate") };
-            let mut answer = [&[1, 0x13, 0, 20][..], &data[4..20], &[0, 9, 0, 4, 0, 0, 3, 0]].concat();
-            answer.extend([0x80, 0x23, 0, 8, 0, 1]);
-            answer.extend(alternate.port().to_be_bytes());
-            answer.extend(alternate.ip().octets());
-            return self.datagram_from_turn(to, from, answer);
+        if let Ok(request) = Message::from_bytes(&data)
+            && request.has_method(ALLOCATE)
+            && request.has_class(MessageClass::Request)
+        {
+            let refused = |code| {
+                let mut answer = Message::builder_error(&request, MessageWriteVec::new());
+                answer.add_attribute(&ErrorCode::new(code, "").unwrap()).unwrap();
+                answer
+            };
+            let answer = match turn.redirects {
+                _ if turn.taken.contains(&from.port()) => Some(refused(437)),
+                Some(alternate) => {
+                    let mut answer = refused(300);
+                    answer.add_attribute(&AlternateServer::new(alternate)).unwrap();
+                    Some(answer)
+                }
+                None => None,
+            };
+            if let Some(answer) = answer {
+                return self.datagram_from_turn(to, from, answer.finish());
+            }
         }
         let said = turn.server.recv(Transmit::new(data, TransportType::Udp, from, to), now);
         let mut out: Vec<(Vec<u8>, SocketAddr, SocketAddr)> = Vec::new();

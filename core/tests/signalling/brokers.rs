@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use crate::common::broker::{Greeting, publish_packet};
+use crate::common::broker::Greeting;
 use crate::common::view::{only, reverse};
 use crate::common::{LATENCY, MS, S, World};
 use p2pd_core::io::Interface;
 use p2pd_core::nat::NatMemory;
 use p2pd_core::{BrokerLoss, BrokerState, Event, FailReason, IoFailure, Login, Stage, Strategy};
+use p2pd_rendezvous::mqtt::packet::publish;
 
 const READY: BrokerState = BrokerState::Ready;
 
@@ -71,13 +72,11 @@ fn a_session_that_breaks_is_built_up_again() {
 fn foreign_messages_are_counted_and_dropped() {
     let mut world = world(1, |_| {});
     let topic = world.id(0).topic().to_string();
-    let mut retained = publish_packet(&topic, 7, b"old");
-    retained[0] |= 1;
     for packet in [
-        publish_packet("somebody/else", 7, b"x"),
-        publish_packet(&topic, 7, &[1; 2049]),
-        publish_packet(&topic, 7, b""),
-        retained,
+        publish("somebody/else", b"x", Some(7), false, false),
+        publish(&topic, &[1; 2049], Some(7), false, false),
+        publish(&topic, b"", Some(7), false, false),
+        publish(&topic, b"old", Some(7), false, true),
     ] {
         world.broker_says(0, &packet);
     }
@@ -96,10 +95,8 @@ fn a_good_message_that_was_retained_or_is_on_another_topic_is_dropped() {
     world.run(2 * S);
     let request = world.published_to(0).last().unwrap().payload.clone();
     let topic = world.id(0).topic().to_string();
-    let mut retained = publish_packet(&topic, 7, &request);
-    retained[0] |= 1;
-    world.broker_says(0, &retained);
-    world.broker_says(0, &publish_packet("somebody/else", 7, &request));
+    world.broker_says(0, &publish(&topic, &request, Some(7), false, true));
+    world.broker_says(0, &publish("somebody/else", &request, Some(7), false, false));
     world.run(S);
     assert_eq!(world.stats(0), only(|s| s.bad_messages = 2));
     assert!(world.dialled(0).is_empty());

@@ -8,6 +8,10 @@ use p2pd_core::Instant;
 use p2pd_core::Transport;
 use p2pd_core::strangers::{IntegrityKey, guard_stun};
 use p2pd_core::turn::{Client, Config, Credentials, Event, Family};
+use stun_types::attribute::{AttributeType, RawAttribute, XorSocketAddr};
+use stun_types::message::{
+    Message, MessageType, MessageWrite, MessageWriteExt, MessageWriteVec, TransactionId,
+};
 
 pub(crate) const ALLOCATE: u16 = 3;
 pub(crate) const REFRESH: u16 = 4;
@@ -80,34 +84,25 @@ pub(crate) fn message(
     attributes: &[(u16, Vec<u8>)],
     key: Option<&IntegrityKey>,
 ) -> Vec<u8> {
-    let mut bytes = kind.to_be_bytes().to_vec();
-    bytes.extend([0, 0, 0x21, 0x12, 0xa4, 0x42]);
-    bytes.extend(id);
+    let kind = MessageType::from_bytes(&kind.to_be_bytes()).unwrap();
+    let mut message = Message::builder(kind, transaction(id), MessageWriteVec::new());
     for (kind, value) in attributes {
-        bytes.extend(kind.to_be_bytes());
-        bytes.extend((value.len() as u16).to_be_bytes());
-        bytes.extend(value);
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        message.add_attribute(&RawAttribute::new(AttributeType::new(*kind), value)).unwrap();
     }
-    let length = (bytes.len() - 20) as u16;
-    bytes[2..4].copy_from_slice(&length.to_be_bytes());
+    let mut bytes = message.finish();
     if let Some(key) = key {
         key.append(&mut bytes);
     }
     bytes
 }
 
+fn transaction(id: [u8; 12]) -> TransactionId {
+    id.iter().fold(0, |all, byte| all << 8 | u128::from(*byte)).into()
+}
+
 /// An address under the mask of a transaction.
 pub(crate) fn xored(address: SocketAddr, id: [u8; 12]) -> Vec<u8> {
-    let mask = [&[0x21, 0x12, 0xa4, 0x42][..], &id].concat();
-    let ip = match address.ip() {
-        std::net::IpAddr::V4(ip) => ip.octets().to_vec(),
-        std::net::IpAddr::V6(ip) => ip.octets().to_vec(),
-    };
-    let mut value = vec![0, if ip.len() == 4 { 1 } else { 2 }];
-    value.extend((address.port() ^ 0x2112).to_be_bytes());
-    value.extend(ip.iter().zip(mask).map(|(a, m)| a ^ m));
-    value
+    XorSocketAddr::new(address, transaction(id)).to_raw(AttributeType::new(PEER)).value.to_vec()
 }
 
 pub(crate) fn seconds(n: u32) -> (u16, Vec<u8>) {

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use p2pd_rendezvous::stun::{Limits, Server, Sites, Stream};
+use p2pd_core::stun::{TransactionId, binding_request};
+use p2pd_rendezvous::stun::{Limits, Request, Response, Server, Sites, Stream};
 use p2pd_tokio::messages::stun::{Client, StunError};
 use p2pd_tokio::messages::{Daemon, MessagePipe, PipeOptions, Protocol, Route, Socket};
 
@@ -82,13 +83,11 @@ async fn only_the_servers_answer_to_the_question_counts() {
     let all = everything(&liar);
     let lying = async {
         let asked = liar.recv_from(all, LONG).await.unwrap();
-        let mut other = asked.data.to_vec();
-        other[19] ^= 1;
+        let other = binding_request(TransactionId([0; 12]), None);
         let mut answer = |question: &[u8], from: &str| {
             honest.datagram(Duration::ZERO, at, from.parse().unwrap(), question).unwrap().data
         };
-        // Without FINGERPRINT, which fits the unchanged question only.
-        let another = answer(&[&[0, 1, 0, 0], &other[4..20]].concat(), "192.0.2.1:1");
+        let another = answer(&other, "192.0.2.1:1");
         let somebodys = answer(&asked.data, "192.0.2.2:2");
         let right = answer(&asked.data, "192.0.2.3:3");
         liar.send_to(b"noise", asked.from).await.unwrap();
@@ -107,9 +106,8 @@ async fn a_refusal_has_its_code() {
     let server = MessagePipe::bind(loopback().into(), &PipeOptions::default()).unwrap();
     let at = server.local_addr();
     server.on_message(|message, pipe| async move {
-        // Error 300 (RFC 8489 section 14.8): class 3, number 0.
-        let mut answer = [&[0x01, 0x11, 0, 8], &message.data[4..20]].concat();
-        answer.extend([0, 9, 0, 4, 0, 0, 3, 0]);
+        let asked = Request::read(&message.data).unwrap();
+        let answer = Response::error(asked.transaction(), 300).finish();
         pipe.send_to(&answer, message.from).await.unwrap();
     });
     let mapping = Client::new(at, Route::V4).mapping(Protocol::Udp).await;

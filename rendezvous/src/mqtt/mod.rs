@@ -11,9 +11,9 @@
 //! way to refuse it. It leaves out authentication: names and passwords are read and ignored. All who reach the port may
 //! use the broker, within [`Limits`].
 
-mod frame;
 mod limits;
 mod names;
+pub mod packet;
 mod session;
 mod topic;
 
@@ -24,12 +24,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use mqtt_protocol_core::mqtt::packet::{Qos, v3_1_1};
-use mqtt_protocol_core::mqtt::result_code::{ConnectReturnCode, SubackReturnCode};
 
 use crate::rate::Bucket;
 use crate::{ConnId, Crowd, Full};
-use frame::{FrameError, Framer, Packet};
 pub use limits::Limits;
+use packet::{ConnectReturnCode, FrameError, Framer, Packet, SubackReturnCode};
 use session::{Message, Room, Session};
 pub use topic::MAX_TOPIC;
 
@@ -293,7 +292,7 @@ impl Broker {
             }
             Packet::Subscribe(subscribe) => self.subscribe(now, conn, session, &subscribe),
             Packet::Unsubscribe(unsubscribe) => self.unsubscribe(now, conn, session, &unsubscribe),
-            Packet::Pingreq => self.answer(now, conn, v3_1_1::Pingresp::new().to_continuous_buffer()),
+            Packet::Pingreq => self.answer(now, conn, packet::pingresp()),
             Packet::Disconnect => self.end(now, conn, End::Disconnect),
             Packet::Connect(_) => {}
         }
@@ -388,8 +387,7 @@ impl Broker {
             }
         }
         if let Some(id) = publish.packet_id() {
-            let ack = v3_1_1::Puback::builder().packet_id(id).build();
-            self.answer(now, conn, ack.map(|a| a.to_continuous_buffer()).unwrap_or_default());
+            self.answer(now, conn, packet::puback(id));
         }
     }
 
@@ -501,8 +499,7 @@ impl Broker {
             let kept = self.retained.get(filter).or_else(|| self.names.get(filter, unix));
             retained.extend(kept.map(|m| (m.clone(), at_least_once)));
         }
-        let ack = v3_1_1::Suback::builder().packet_id(subscribe.packet_id()).return_codes(codes).build();
-        self.answer(now, conn, ack.map(|a| a.to_continuous_buffer()).unwrap_or_default());
+        self.answer(now, conn, packet::suback(subscribe.packet_id(), codes));
         for (message, at_least_once) in retained {
             let at_least_once = at_least_once && message.at_least_once;
             self.deliver(id, Message { at_least_once, ..message });
@@ -518,8 +515,7 @@ impl Broker {
             session.unsubscribe(filter.as_str());
             self.unlist(id, filter.as_str());
         }
-        let ack = v3_1_1::Unsuback::builder().packet_id(unsubscribe.packet_id()).build();
-        self.answer(now, conn, ack.map(|a| a.to_continuous_buffer()).unwrap_or_default());
+        self.answer(now, conn, packet::unsuback(unsubscribe.packet_id()));
     }
 
     fn unlist(&mut self, id: SessionId, filter: &str) {
@@ -532,8 +528,7 @@ impl Broker {
     }
 
     fn connack(&mut self, now: Duration, conn: ConnId, code: ConnectReturnCode, present: bool) {
-        let connack = v3_1_1::Connack::builder().return_code(code).session_present(present).build();
-        self.answer(now, conn, connack.map(|c| c.to_continuous_buffer()).unwrap_or_default());
+        self.answer(now, conn, packet::connack(code, present));
     }
 
     fn refuse(&mut self, now: Duration, conn: ConnId, code: ConnectReturnCode) {

@@ -4,10 +4,9 @@ use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use bytes::Bytes;
-use mqtt_protocol_core::mqtt::packet::{Qos, v3_1_1};
-
+use super::packet::publish;
 use crate::ConnId;
+use bytes::Bytes;
 
 /// A publication.
 #[derive(Clone, Debug)]
@@ -168,13 +167,6 @@ impl Session {
 }
 
 fn encode(message: &Message, id: Option<u16>, again: bool) -> Bytes {
-    let builder = v3_1_1::Publish::builder()
-        .topic_name(&*message.topic)
-        .map(|b| b.payload(message.payload.to_vec()).retain(message.retain));
-    let built = builder.and_then(|b| match id {
-        Some(id) => b.qos(Qos::AtLeastOnce).packet_id(id).dup(again).build(),
-        None => b.qos(Qos::AtMostOnce).build(),
-    });
     // Names were checked when the message came in.
-    built.map(|p| p.to_continuous_buffer().into()).unwrap_or_default()
+    publish(&message.topic, &message.payload, id, again, message.retain).into()
 }

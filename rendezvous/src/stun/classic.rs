@@ -100,7 +100,7 @@ fn append(answer: &mut Vec<u8>, kind: u16, value: &[u8]) {
 }
 
 /// An address as attributes have it in clear.
-pub(super) fn value(address: SocketAddr) -> Vec<u8> {
+fn value(address: SocketAddr) -> Vec<u8> {
     let mut value = vec![0, if address.is_ipv4() { 1 } else { 2 }];
     value.extend(address.port().to_be_bytes());
     match address.ip() {

@@ -5,6 +5,7 @@
 //! sockets of [`Sites::Two`]; where it cannot be fulfilled the answer is 420, as RFC 5780 section 6.1 asks.
 //! RESPONSE-PORT and PADDING are not known. Requests without a cookie are answered as RFC 3489 has it.
 
+mod binding;
 mod classic;
 mod stream;
 
@@ -12,26 +13,17 @@ use core::time::Duration;
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
-use stun_types::attribute::{
-    AttributeType, ErrorCode, Fingerprint, MessageIntegrity, MessageIntegritySha256, Nonce, RawAttribute,
-    Realm, UnknownAttributes, Username, XorMappedAddress,
-};
-use stun_types::message::{
-    BINDING, Message, MessageClass, MessageWrite, MessageWriteExt, MessageWriteVec, StunParseError,
-};
-use stun_types::prelude::{Attribute, AttributeStaticType};
+use stun_types::attribute::ErrorCode;
 
 use crate::rate::{Bucket, Sources};
+use binding::CHANGE_REQUEST;
+pub use binding::{Request, Response};
 pub use stream::{Answers, Stream};
 
 /// Magic cookie of RFC 5389 and later, where older messages begin their transaction id.
 const COOKIE: [u8; 4] = [0x21, 0x12, 0xa4, 0x42];
-const CHANGE_REQUEST: AttributeType = AttributeType::new(0x0003);
-const RESPONSE_ORIGIN: AttributeType = AttributeType::new(0x802b);
-const OTHER_ADDRESS: AttributeType = AttributeType::new(0x802c);
-/// Largest request, and most attributes in it.
+/// Largest request.
 const MAX_REQUEST: usize = 1500;
-const MAX_ATTRIBUTES: usize = 32;
 
 /// Addresses at which the server is reached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -119,7 +111,7 @@ pub struct Server {
 
 /// A request of either kind.
 enum Asked<'a> {
-    Now(Message<'a>),
+    Now(Request<'a>),
     Classic(classic::Request<'a>),
 }
 
@@ -159,10 +151,10 @@ impl Server {
         data: &[u8],
         tcp: bool,
     ) -> Option<Reply> {
-        let request = match (parse(data), classic::Request::read(data)) {
-            (Ok(request), _) => Asked::Now(request),
-            (Err(_), Some(request)) => Asked::Classic(request),
-            (Err(_), None) => {
+        let request = match (Request::read(data), classic::Request::read(data)) {
+            (Some(request), _) => Asked::Now(request),
+            (None, Some(request)) => Asked::Classic(request),
+            (None, None) => {
                 self.stats.malformed += 1;
                 return None;
             }
@@ -176,8 +168,8 @@ impl Server {
             Asked::Now(request) => {
                 let reply = self.reply(local, from, request, tcp);
                 let (mut answer, origin) = reply.unwrap_or_else(|error| (error, local));
-                if request.has_attribute(Fingerprint::TYPE) {
-                    answer.add_fingerprint().ok()?;
+                if request.has_fingerprint() {
+                    answer = answer.with_fingerprint();
                 }
                 (answer.finish(), origin)
             }
@@ -231,90 +223,28 @@ impl Server {
         &self,
         local: SocketAddr,
         from: SocketAddr,
-        request: &Message<'_>,
+        request: &Request<'_>,
         tcp: bool,
-    ) -> Result<(MessageWriteVec, SocketAddr), MessageWriteVec> {
-        let known = [
-            Username::TYPE,
-            MessageIntegrity::TYPE,
-            MessageIntegritySha256::TYPE,
-            Realm::TYPE,
-            Nonce::TYPE,
-            CHANGE_REQUEST,
-        ];
-        let types = || request.iter_attributes().map(|(_, a)| a.get_type());
-        let unknown: Vec<_> = types().filter(|t| t.comprehension_required() && !known.contains(t)).collect();
+    ) -> Result<(Response, SocketAddr), Response> {
+        let id = request.transaction();
+        let unknown = request.unknown();
         if !unknown.is_empty() {
-            return Err(unknown_attributes(request, &unknown));
+            return Err(Response::unknown_attributes(id, &unknown));
         }
-        let change = match request.raw_attribute(CHANGE_REQUEST).map(|a| <[u8; 4]>::try_from(&*a.value)) {
-            None => (false, false),
-            Some(Ok([.., flags])) => (flags & 4 != 0, flags & 2 != 0),
-            Some(Err(_)) => return Err(error(request, ErrorCode::BAD_REQUEST)),
+        let Some(change) = request.change() else {
+            return Err(Response::error(id, ErrorCode::BAD_REQUEST));
         };
         let Some(origin) = self.origin(local, change, tcp) else {
-            return Err(unknown_attributes(request, &[CHANGE_REQUEST]));
+            return Err(Response::unknown_attributes(id, &[CHANGE_REQUEST]));
         };
-        let from = plain(from);
-        let mut answer = Message::builder_success(request, MessageWriteVec::new());
-        let mapped = XorMappedAddress::new(from, request.transaction_id());
-        // None is too long for a message that has nothing else.
-        let _ = answer.add_attribute(&mapped);
         // Over UDP, where the request may be forged, only what it is about: RFC 5780 asks for the origin always.
-        let is_about_origin = tcp || request.has_attribute(CHANGE_REQUEST);
-        if is_about_origin && !origin.ip().is_unspecified() {
-            let _ = answer.add_attribute(&address(RESPONSE_ORIGIN, plain(origin)));
-        }
-        if let Some(other) = self.other(local) {
-            let _ = answer.add_attribute(&address(OTHER_ADDRESS, other));
-        }
-        Ok((answer, origin))
+        let is_about_origin = tcp || request.asks_for_change();
+        let told = (is_about_origin && !origin.ip().is_unspecified()).then(|| plain(origin));
+        Ok((Response::success(id, plain(from), told, self.other(local)), origin))
     }
-}
-
-/// A Binding request of the very length that was received, with not too many attributes.
-fn parse(data: &[u8]) -> Result<Message<'_>, StunParseError> {
-    let declared = data.get(2..4).map(|l| 20 + usize::from(u16::from_be_bytes([l[0], l[1]])));
-    if declared != Some(data.len()) || data.len() > MAX_REQUEST || !has_few_attributes(data) {
-        return Err(StunParseError::InvalidAttributeData);
-    }
-    let message = Message::from_bytes(data)?;
-    let is_request = message.has_method(BINDING) && message.has_class(MessageClass::Request);
-    if is_request { Ok(message) } else { Err(StunParseError::InvalidAttributeData) }
-}
-
-/// Counts the attributes before the codec looks: some of its work takes time by attributes squared.
-fn has_few_attributes(data: &[u8]) -> bool {
-    let mut rest = data.get(20..).unwrap_or_default();
-    for _ in 0..=MAX_ATTRIBUTES {
-        let [_, _, high, low, ..] = rest else { return rest.is_empty() };
-        let length = usize::from(u16::from_be_bytes([*high, *low])).next_multiple_of(4);
-        let Some(next) = rest.get(4 + length..) else { return false };
-        rest = next;
-    }
-    false
-}
-
-fn address(kind: AttributeType, address: SocketAddr) -> RawAttribute<'static> {
-    RawAttribute::new_owned(kind, classic::value(address).into())
 }
 
 /// A socket for both families gives IPv4 addresses an IPv6 form that no client could announce.
 fn plain(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
-}
-
-/// Makes an error answer without a reason phrase, so that it is short.
-fn error(request: &Message<'_>, code: u16) -> MessageWriteVec {
-    let mut answer = Message::builder_error(request, MessageWriteVec::new());
-    if let Ok(code) = ErrorCode::new(code, "") {
-        let _ = answer.add_attribute(&code);
-    }
-    answer
-}
-
-fn unknown_attributes(request: &Message<'_>, unknown: &[AttributeType]) -> MessageWriteVec {
-    let mut answer = error(request, ErrorCode::UNKNOWN_ATTRIBUTE);
-    let _ = answer.add_attribute(&UnknownAttributes::new(unknown));
-    answer
 }

@@ -88,7 +88,8 @@ fn alloc(text: &str) -> Result<Alloc, SpecError> {
     if let Some(by) = signed("offset") {
         return Ok(Alloc::Offset(number(by)?));
     }
-    let counts: [(&str, fn(u16) -> Alloc); 4] = [
+    type WithCount = fn(u16) -> Alloc;
+    let counts: [(&str, WithCount); 4] = [
         ("block-seq", Alloc::CountedBlock),
         ("block", Alloc::Block),
         ("drift", Alloc::Drift),

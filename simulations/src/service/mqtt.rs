@@ -1,10 +1,11 @@
-//! An MQTT 3.1.1 broker with clean sessions, QoS 0 and 1 and exact topics, and with the faults of real brokers. Written
-//! from the standard's layouts and not with the core's codec.
+//! An MQTT 3.1.1 broker with clean sessions, QoS 0 and 1 and exact topics, and with the faults of real brokers. It has
+//! the codec of our broker and not the core's; unlike that one it may lose, double and delay.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use p2pd_core::CloseHow;
+use p2pd_rendezvous::mqtt::packet::{self, ConnectReturnCode, FrameError, Framer, Packet, SubackReturnCode};
 
 use super::{ConnId, Input, Output, Service, ServiceCx, Traffic};
 use crate::engine::{Domain, Nanos, SECOND};
@@ -26,11 +27,14 @@ pub struct BrokerFaults {
     pub dead: Blackout,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Client {
-    held: Vec<u8>,
+    framer: Framer,
+    /// Bytes of the packet that is not yet whole.
+    held: usize,
     id: Option<String>,
-    topics: BTreeMap<String, u8>,
+    /// Subscribed to, and whether at QoS 1.
+    topics: BTreeMap<String, bool>,
     next_packet: u16,
     heard: Nanos,
     keep_alive: Nanos,
@@ -62,67 +66,56 @@ impl Broker {
         (self.faults.dead.from..self.faults.dead.until).contains(&now)
     }
 
-    /// Handles one whole packet; returns `None` where the client broke the protocol.
-    fn packet(&mut self, cx: &mut ServiceCx, conn: ConnId, first: u8, body: &[u8]) -> Option<()> {
+    /// Handles one packet; returns `None` where the client broke the protocol.
+    fn packet(&mut self, cx: &mut ServiceCx, conn: ConnId, packet: Packet) -> Option<()> {
         let client = self.clients.get_mut(&conn)?;
         client.heard = cx.now;
-        let carried = &mut self.carried;
-        let mut say = |cx: &mut ServiceCx, bytes: &[u8]| {
-            carried.add(bytes.len());
-            cx.put(0, Output::Stream { conn, data: Bytes::copy_from_slice(bytes) });
-        };
-        match (first >> 4, client.id.is_some()) {
-            (1, false) => {
-                let (name, rest) = string(body)?;
-                let [level, _flags, k0, k1, rest @ ..] = rest else { return None };
-                if name != "MQTT" || *level != 4 {
-                    say(cx, &[0x20, 2, 0, 1]);
-                    return None;
-                }
-                let (id, _) = string(rest)?;
-                client.keep_alive = u64::from(u16::from_be_bytes([*k0, *k1])) * SECOND * 3 / 2;
-                client.id = Some(id.into());
-                say(cx, &[0x20, 2, 0, 0]);
+        match (packet, client.id.is_some()) {
+            (Packet::Connect(connect), false) => {
+                client.keep_alive = u64::from(connect.keep_alive()) * SECOND * 3 / 2;
+                client.id = Some(connect.client_id().into());
+                self.say(cx, conn, packet::connack(ConnectReturnCode::Accepted, false));
                 // A second session of the same client takes over ([MQTT-3.1.4-2]).
-                let same = |c: &Client| c.id.as_deref() == Some(id);
+                let same = |c: &Client| c.id.as_deref() == Some(connect.client_id());
                 let old = self.clients.iter().find(|(n, c)| **n != conn && same(c)).map(|(n, _)| *n);
                 if let Some(old) = old {
                     self.end(cx, old);
                 }
             }
-            (3, true) => {
-                let qos = (first >> 1) & 3;
-                let (topic, mut payload) = string(body)?;
-                if qos == 1 {
-                    let (packet, rest) = payload.split_first_chunk::<2>()?;
-                    say(cx, &[0x40, 2, packet[0], packet[1]]);
-                    payload = rest;
-                } else if qos > 1 {
-                    return None;
+            (Packet::Publish(message), true) => {
+                let qos = message.qos() as u8;
+                match message.packet_id() {
+                    Some(id) if qos == 1 => self.say(cx, conn, packet::puback(id)),
+                    Some(_) => return None,
+                    None => {}
                 }
-                self.deliver(cx, topic, payload, qos);
+                self.deliver(cx, message.topic_name(), message.payload().as_slice(), qos == 1);
             }
-            (4, true) => {}
-            (8, true) => {
-                let (packet, mut rest) = body.split_first_chunk::<2>()?;
-                let mut answer = vec![0x90, 0, packet[0], packet[1]];
-                while !rest.is_empty() {
-                    let (topic, after) = string(rest)?;
-                    let (qos, after) = after.split_first()?;
-                    client.topics.insert(topic.into(), (*qos).min(1));
-                    answer.push((*qos).min(1));
-                    rest = after;
+            (Packet::Puback(_), true) => {}
+            (Packet::Subscribe(subscribe), true) => {
+                let mut codes = Vec::new();
+                for entry in subscribe.entries() {
+                    let at_least_once = entry.sub_opts().qos() as u8 > 0;
+                    client.topics.insert(entry.topic_filter().into(), at_least_once);
+                    codes.push(match at_least_once {
+                        true => SubackReturnCode::SuccessMaximumQos1,
+                        false => SubackReturnCode::SuccessMaximumQos0,
+                    });
                 }
-                answer[1] = (answer.len() - 2) as u8;
-                say(cx, &answer);
+                self.say(cx, conn, packet::suback(subscribe.packet_id(), codes));
             }
-            (12, true) => say(cx, &[0xd0, 0]),
+            (Packet::Pingreq, true) => self.say(cx, conn, packet::pingresp()),
             _ => return None,
         }
         Some(())
     }
 
-    fn deliver(&mut self, cx: &mut ServiceCx, topic: &str, payload: &[u8], qos: u8) {
+    fn say(&mut self, cx: &mut ServiceCx, conn: ConnId, packet: Vec<u8>) {
+        self.carried.add(packet.len());
+        cx.put(0, Output::Stream { conn, data: packet.into() });
+    }
+
+    fn deliver(&mut self, cx: &mut ServiceCx, topic: &str, payload: &[u8], at_least_once: bool) {
         let (faults, rng) = (self.faults, cx.rng);
         for (conn, client) in &mut self.clients {
             let Some(granted) = client.topics.get(topic) else { continue };
@@ -132,26 +125,11 @@ impl Broker {
                 continue;
             }
             let copies = 1 + u64::from(rng.chance(Domain::Service, 12, n, faults.duplicate_ppm));
-            let qos = qos.min(*granted);
-            let mut body = (topic.len() as u16).to_be_bytes().to_vec();
-            body.extend_from_slice(topic.as_bytes());
-            if qos > 0 {
+            let id = (at_least_once && *granted).then(|| {
                 client.next_packet = client.next_packet.checked_add(1).unwrap_or(1);
-                body.extend_from_slice(&client.next_packet.to_be_bytes());
-            }
-            body.extend_from_slice(payload);
-            let mut packet = vec![0x30 | qos << 1];
-            let mut length = body.len();
-            loop {
-                let byte = (length % 128) as u8;
-                length /= 128;
-                packet.push(if length > 0 { byte | 128 } else { byte });
-                if length == 0 {
-                    break;
-                }
-            }
-            packet.extend_from_slice(&body);
-            let data = Bytes::from(packet);
+                client.next_packet
+            });
+            let data = Bytes::from(packet::publish(topic, payload, id, false, false));
             for copy in 0..copies {
                 self.carried.add(data.len());
                 let late = match faults.late {
@@ -162,33 +140,6 @@ impl Broker {
             }
         }
     }
-}
-
-/// Splits a length-prefixed string off, and returns it with the rest.
-fn string(data: &[u8]) -> Option<(&str, &[u8])> {
-    let (length, rest) = data.split_first_chunk::<2>()?;
-    let (text, rest) = rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
-    Some((core::str::from_utf8(text).ok()?, rest))
-}
-
-/// The length of the packet at the front: of its header, and of its body. `Err` if there cannot be one.
-fn frame(held: &[u8]) -> Result<Option<(usize, usize)>, ()> {
-    let (mut body, mut shift) = (0usize, 0);
-    for (n, byte) in held.iter().skip(1).enumerate() {
-        body |= usize::from(byte & 127) << shift;
-        if byte & 128 == 0 {
-            return if body > MOST {
-                Err(())
-            } else {
-                Ok((held.len() >= n + 2 + body).then_some((n + 2, body)))
-            };
-        }
-        shift += 7;
-        if shift > 21 {
-            return Err(());
-        }
-    }
-    Ok(None)
 }
 
 impl Service for Broker {
@@ -223,27 +174,41 @@ impl Service for Broker {
                 cx.put(0, Output::Close { conn, how: CloseHow::Reset });
             }
             Input::Opened { conn, .. } => {
-                self.clients.insert(conn, Client { heard: cx.now, ..Client::default() });
+                let client = Client {
+                    framer: Framer::new(MOST),
+                    held: 0,
+                    id: None,
+                    topics: BTreeMap::new(),
+                    next_packet: 0,
+                    heard: cx.now,
+                    keep_alive: 0,
+                };
+                self.clients.insert(conn, client);
             }
-            Input::Stream { conn, data } => {
-                let Some(client) = self.clients.get_mut(&conn) else { return };
-                client.held.extend_from_slice(data);
-                let mut held = core::mem::take(&mut client.held);
-                loop {
-                    match frame(&held) {
-                        Ok(None) => break,
-                        Ok(Some((header, body))) => {
-                            let packet: Vec<u8> = held.drain(..header + body).collect();
-                            self.carried.add(packet.len());
-                            if self.packet(cx, conn, packet[0], &packet[header..]).is_none() {
-                                return self.end(cx, conn);
+            Input::Stream { conn, mut data } => {
+                // The broker may end the connection with any packet.
+                while let Some(client) = self.clients.get_mut(&conn) {
+                    let before = data.len();
+                    let next = client.framer.next(&mut data);
+                    client.held += before - data.len();
+                    match next {
+                        Ok(None) => return,
+                        Ok(Some(packet)) => {
+                            self.carried.add(core::mem::take(&mut client.held));
+                            if self.packet(cx, conn, packet).is_none() {
+                                self.end(cx, conn);
                             }
                         }
-                        Err(()) => return self.end(cx, conn),
+                        Err(why) => {
+                            if client.id.is_none()
+                                && matches!(why, FrameError::Version | FrameError::Version5)
+                            {
+                                let refusal = ConnectReturnCode::UnacceptableProtocolVersion;
+                                self.say(cx, conn, packet::connack(refusal, false));
+                            }
+                            self.end(cx, conn);
+                        }
                     }
-                }
-                if let Some(client) = self.clients.get_mut(&conn) {
-                    client.held = held;
                 }
             }
             Input::Closed { conn } => {

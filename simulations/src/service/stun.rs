@@ -1,23 +1,17 @@
-//! A STUN server with two addresses and two ports (RFC 8489, RFC 5780), over UDP and TCP. Written from the RFCs'
-//! layouts and not with the core's codec, so that a mistake there is not repeated here.
+//! A STUN server with two addresses and two ports (RFC 8489, RFC 5780), over UDP and TCP. It has the codec of our
+//! servers and not the core's, so that a mistake there is not repeated here; unlike them it can lie.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use p2pd_core::stun::StunSplitter;
+use p2pd_rendezvous::stun::{Request, Response};
 
 use super::{ConnId, Input, Output, Service, ServiceCx};
 use crate::engine::{Domain, MILLI, Nanos};
 
 /// Address that a server tells of everybody where it lies.
 pub const LIE: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 77));
-
-const COOKIE: u32 = 0x2112_a442;
-const HEADER: usize = 20;
-const CHANGE_REQUEST: u16 = 0x0003;
-const XOR_MAPPED_ADDRESS: u16 = 0x0020;
-const RESPONSE_ORIGIN: u16 = 0x802b;
-const OTHER_ADDRESS: u16 = 0x802c;
-/// Requests over TCP that are longer end the stream.
-const MOST: usize = 2048;
 
 /// Faults of a STUN server, in a million answers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -39,7 +33,7 @@ pub struct StunFaults {
 pub struct StunServer {
     addresses: [IpAddr; 2],
     faults: StunFaults,
-    streams: BTreeMap<ConnId, (SocketAddr, SocketAddr, Vec<u8>)>,
+    streams: BTreeMap<ConnId, (SocketAddr, SocketAddr, StunSplitter)>,
     answers: u64,
 }
 
@@ -65,20 +59,8 @@ impl StunServer {
         from: SocketAddr,
         request: &[u8],
     ) -> Option<(Nanos, SocketAddr, Vec<u8>)> {
-        let header = request.first_chunk::<HEADER>()?;
-        let length = usize::from(u16::from_be_bytes([header[2], header[3]]));
-        if header[..2] != [0, 1] || header[4..8] != COOKIE.to_be_bytes() || request.len() < HEADER + length {
-            return None;
-        }
-        let (mut ip, mut port, mut rest) = (false, false, &request[HEADER..HEADER + length]);
-        while let [t0, t1, l0, l1, more @ ..] = rest {
-            let size = usize::from(u16::from_be_bytes([*l0, *l1]));
-            if u16::from_be_bytes([*t0, *t1]) == CHANGE_REQUEST {
-                let bits = *more.get(3)?;
-                (ip, port) = (bits & 4 != 0, bits & 2 != 0);
-            }
-            rest = more.get(size.next_multiple_of(4)..)?;
-        }
+        let request = Request::read(request)?;
+        let (ip, port) = request.change()?;
         self.answers += 1;
         let n = self.answers;
         let fault = |kind: u64, ppm| cx.rng.chance(Domain::Service, kind, n, ppm);
@@ -92,46 +74,19 @@ impl StunServer {
         if fault(3, self.faults.wrong_address_ppm) {
             mapped.set_ip(LIE);
         }
-        let mut transaction = [0; 12];
-        transaction.copy_from_slice(&header[8..20]);
+        let mut transaction = request.transaction();
         if fault(4, self.faults.stale_ppm) {
             transaction[0] ^= 0xff;
         }
         let origin = self.other(local, ip, port);
-        let mut body = Vec::with_capacity(64);
-        attribute(&mut body, XOR_MAPPED_ADDRESS, mapped, Some(&transaction));
-        attribute(&mut body, RESPONSE_ORIGIN, origin, None);
-        attribute(&mut body, OTHER_ADDRESS, self.other(local, true, true), None);
-        let mut message = vec![1, 1];
-        message.extend_from_slice(&(body.len() as u16).to_be_bytes());
-        message.extend_from_slice(&COOKIE.to_be_bytes());
-        message.extend_from_slice(&transaction);
-        message.extend_from_slice(&body);
+        let other = self.other(local, true, true);
+        let message = Response::success(transaction, mapped, Some(origin), Some(other)).finish();
         let late = match self.faults.late {
             0 => 0,
             most => cx.rng.below(Domain::Service, 5, n, most / MILLI + 1) * MILLI,
         };
         Some((late, origin, message))
     }
-}
-
-/// An address attribute (RFC 8489 sections 14.1 and 14.2).
-fn attribute(out: &mut Vec<u8>, kind: u16, address: SocketAddr, xor: Option<&[u8; 12]>) {
-    let mask: Vec<u8> = match xor {
-        Some(transaction) => [&COOKIE.to_be_bytes()[..], transaction].concat(),
-        None => vec![0; 16],
-    };
-    let (family, mut bytes) = match address.ip() {
-        IpAddr::V4(ip) => (1, ip.octets().to_vec()),
-        IpAddr::V6(ip) => (2, ip.octets().to_vec()),
-    };
-    bytes.iter_mut().zip(&mask).for_each(|(b, m)| *b ^= m);
-    let port = address.port() ^ u16::from_be_bytes([mask[0], mask[1]]);
-    out.extend_from_slice(&kind.to_be_bytes());
-    out.extend_from_slice(&(4 + bytes.len() as u16).to_be_bytes());
-    out.extend_from_slice(&[0, family]);
-    out.extend_from_slice(&port.to_be_bytes());
-    out.extend_from_slice(&bytes);
 }
 
 impl Service for StunServer {
@@ -155,28 +110,25 @@ impl Service for StunServer {
                 }
             }
             Input::Opened { conn, local, remote } => {
-                self.streams.insert(conn, (local, remote, Vec::new()));
+                self.streams.insert(conn, (local, remote, StunSplitter::new()));
             }
             Input::Stream { conn, data } => {
-                let Some((local, remote, held)) = self.streams.get_mut(&conn) else { return };
-                held.extend_from_slice(data);
-                let (local, remote, mut held) = (*local, *remote, core::mem::take(held));
-                while let Some(header) = held.first_chunk::<HEADER>() {
-                    let whole = HEADER + usize::from(u16::from_be_bytes([header[2], header[3]]));
-                    if whole > MOST {
-                        cx.put(0, Output::Close { conn, how: p2pd_core::CloseHow::Reset });
-                        return;
-                    }
-                    if held.len() < whole {
-                        break;
-                    }
-                    let request: Vec<u8> = held.drain(..whole).collect();
-                    if let Some((late, _, answer)) = self.answer(cx, local, remote, &request) {
-                        cx.put(late, Output::Stream { conn, data: answer.into() });
+                let Some((local, remote, mut held)) = self.streams.remove(&conn) else { return };
+                let mut whole = held.push(data);
+                while whole.is_ok() {
+                    match held.next_message() {
+                        Ok(Some(request)) => {
+                            if let Some((late, _, answer)) = self.answer(cx, local, remote, &request) {
+                                cx.put(late, Output::Stream { conn, data: answer.into() });
+                            }
+                        }
+                        Ok(None) => break,
+                        Err(why) => whole = Err(why),
                     }
                 }
-                if let Some(stream) = self.streams.get_mut(&conn) {
-                    stream.2 = held;
+                match whole {
+                    Ok(()) => drop(self.streams.insert(conn, (local, remote, held))),
+                    Err(_) => cx.put(0, Output::Close { conn, how: p2pd_core::CloseHow::Reset }),
                 }
             }
             Input::Closed { conn } => {

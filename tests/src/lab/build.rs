@@ -3,10 +3,11 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use super::home::Home;
+use super::home::{Home, Nat};
 use super::internet::{Internet, Port};
 use super::netns::Namespace;
 use super::process::Registry;
+use super::userspace::Translator;
 use super::{Host, Lab, LabError, Result, rules};
 
 /// The server's addresses. It has two, so that STUN can tell mappings apart.
@@ -63,7 +64,7 @@ impl Builder {
         let server = server(self.server_delay, &registry, &mut ports)?;
         let (mut hosts, mut routers) = (Vec::new(), Vec::new());
         for (number, home) in self.homes.iter().enumerate() {
-            let (host, chain) = Site::new(number, home).build(&registry, &mut ports)?;
+            let (host, chain) = Site::new(number, home, self.seed).build(&registry, &mut ports)?;
             hosts.push(host);
             routers.push(chain);
         }
@@ -82,7 +83,7 @@ fn server(delay: Duration, registry: &Registry, ports: &mut Vec<Port>) -> Result
     );
     space.configure("ip", &["-batch", "-"], &batch)?;
     let networks = SERVER.map(|ip| (ip, 32)).into();
-    ports.push(Port { tun, delay, jitter: Duration::ZERO, loss: 0.0, networks });
+    ports.push(Port { tun, delay, jitter: Duration::ZERO, loss: 0.0, networks, nat: None });
     Ok(Host { space, ip: first, wan: first, registry: registry.clone() })
 }
 
@@ -102,14 +103,16 @@ struct Site<'a> {
     home: &'a Home,
     number: u8,
     wan: Ipv4Addr,
+    seed: u64,
 }
 
 impl<'a> Site<'a> {
-    fn new(number: usize, home: &'a Home) -> Self {
+    fn new(number: usize, home: &'a Home, seed: u64) -> Self {
         // Not one of the documentation networks: miniupnpd refuses to work with such a WAN address.
         let (block, within) = (number / 62, number % 62);
         let wan = Ipv4Addr::new(45, 10, 100 + block as u8, (within * 4 + 2) as u8);
-        Self { home, number: number as u8, wan }
+        let seed = seed.rotate_left(number as u32).wrapping_add(number as u64 * 2);
+        Self { home, number: number as u8, wan, seed }
     }
 
     /// The third router of a chain has level 2. Level 0 serves the home, the others carriers' networks.
@@ -144,6 +147,18 @@ impl<'a> Site<'a> {
         Ok((Host { space, ip, wan, registry: registry.clone() }, routers))
     }
 
+    /// External addresses of the outermost router, all four of its network at most.
+    fn pool(&self, level: usize) -> Vec<Ipv4Addr> {
+        let size = if let Nat::User(nat) = self.home.chain[level] { nat.pool } else { 1 };
+        let [a, b, c, d] = self.wan.octets();
+        (0..size).map(|n| Ipv4Addr::new(a, b, c, d & !3 | (d + n) & 3)).collect()
+    }
+
+    fn translator(&self, level: usize) -> Option<Translator> {
+        let Nat::User(nat) = self.home.chain[level] else { return None };
+        Some(Translator::new(nat, self.home.unsolicited, self.pool(level), self.seed))
+    }
+
     /// Configures the router of a level. Its `lan` leads to `inside`, or was made by the router before it. Its `wan`
     /// leads to `outside` or, for the outermost, into the internet; then its port is returned.
     fn router(
@@ -168,13 +183,18 @@ impl<'a> Site<'a> {
         } else {
             let tun = space.tun("wan")?;
             let wan = self.wan;
-            batch += &format!("addr add {wan}/30 dev wan\nlink set wan up\nroute add default dev wan\n");
-            let mut networks = vec![(wan, 32)];
+            let nat = self.translator(level);
+            // The router of a NAT in userspace has no address there: what is sent to the home's own has to leave it.
+            if nat.is_none() {
+                batch += &format!("addr add {wan}/30 dev wan\n");
+            }
+            batch += "link set wan up\nroute add default dev wan\n";
+            let mut networks: Vec<_> = self.pool(level).into_iter().map(|address| (address, 32)).collect();
             if self.home.is_public() {
                 networks.push((self.lan(0, 0), 24));
             }
             let Home { delay, jitter, loss, .. } = *self.home;
-            (wan, Some(Port { tun, delay, jitter, loss, networks }))
+            (wan, Some(Port { tun, delay, jitter, loss, networks, nat }))
         };
         space.configure("ip", &["-batch", "-"], &batch)?;
         let policy = if outside.is_none() { self.home.unsolicited } else { Default::default() };

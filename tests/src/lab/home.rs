@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::LabError;
+use super::userspace::UserNat;
 
 /// Address translation of a home's router, in the terms of RFC 4787.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -25,10 +26,12 @@ pub enum Nat {
     SymmetricSequential,
     /// A new random port for each destination; filtering by address and port.
     SymmetricRandom,
+    /// In userspace, as the lab's internet translates; the outermost only.
+    User(UserNat),
 }
 
 impl Nat {
-    /// Every kind.
+    /// Every kind of the kernel's.
     pub const ALL: [Self; 8] = [
         Self::None,
         Self::Firewall,
@@ -40,7 +43,7 @@ impl Nat {
         Self::SymmetricRandom,
     ];
 
-    /// The short name: `none fw fc ar pr eimrand symseq symrand`.
+    /// The short name: `none fw fc ar pr eimrand symseq symrand`, and `user` for all in userspace.
     pub fn name(self) -> &'static str {
         match self {
             Self::None => "none",
@@ -51,12 +54,34 @@ impl Nat {
             Self::EimRandom => "eimrand",
             Self::SymmetricSequential => "symseq",
             Self::SymmetricRandom => "symrand",
+            Self::User(_) => "user",
         }
     }
 
     /// Returns true if addresses are translated at all.
     pub fn translates(self) -> bool {
         !matches!(self, Self::None | Self::Firewall)
+    }
+}
+
+impl fmt::Display for Nat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::User(nat) => write!(f, "user:{nat}"),
+            _ => f.write_str(self.name()),
+        }
+    }
+}
+
+impl FromStr for Nat {
+    type Err = LabError;
+
+    fn from_str(text: &str) -> Result<Self, LabError> {
+        if let Some(kind) = text.strip_prefix("user:") {
+            return kind.parse().map(Self::User);
+        }
+        let known = Self::ALL.into_iter().find(|nat| nat.name() == text);
+        known.ok_or_else(|| LabError::new(format!("no NAT is called {text:?}")))
     }
 }
 
@@ -115,7 +140,8 @@ impl Default for Sequence {
 
 /// A home: a host, its router, perhaps a carrier's NAT beyond, and the line to the internet.
 ///
-/// Also parsed from text: `"pr"`, `"symrand/rst"`, `"pr+symrand/icmp-host"` (innermost router first).
+/// Also parsed from text: `"pr"`, `"symrand/rst"`, `"pr+symrand/icmp-host"` (innermost router first),
+/// `"user:adm.apdf.seq2/rst"` (see [`UserNat`]).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Home {
     pub(super) chain: Vec<Nat>,
@@ -188,6 +214,13 @@ impl Home {
         if self.chain.len() > 4 {
             return bad("more than 4 NATs in a row");
         }
+        for (level, nat) in self.chain.iter().enumerate() {
+            let Nat::User(kind) = nat else { continue };
+            kind.validate().or_else(bad)?;
+            if level + 1 < self.chain.len() {
+                return bad("a NAT in userspace is the outermost");
+            }
+        }
         if !(0.0..=1.0).contains(&self.loss) {
             return bad("loss must be a share between 0 and 1");
         }
@@ -202,7 +235,7 @@ impl Home {
 
 impl fmt::Display for Home {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let chain: Vec<_> = self.chain.iter().map(|nat| nat.name()).collect();
+        let chain: Vec<_> = self.chain.iter().map(Nat::to_string).collect();
         write!(f, "{}/{}", chain.join("+"), self.unsolicited.name())
     }
 }
@@ -212,14 +245,11 @@ impl FromStr for Home {
 
     fn from_str(text: &str) -> Result<Self, LabError> {
         let (chain, policy) = text.split_once('/').unwrap_or((text, Unsolicited::Drop.name()));
-        let nat = |name: &str| {
-            let known = Nat::ALL.into_iter().find(|nat| nat.name() == name);
-            known.ok_or_else(|| LabError::new(format!("home {text:?}: no NAT is called {name:?}")))
-        };
         let policy = Unsolicited::ALL.into_iter().find(|p| p.name() == policy).ok_or_else(|| {
             LabError::new(format!("home {text:?}: no policy for strangers is called {policy:?}"))
         })?;
-        let chain = chain.split('+').map(nat).collect::<Result<Vec<_>, _>>()?;
+        let chain = chain.split('+').map(str::parse).collect::<Result<Vec<Nat>, _>>();
+        let chain = chain.map_err(|why| LabError::new(format!("home {text:?}: {why}")))?;
         let home = Self { chain, ..Self::new(Nat::None).unsolicited(policy) };
         home.validate()?;
         Ok(home)
@@ -235,13 +265,21 @@ mod tests {
         let built = Home::new(Nat::PortPreserving).behind(Nat::SymmetricRandom).unsolicited(Unsolicited::Rst);
         assert_eq!("pr+symrand/rst".parse::<Home>().unwrap(), built);
         assert_eq!(built.to_string(), "pr+symrand/rst");
+        let text = "pr+user:adm.apdf.seq2/rst";
+        assert_eq!(text.parse::<Home>().unwrap().to_string(), text);
         assert_eq!("fw".parse::<Home>().unwrap(), Home::new(Nat::Firewall));
     }
 
     #[test]
     fn nonsense_is_named() {
-        for (text, word) in [("cone", "cone"), ("pr/never", "never"), ("pr+fw", "translating"), ("", "\"\"")]
-        {
+        for (text, word) in [
+            ("cone", "cone"),
+            ("pr/never", "never"),
+            ("pr+fw", "translating"),
+            ("", "\"\""),
+            ("user:eim.eif.keep+pr", "outermost"),
+            ("user:eim", "filtering"),
+        ] {
             let error = text.parse::<Home>().unwrap_err().to_string();
             assert!(error.contains(word), "{text}: {error}");
         }

@@ -1,5 +1,5 @@
 //! The internet between the homes: a thread that carries packets from one TUN device to another. They come late, in
-//! another order or not at all, by the lines' delay, jitter and loss.
+//! another order or not at all, by the lines' delay, jitter and loss. NATs in userspace are at the ends of their lines.
 
 use std::cmp::Ordering as Order;
 use std::collections::BinaryHeap;
@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::dice::Dice;
+use super::userspace::{Inbound, Translator};
 use super::{LabError, Result, sys};
 
 /// Bytes that may be under way at once; more are dropped, as by any router.
@@ -27,6 +29,8 @@ pub(super) struct Port {
     pub(super) loss: f64,
     /// Networks that live behind the port, as address and prefix length.
     pub(super) networks: Vec<(Ipv4Addr, u32)>,
+    /// The NAT at this end of the line.
+    pub(super) nat: Option<Translator>,
 }
 
 /// Counts of packets so far, by their fate.
@@ -42,6 +46,8 @@ pub struct Traffic {
     pub unroutable: u64,
     /// Packets dropped because the source does not belong to the line, as providers do (BCP 38).
     pub spoofed: u64,
+    /// Packets that NATs in userspace did not let in or out.
+    pub refused: u64,
 }
 
 #[derive(Default)]
@@ -51,6 +57,7 @@ struct Counters {
     overflowed: AtomicU64,
     unroutable: AtomicU64,
     spoofed: AtomicU64,
+    refused: AtomicU64,
 }
 
 /// The running internet. Dropping it closes all TUN devices.
@@ -70,7 +77,8 @@ impl Internet {
             under_way: BinaryHeap::new(),
             bytes: 0,
             next: 0,
-            dice: Dice(seed | 1),
+            dice: Dice::new(seed),
+            began: Instant::now(),
             counters: Arc::clone(&counters),
         };
         let thread = std::thread::Builder::new().name("internet".into());
@@ -91,6 +99,7 @@ impl Internet {
             overflowed: read(&self.counters.overflowed),
             unroutable: read(&self.counters.unroutable),
             spoofed: read(&self.counters.spoofed),
+            refused: read(&self.counters.refused),
         }
     }
 }
@@ -134,25 +143,14 @@ impl PartialEq for Packet {
 
 impl Eq for Packet {}
 
-/// xorshift64: which packets are lost need not be secret.
-struct Dice(u64);
-
-impl Dice {
-    /// A number in `0.0..1.0`.
-    fn roll(&mut self) -> f64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) as f64 / (1u64 << 53) as f64
-    }
-}
-
 struct Core {
     ports: Vec<Port>,
     under_way: BinaryHeap<Packet>,
     bytes: usize,
     next: u64,
     dice: Dice,
+    /// Begin of the time by which NATs forget.
+    began: Instant,
     counters: Arc<Counters>,
 }
 
@@ -176,7 +174,7 @@ impl Core {
             while self.under_way.peek().is_some_and(|p| p.due <= now) {
                 let Some(packet) = self.under_way.pop() else { break };
                 self.bytes -= packet.data.len();
-                self.deliver(packet.to, &packet.data);
+                self.deliver(packet.to, packet.data);
             }
         }
     }
@@ -185,7 +183,7 @@ impl Core {
     fn take(&mut self, from: usize, buffer: &mut [u8]) -> io::Result<()> {
         for _ in 0..BURST {
             match (&self.ports[from].tun).read(buffer) {
-                Ok(length) => self.accept(from, &buffer[..length]),
+                Ok(length) => self.leave(from, &mut buffer[..length]),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 // A device that is not up yet.
                 Err(e) if e.raw_os_error() == Some(libc::EIO) => return Ok(()),
@@ -193,6 +191,17 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// Lets a packet out through the NAT of its line, if there is one.
+    fn leave(&mut self, from: usize, data: &mut [u8]) {
+        let now = self.began.elapsed();
+        let nat = self.ports[from].nat.as_mut();
+        if nat.is_none_or(|nat| nat.outbound(data, now)) {
+            self.accept(from, data);
+        } else {
+            count(&self.counters.refused);
+        }
     }
 
     fn accept(&mut self, from: usize, data: &[u8]) {
@@ -207,6 +216,10 @@ impl Core {
         let Some(to) = self.owner(target.into()) else { return count(&self.counters.unroutable) };
         let (a, b) = (&self.ports[from], &self.ports[to]);
         let kept = (1.0 - a.loss) * (1.0 - b.loss);
+        if from == to {
+            // A hairpin, which does not take the line.
+            return self.deliver(to, data.into());
+        }
         let (mut delay, jitter) = (a.delay + b.delay, a.jitter + b.jitter);
         if kept < 1.0 && self.dice.roll() >= kept {
             return count(&self.counters.lost);
@@ -215,7 +228,7 @@ impl Core {
             delay += jitter.mul_f64(self.dice.roll());
         }
         if delay.is_zero() {
-            return self.deliver(to, data);
+            return self.deliver(to, data.into());
         }
         if self.bytes + data.len() > MAX_UNDER_WAY {
             return count(&self.counters.overflowed);
@@ -233,9 +246,20 @@ impl Core {
         self.ports.iter().position(|port| port.networks.iter().any(within))
     }
 
-    fn deliver(&self, to: usize, data: &[u8]) {
+    fn deliver(&mut self, to: usize, mut data: Box<[u8]>) {
+        let now = self.began.elapsed();
+        if let Some(nat) = &mut self.ports[to].nat {
+            match nat.inbound(&mut data, now) {
+                Inbound::Inside => {}
+                Inbound::Refused => return count(&self.counters.refused),
+                Inbound::Answered(answer) => {
+                    count(&self.counters.refused);
+                    return self.accept(to, &answer);
+                }
+            }
+        }
         // Only a device that is going down refuses, and then nobody waits for the packet.
-        if (&self.ports[to].tun).write(data).is_ok() {
+        if (&self.ports[to].tun).write(&data).is_ok() {
             count(&self.counters.delivered);
         }
     }

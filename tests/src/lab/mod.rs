@@ -9,6 +9,7 @@
 //! Every host and router is a network namespace of its own, held by descriptors of this process. It has no name that
 //! could collide and no route to the real network. It is gone when the [`Lab`] is dropped or the process dies. Routers
 //! are the kernel's, set up by `ip` and `nft`; between them a thread forwards packets from TUN device to TUN device.
+//! That thread also is the NAT of homes whose kind the kernel has no rules for ([`UserNat`]).
 //!
 //! ```no_run
 //! use p2pd_tests::lab::{Home, Lab, Nat, Unsolicited};
@@ -30,6 +31,7 @@
 mod available;
 mod build;
 pub mod certificates;
+mod dice;
 mod home;
 mod internet;
 mod netns;
@@ -38,6 +40,7 @@ mod rules;
 pub mod services;
 #[allow(unsafe_code)]
 mod sys;
+mod userspace;
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -50,6 +53,7 @@ pub use home::{Home, Nat, Sequence, Unsolicited};
 pub use internet::Traffic;
 pub use netns::Namespace;
 pub use process::{Child, Line, Stream};
+pub use userspace::{Allocation, Dependence, UserNat};
 
 use available::tool;
 use internet::Internet;

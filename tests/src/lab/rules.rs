@@ -8,7 +8,8 @@ use super::home::{Nat, Sequence, Unsolicited};
 /// The rules of a router between devices `lan` and `wan`, for a namespace that has none yet. They never
 /// flush: rules that end up in a wrong place must not take others away.
 pub(super) fn ruleset(nat: Nat, wan: Ipv4Addr, policy: Unsolicited, sequence: Sequence) -> String {
-    let translation = if nat.translates() { translation(nat, wan, sequence) } else { String::new() };
+    let kernel = nat.translates() && !matches!(nat, Nat::User(_));
+    let translation = if kernel { translation(nat, wan, sequence) } else { String::new() };
     translation + &filter(nat, policy)
 }
 
@@ -16,7 +17,7 @@ fn translation(nat: Nat, wan: Ipv4Addr, sequence: Sequence) -> String {
     let (mut state, mut inward, mut outward, mut record) = Default::default();
     for proto in ["tcp", "udp"] {
         match nat {
-            Nat::None | Nat::Firewall => {}
+            Nat::None | Nat::Firewall | Nat::User(_) => {}
             Nat::PortPreserving => {
                 line(&mut outward, &format!("oifname wan meta l4proto {proto} masquerade"))
             }
@@ -112,7 +113,8 @@ fn filter(nat: Nat, policy: Unsolicited) -> String {
         Unsolicited::Local => "accept",
     };
     let forward = match nat {
-        Nat::None => "accept",
+        // What a NAT in userspace does not let in does not come as far.
+        Nat::None | Nat::User(_) => "accept",
         Nat::Firewall => verdict,
         _ => "drop",
     };

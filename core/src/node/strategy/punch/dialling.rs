@@ -6,22 +6,22 @@ use std::net::SocketAddr;
 use super::super::Ctx;
 use super::state::{Planned, PunchStage, SILENT_DIALS, SYN_EVERY, Search, Silent};
 use super::{
-    AT_ONCE, DIAL_FOR, MAX_DIALS_STRANGER, MAX_HALF_OPEN, MEET_FOR, PAUSE, Punches, REST_FOR, SEARCH_FOR,
-    STRANGERS_DIAL_FOR, STRANGERS_REST_FOR, STUCK,
+    AT_ONCE, BOTH_SEARCH_FOR, DIAL_FOR, MAX_DIALS_STRANGER, MAX_HALF_OPEN, MAX_LISTENERS, MEET_FOR, PAUSE,
+    Punches, REST_FOR, SEARCH_FOR, STRANGERS_DIAL_FOR, STRANGERS_REST_FOR, STUCK,
 };
 use crate::call::Strategy;
-use crate::cx::Timer;
+use crate::cx::{Owner, Timer};
 use crate::event::Stage;
 use crate::failure::IoFailure;
 use crate::hello::{Offer, Purpose};
-use crate::io::SockId;
+use crate::io::{Reuse, SockId, SockOpts};
 use crate::nat::Foresight;
 use crate::node::session::Role;
 use crate::random::Domain;
 use crate::strategy::agreement::{Key, Requester};
 use crate::strategy::dialler::DialEnd;
 use crate::strategy::ours::Trust;
-use crate::strategy::punch::{From, Tactic};
+use crate::strategy::punch::{From, Tactic, trusts_filters};
 
 impl Punches {
     /// Starts the dials that are due.
@@ -65,7 +65,8 @@ impl Punches {
             self.seek_proof(ctx, key, ip);
         }
         let Some(punch) = self.all.get_mut(&key) else { return };
-        let idle = punch.live.is_empty() && punch.waiting.is_empty() && punch.search.is_none();
+        let waits = matches!(punch.tactic, Some(Tactic::Await));
+        let idle = punch.live.is_empty() && punch.waiting.is_empty() && punch.search.is_none() && !waits;
         if punch.stage == PunchStage::Punching && idle && key.1 == Requester::Us {
             punch.until = now;
         }
@@ -113,9 +114,10 @@ impl Punches {
             ctx.admission.were_not_silent(peer, silent.dials, now.since(silent.since));
         }
         let tries = dial.tries.saturating_add(1);
-        let again = |after: Duration| Planned { tries, at: now + after, ..dial };
+        let again = |after: Duration| Planned { tries, at: now + after, listens: false, ..dial };
+        let elsewhere = || Planned { from: 0, listens: dial.listens, ..again(Duration::ZERO) };
         let random = Duration::from_micros(ctx.cx.random.below(Domain::Punch, PAUSE.as_micros() as u64));
-        let mut stuck = false;
+        let (mut stuck, mut refused_search) = (false, false);
         // Nothing was sent, so that a stranger's few dials are left for rungs that dial from elsewhere.
         if local.into_iter().any(|cause| why == DialEnd::Io(cause)) {
             punch.dials = punch.dials.saturating_sub(1);
@@ -125,13 +127,9 @@ impl Punches {
             }
         }
         let next = match why {
-            DialEnd::Io(IoFailure::AddrInUse) if dial.from != 0 => {
-                Some(Planned { from: 0, ..again(Duration::ZERO) })
-            }
+            DialEnd::Io(IoFailure::AddrInUse) if dial.from != 0 => Some(elsewhere()),
             // Another dial of ours has drawn the same port.
-            DialEnd::Io(IoFailure::AddrNotAvailable) if dial.from != punch.port => {
-                Some(Planned { from: 0, ..again(Duration::ZERO) })
-            }
+            DialEnd::Io(IoFailure::AddrNotAvailable) if dial.from != punch.port => Some(elsewhere()),
             // Somebody owns these two ends already: a stream of the peer's that our listener took.
             DialEnd::Io(IoFailure::AddrNotAvailable) => {
                 stuck = tries >= STUCK && !punch.fresh && key.1 == Requester::Us;
@@ -139,10 +137,13 @@ impl Punches {
             }
             DialEnd::Io(IoFailure::Resources) => Some(again(PAUSE * 2)),
             DialEnd::Io(why) => {
-                if why != IoFailure::TimedOut {
+                let refused = why != IoFailure::TimedOut;
+                if refused {
                     punch.was_refused();
                 }
-                Some(again(if tries <= AT_ONCE { Duration::ZERO } else { random }))
+                refused_search = refused && punch.searches();
+                let after = if tries <= AT_ONCE { Duration::ZERO } else { random };
+                Some(again(after))
             }
             DialEnd::Broken | DialEnd::Lost | DialEnd::Silent | DialEnd::Stalled => Some(again(random)),
             DialEnd::Hello(_) | DialEnd::Refused(_) => None,
@@ -150,6 +151,11 @@ impl Punches {
         if let Some(next) = next.filter(|_| !dial.once) {
             let place = punch.waiting.partition_point(|p| p.at <= next.at);
             punch.waiting.insert(place, next);
+        }
+        if refused_search {
+            // What hits the mapping of a refused dial finds a listener.
+            let local = SocketAddr::new(punch.local, dial.from);
+            self.listen_beside(ctx, key, local);
         }
         if stuck && !ctx.sessions.has_open(key, dial.to) {
             self.stuck(ctx, key);
@@ -170,7 +176,12 @@ impl Punches {
         let at = now + wait;
         punch.took = Some(at.since(punch.announced));
         let mut old: Vec<SockId> = punch.live.keys().copied().collect();
-        punch.until = at + if matches!(tactic, Tactic::Meet(_)) { MEET_FOR } else { SEARCH_FOR };
+        punch.until = at
+            + match tactic {
+                Tactic::Meet(_) | Tactic::Await => MEET_FOR,
+                Tactic::Probe { both: true, .. } => BOTH_SEARCH_FOR,
+                Tactic::Spray { .. } | Tactic::Probe { .. } | Tactic::Hopeless(_) => SEARCH_FOR,
+            };
         match &tactic {
             Tactic::Meet(dials) => {
                 let from = |from: From| if from == From::Listener { listen } else { 0 };
@@ -182,6 +193,7 @@ impl Punches {
                     at,
                     // Counted ports have each other's only once.
                     once: *f == From::Fresh && dials.len() > 1 && counts,
+                    listens: false,
                 };
                 punch.waiting = dials.iter().map(planned).collect();
                 let same = |a: &Planned, b: &Planned| a.from != 0 && (a.from, a.to) == (b.from, b.to);
@@ -189,19 +201,26 @@ impl Punches {
                 waiting.retain(|p| !live.values().any(|l| same(p, l)));
                 old.retain(|sock| !dials.iter().any(|(_, to)| live.get(sock).is_some_and(|l| l.to == *to)));
             }
-            Tactic::Spray { to, from } => punch.search = Some(Search::Spray { to: *to, left: *from }),
-            Tactic::Probe { to, low, high, count } => {
-                let (to, low, high, count) = (*to, *low, *high, *count);
+            Tactic::Await => {}
+            Tactic::Spray { to, from, listens } => {
+                punch.search = Some(Search::Spray { to: *to, left: *from, listens: *listens });
+            }
+            Tactic::Probe { to, ports, count, .. } => {
                 punch.walk = search;
-                punch.search = Some(Search::Probe { to, low, high, key: search, next: 0, count });
+                punch.search =
+                    Some(Search::Probe { to: *to, ports: *ports, key: search, next: 0, count: *count });
             }
             Tactic::Hopeless(_) => punch.until = now,
         }
+        // What our filter lets in may come from other ports than those that we dial.
+        let admits = trusts_filters(punch.rung) && !punch.ours.behaviour.filters_by_port();
+        let listens = punch.fresh && admits && !matches!(tactic, Tactic::Hopeless(_) | Tactic::Await);
+        let (fresh_port, local) = (punch.port, punch.local);
         let (rung, connect) = (punch.rung, punch.connect);
         let searched = match &tactic {
             Tactic::Spray { to, .. } => Some(to.ip()),
             Tactic::Probe { to, .. } => Some(*to),
-            Tactic::Meet(_) | Tactic::Hopeless(_) => None,
+            Tactic::Meet(_) | Tactic::Await | Tactic::Hopeless(_) => None,
         };
         // The proof takes as long as the first dials do, and longer.
         let unproven = searched.filter(|ip| !punch.took_part.contains(ip));
@@ -211,6 +230,9 @@ impl Punches {
             punch.leaves_hole(dial);
         }
         ctx.sessions.close_dials(ctx.cx, old.into_iter());
+        if listens {
+            self.listen_beside(ctx, key, SocketAddr::new(local, fresh_port));
+        }
         if let Some(connect) = connect {
             ctx.progress(connect, Strategy::Punch, Stage::Punching { rung });
         }
@@ -235,10 +257,24 @@ impl Punches {
             Requester::Them => Role::Respond,
         };
         let session = (key, peer, terms);
+        if dial.listens {
+            self.listen_beside(ctx, key, local);
+        }
         let sock = ctx.sessions.dial_for_punch(ctx.cx, [local, dial.to], [at, until], role, session);
         if let Some(punch) = self.all.get_mut(&key) {
             punch.live.insert(sock, dial);
         }
+    }
+
+    /// Has a listener wait on a port that a punch dials from.
+    fn listen_beside(&mut self, ctx: &mut Ctx<'_>, key: Key, local: SocketAddr) {
+        let Some(punch) = self.all.get_mut(&key) else { return };
+        if local.port() == punch.ours.listen || punch.listeners.len() >= MAX_LISTENERS {
+            return;
+        }
+        let opts = SockOpts { reuse: Reuse::AddressAndPort, nodelay: true };
+        let listen = || ctx.cx.listen(Owner::PunchListener, local, opts);
+        punch.listeners.entry(local.port()).or_insert_with(listen);
     }
 
     /// Ends a rung that came to nothing.

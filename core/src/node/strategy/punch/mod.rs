@@ -18,7 +18,7 @@ use smallvec::{SmallVec, smallvec};
 
 use ladder::Ladder;
 use proof::Proofs;
-#[cfg(test)]
+#[cfg(all(test, feature = "relay"))]
 pub(in crate::node) use state::PunchStage as Stages;
 use state::{Punch, PunchStage, SYN_BURST, SYN_EVERY};
 
@@ -27,9 +27,10 @@ use crate::address::{PeerAddress, PeerInterface, is_link_local};
 use crate::call::{ConnectId, Refusal, Strategy};
 use crate::cx::Timer;
 use crate::identity::NodeId;
+use crate::io::CloseHow;
 use crate::limit::Bucket;
 use crate::nat::surveyor::Sampled;
-use crate::nat::{Behaviour, DeltaType, Foresight, NatType};
+use crate::nat::{Behaviour, DeltaType, Foresight, NatReport, NatType};
 use crate::node::admission::Place;
 use crate::pipe::Terms;
 use crate::session::SessionId;
@@ -51,8 +52,14 @@ const DIAL_FOR: Duration = Duration::from_secs(10);
 /// Time of a dial for a stranger, in which Linux sends four SYNs. A rung on which each side knows where to dial is
 /// shorter.
 const STRANGERS_DIAL_FOR: Duration = Duration::from_millis(3500);
+/// Time of a rung on which both sides search: two seconds of dials, a round trip, and less than the second retransmission of the
+/// first SYN, 3 s after it. Another rung is worth more
+/// than a longer one, since each draws other ports.
+const BOTH_SEARCH_FOR: Duration = Duration::from_millis(2900);
 /// Time of a rung that searches.
 const SEARCH_FOR: Duration = Duration::from_secs(10);
+/// Listeners of one punch: one for each dial of a search from many ports.
+const MAX_LISTENERS: usize = punch::SPRAY as usize;
 /// Half-open sockets of one punch.
 const MAX_HALF_OPEN: usize = 1024;
 /// Dials for the punches with one peer: so many at once, and as many again every two minutes. A router remembers them
@@ -128,12 +135,16 @@ impl Punches {
         // peer's SYN by its listener, with a sequence number that our NAT does not expect any more.
         let (mut live, mut waiting) = before.map(|p| (p.live, p.waiting)).unwrap_or_default();
         // A search leaves holes in our NAT for two minutes, in which the listener could be met by the next one.
+        let both_vary = |theirs: bool| theirs && behaviour.is_symmetric();
         let searches = behaviour.filters_by_port()
             && match theirs {
-                Some(theirs) => theirs.ports.is_empty(),
-                None => address.interfaces().any(picks_random_ports),
+                Some(theirs) => theirs.ports.is_empty() || both_vary(theirs.behaviour.is_symmetric()),
+                None => address
+                    .interfaces()
+                    .any(|i| picks_random_ports(i) || both_vary(i.nat == NatType::Symmetric)),
             };
-        let fresh = rung >= FRESH_FROM || searches;
+        // The survey has made mappings of the listener's port, which a NAT that keeps ports keeps for one only.
+        let fresh = rung >= FRESH_FROM || searches || behaviour.keeps_once();
         let counts = |b: Behaviour| matches!(b.foresight(), Foresight::Next(_));
         if counts(behaviour) || theirs_before.is_some_and(counts) {
             // Unless each dial takes one of the ports that are about to be predicted: of ours, or of the peer's, whose
@@ -142,6 +153,8 @@ impl Punches {
             ctx.sessions.close_dials(ctx.cx, core::mem::take(&mut live).into_keys());
         }
         let surveyed = ctx.network.surveyor().settled();
+        let report = ctx.network.surveyor().of(route.internal);
+        let certainty = report.map_or(1000, NatReport::certainty);
         let listen = ctx.network.listen_port(route.internal.is_ipv4()).unwrap_or(0);
         let (internal, external) = (route.internal, route.external);
         let ours = Side { behaviour, external, internal, ports: SmallVec::new(), listen, others: 0 };
@@ -185,6 +198,8 @@ impl Punches {
             hurries: false,
             tactic: None,
             fresh,
+            listeners: BTreeMap::new(),
+            certainty,
             stale,
             tainted,
             walk: 0,
@@ -193,8 +208,9 @@ impl Punches {
         };
         self.all.insert(key, Box::new(punch));
         ctx.sessions.set_punched(key, true);
+        let opens = punch::trusts_filters(rung) && behaviour.admits_all();
         let needed = match behaviour.foresight() {
-            Foresight::Next(_) => true,
+            Foresight::Next(_) => !opens,
             Foresight::Measured => fresh,
             Foresight::Offset(_) | Foresight::Nothing { .. } => false,
         };
@@ -221,7 +237,11 @@ impl Punches {
     }
 
     fn take_punch(&mut self, ctx: &mut Ctx<'_>, key: Key) -> Option<Box<Punch>> {
-        let punch = self.all.remove(&key)?;
+        let mut punch = self.all.remove(&key)?;
+        for listener in core::mem::take(&mut punch.listeners).into_values() {
+            ctx.sessions.stopped_listening(listener);
+            ctx.cx.close(listener, CloseHow::Drop);
+        }
         ctx.sessions.set_punched(key, false);
         ctx.cx.timers.set(Timer::Punch(key), None);
         ctx.network.release_sample(ctx.cx, key);
@@ -357,7 +377,9 @@ impl Punches {
 
     /// Forgets all at the node's end.
     pub(in crate::node) fn shut(&mut self, ctx: &mut Ctx<'_>) {
-        self.all.clear();
+        for key in self.all.keys().copied().collect::<Vec<_>>() {
+            self.take_punch(ctx, key);
+        }
         self.shut_proofs(ctx);
     }
 
@@ -371,7 +393,12 @@ impl Punches {
         punch.ours.behaviour = report.map_or(punch.ours.behaviour, |r| r.behaviour);
         let (listen, fresh) = (punch.ours.listen, punch.fresh);
         let seen = sampled.and_then(|s| s.seen);
+        let opens = punch::trusts_filters(punch.rung) && punch.ours.behaviour.admits_all();
         punch.ours.ports = match punch.ours.behaviour.foresight() {
+            Foresight::Next(_) | Foresight::Nothing { .. } if opens => {
+                // The survey keeps it open.
+                report.and_then(|r| r.mapped).map(|mapped| mapped.port()).into_iter().collect()
+            }
             Foresight::Offset(offset) => smallvec![punch.port.wrapping_add(offset).max(1)],
             Foresight::Measured if fresh => match (sampled, seen) {
                 (Some(sampled), Some(seen)) => {

@@ -11,12 +11,11 @@ use crate::call::ConnectId;
 use crate::identity::NodeId;
 use crate::io::SockId;
 use crate::limit::Bucket;
-use crate::nat::{Behaviour, Foresight};
 use crate::node::admission::{Kind, Place};
 use crate::pipe::Terms;
 use crate::session::SessionId;
 use crate::strategy::ours::Trust;
-use crate::strategy::punch::{self, Side, Tactic};
+use crate::strategy::punch::{self, Ports, Side, Tactic};
 use crate::time::Instant;
 
 /// SYNs a second, and at once. EasyTier's 5,000 made routers fall over; two hundred a second are a web page.
@@ -91,8 +90,12 @@ pub(super) struct Punch {
     /// True if dials of a search are refused, so that it goes faster.
     pub(super) hurries: bool,
     pub(super) tactic: Option<Tactic>,
-    /// True if dials leave from a port of their own, without a listener.
+    /// True if dials leave from a port of their own.
     pub(super) fresh: bool,
+    /// Listeners on such ports, where our filter lets in other ports than those that we dial.
+    pub(super) listeners: BTreeMap<u16, SockId>,
+    /// Probability of what was measured of our NAT, in thousandths.
+    pub(super) certainty: u32,
     /// Addresses that the listener's port has dialled, where that dial is gone. Our NAT expects the sequence numbers of
     /// such a dial. Linux's connection tracking lets another stream of the same ends through up to its FIN, or for two
     /// minutes.
@@ -125,6 +128,8 @@ pub(super) struct Planned {
     pub(super) at: Instant,
     /// True for a dial that is not repeated.
     pub(super) once: bool,
+    /// True if a listener is to wait on the local port.
+    pub(super) listens: bool,
 }
 
 impl Planned {
@@ -137,8 +142,8 @@ impl Planned {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Search {
-    Spray { to: SocketAddr, left: u16 },
-    Probe { to: IpAddr, low: u16, high: u16, key: u64, next: u16, count: u16 },
+    Spray { to: SocketAddr, left: u16, listens: bool },
+    Probe { to: IpAddr, ports: Ports, key: u64, next: u16, count: u16 },
 }
 
 impl Punch {
@@ -176,27 +181,31 @@ impl Punch {
         self.stalls
     }
 
+    /// Returns true if the rung's tactic is a search.
+    pub(super) fn searches(&self) -> bool {
+        matches!(self.tactic, Some(Tactic::Spray { .. } | Tactic::Probe { .. }))
+    }
+
     pub(super) fn was_refused(&mut self) {
         self.refused += 1;
-        let searches = matches!(self.tactic, Some(Tactic::Spray { .. } | Tactic::Probe { .. }));
-        if searches && self.refused >= REFUSALS && !self.hurries {
+        if self.searches() && self.refused >= REFUSALS && !self.hurries {
             self.hurries = true;
             self.budget = Bucket::new(SYN_BURST, SYN_EVERY_REFUSED);
         }
-        let Some(Tactic::Probe { to, low, high, .. }) = self.tactic else { return };
+        let Some(Tactic::Probe { to, ports, .. }) = self.tactic else { return };
         // A refused probe has left no hole: one more takes its place.
         match &mut self.search {
             Some(Search::Probe { count, .. }) => *count = count.saturating_add(1),
             Some(Search::Spray { .. }) => {}
             None => {
                 let (key, next) = (self.walk, self.probed);
-                self.search = Some(Search::Probe { to, low, high, key, next, count: next.saturating_add(1) });
+                self.search = Some(Search::Probe { to, ports, key, next, count: next.saturating_add(1) });
             }
         }
     }
 
     pub(super) fn tactic(&self) -> Option<Tactic> {
-        Some(punch::tactic(&self.ours, self.theirs.as_ref()?))
+        Some(punch::tactic(&self.ours, self.theirs.as_ref()?, self.rung))
     }
 
     /// Returns the next dial that is due.
@@ -206,15 +215,16 @@ impl Punch {
         }
         let listen = self.port;
         let (planned, left) = match self.search? {
-            Search::Spray { to, left } => {
-                let planned = Planned { from: 0, to, tries: 0, at: now, once: false };
-                (planned, (left > 1).then(|| Search::Spray { to, left: left - 1 }))
+            Search::Spray { to, left, listens } => {
+                let planned = Planned { from: 0, to, tries: 0, at: now, once: false, listens };
+                (planned, (left > 1).then(|| Search::Spray { to, left: left - 1, listens }))
             }
-            Search::Probe { to, low, high, key, next, count } => {
-                let to_port = SocketAddr::new(to, punch::nth_port(key, next, low, high));
-                let planned = Planned { from: listen, to: to_port, tries: 0, at: now, once: true };
+            Search::Probe { to, ports, key, next, count } => {
+                let to_port = SocketAddr::new(to, ports.nth(key, next));
+                let from = if self.ours.walks() { listen.wrapping_add(next).max(1) } else { listen };
+                let planned = Planned { from, to: to_port, tries: 0, at: now, once: true, listens: false };
                 self.probed = next.saturating_add(1);
-                let rest = Search::Probe { to, low, high, key, next: self.probed, count };
+                let rest = Search::Probe { to, ports, key, next: self.probed, count };
                 (planned, (self.probed < count).then_some(rest))
             }
         };
@@ -266,14 +276,11 @@ impl Punch {
             let _ = write!(text, "; the peer's: {}", theirs.behaviour);
         }
         let seconds = now.since(self.began).as_millis() as f64 / 1e3;
-        let range = |b: Behaviour| match b.foresight() {
-            Foresight::Nothing { low, high } => u32::from(high - low) + 1,
-            _ => 64_512,
+        let chance = match (&self.theirs, &self.tactic) {
+            (Some(theirs), Some(tactic)) => punch::chance(&self.ours, theirs, tactic),
+            _ => None,
         };
-        let chance = |b: Behaviour| {
-            let permille = punch::hit_permille(punch::SPRAY.into(), punch::PROBES.into(), range(b));
-            f64::from(permille) / 10.0
-        };
+        let p = f64::from(chance.unwrap_or(0) * self.certainty / 1000) / 10.0;
         let _ = match (&self.tactic, self.stage) {
             (None, PunchStage::Announced) => write!(text, "; the peer did not answer"),
             (None, _) => write!(text, "; our ports could not be told in time"),
@@ -285,12 +292,16 @@ impl Punch {
                     self.dials, self.refused
                 )
             }
+            (Some(Tactic::Await), _) => {
+                write!(
+                    text,
+                    "; the peer was to dial a port that is open to anybody, and did not in {seconds:.1} s"
+                )
+            }
             (Some(Tactic::Spray { .. }), _) => {
-                let p = chance(self.ours.behaviour);
                 write!(text, "; {} dials for a hit at P = {p} % found nothing in {seconds:.1} s", self.dials)
             }
             (Some(Tactic::Probe { .. }), _) => {
-                let p = self.theirs.as_ref().map_or(0.0, |t| chance(t.behaviour));
                 write!(text, "; {} probes at P = {p} % found nothing in {seconds:.1} s", self.dials)
             }
         };

@@ -1,10 +1,14 @@
-//! Packets in a byte stream, and the checks on them before the codec reads their bodies.
+//! A client's packets out of a byte stream, with checks before the codec reads their bodies, and a server's packets.
+//!
+//! Brokers of tests are written with it too: no other place in the project has a server's side of MQTT.
 
-use mqtt_protocol_core::mqtt::packet::v3_1_1;
+use mqtt_protocol_core::mqtt::packet::{Qos, v3_1_1};
+pub use mqtt_protocol_core::mqtt::result_code::{ConnectReturnCode, SubackReturnCode};
 
 /// Reason why a client's stream cannot go on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum FrameError {
+#[non_exhaustive]
+pub enum FrameError {
     /// Longer than the limit, or its length is no variable byte integer.
     Length,
     /// A packet type that clients do not send, or wrong flags for it.
@@ -19,30 +23,42 @@ pub(crate) enum FrameError {
 
 /// A client's packet.
 #[derive(Debug)]
-pub(crate) enum Packet {
+// Exhaustive: a broker has to know each.
+pub enum Packet {
+    /// The first one (section 3.1).
     Connect(v3_1_1::Connect),
+    /// A message (section 3.3), of any QoS.
     Publish(v3_1_1::Publish),
+    /// The acknowledgement of a message with this identifier (section 3.4).
     Puback(u16),
+    /// Topics to follow (section 3.8).
     Subscribe(v3_1_1::Subscribe),
+    /// Topics to follow no longer (section 3.10).
     Unsubscribe(v3_1_1::Unsubscribe),
+    /// A sign of life (section 3.12).
     Pingreq,
+    /// The farewell (section 3.14).
     Disconnect,
 }
 
 /// Cuts a stream into packets. Holds at most one incomplete packet of the size allowed.
 #[derive(Debug)]
-pub(crate) struct Framer {
+pub struct Framer {
     held: Vec<u8>,
     max: usize,
 }
 
 impl Framer {
-    pub(crate) fn new(max: usize) -> Self {
+    /// A framer that takes packets of so many bytes.
+    pub fn new(max: usize) -> Self {
         Framer { held: Vec::new(), max }
     }
 
     /// Takes the next packet out of the held bytes and `data`, which shrinks by the bytes used.
-    pub(crate) fn next(&mut self, data: &mut &[u8]) -> Result<Option<Packet>, FrameError> {
+    ///
+    /// # Errors
+    /// [`FrameError`]: the stream cannot go on.
+    pub fn next(&mut self, data: &mut &[u8]) -> Result<Option<Packet>, FrameError> {
         loop {
             if let Some((header, whole)) = measure(&self.held)? {
                 if whole > self.max {
@@ -69,6 +85,46 @@ impl Framer {
             *data = rest;
         }
     }
+}
+
+/// Builds CONNACK (section 3.2); `present` where a session of the client goes on.
+pub fn connack(code: ConnectReturnCode, present: bool) -> Vec<u8> {
+    let built = v3_1_1::Connack::builder().return_code(code).session_present(present).build();
+    built.map(|packet| packet.to_continuous_buffer()).unwrap_or_default()
+}
+
+/// Builds PUBLISH (section 3.3): of QoS 1 with an identifier, and of QoS 0 without; `again` where the client may have it.
+/// Empty for a topic that none may have.
+pub fn publish(topic: &str, payload: &[u8], id: Option<u16>, again: bool, retain: bool) -> Vec<u8> {
+    let builder = v3_1_1::Publish::builder().topic_name(topic).map(|b| b.payload(payload).retain(retain));
+    let built = builder.and_then(|b| match id {
+        Some(id) => b.qos(Qos::AtLeastOnce).packet_id(id).dup(again).build(),
+        None => b.qos(Qos::AtMostOnce).build(),
+    });
+    built.map(|packet| packet.to_continuous_buffer()).unwrap_or_default()
+}
+
+/// Builds PUBACK (section 3.4).
+pub fn puback(id: u16) -> Vec<u8> {
+    let built = v3_1_1::Puback::builder().packet_id(id).build();
+    built.map(|packet| packet.to_continuous_buffer()).unwrap_or_default()
+}
+
+/// Builds SUBACK (section 3.9), with a code for each topic.
+pub fn suback(id: u16, codes: Vec<SubackReturnCode>) -> Vec<u8> {
+    let built = v3_1_1::Suback::builder().packet_id(id).return_codes(codes).build();
+    built.map(|packet| packet.to_continuous_buffer()).unwrap_or_default()
+}
+
+/// Builds UNSUBACK (section 3.11).
+pub fn unsuback(id: u16) -> Vec<u8> {
+    let built = v3_1_1::Unsuback::builder().packet_id(id).build();
+    built.map(|packet| packet.to_continuous_buffer()).unwrap_or_default()
+}
+
+/// Builds PINGRESP (section 3.13).
+pub fn pingresp() -> Vec<u8> {
+    v3_1_1::Pingresp::new().to_continuous_buffer()
 }
 
 /// Length of the fixed header and of the whole packet, once they are known.
