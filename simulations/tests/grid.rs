@@ -24,7 +24,7 @@ fn of_pairs_that_must_be_joined_few_are_missed() {
     assert!(wrong.is_empty(), "{wrong:?}");
     let missed: Vec<_> = tried.iter().filter(|t| t.is_missed()).filter_map(|t| t.cell()).collect();
     println!("{} of {PAIRS} missed: {missed:?}", missed.len());
-    assert!(missed.len() <= 24, "{} of {PAIRS}: {missed:?}", missed.len());
+    assert!(missed.len() <= 2, "{} of {PAIRS}: {missed:?}", missed.len());
 }
 
 const SHARED: SockOpts = SockOpts { reuse: Reuse::AddressAndPort, nodelay: false };

@@ -384,6 +384,7 @@ pub(super) fn build(pair: &Pair) -> Run {
 fn end(mut run: Run, pair: &Pair, first: Call, again: Option<Result<Strategy, String>>) -> Ending {
     flooded::end(&mut run);
     let both = run.hosts;
+    let nats = both.map(|host| run.world.app(host).node().node.nats().next().cloned());
     let hosts = if pair.place == Place::Oneself { &both[..1] } else { &both };
     for host in hosts {
         run.world.with(*host, |p, cx| p.node_mut().close_pipes(cx));
@@ -463,7 +464,7 @@ fn end(mut run: Run, pair: &Pair, first: Call, again: Option<Result<Strategy, St
         took: first.took,
         rungs: first.rungs,
         stated: first.stated,
-        nats: both.map(|host| run.world.app(host).node().node.nats().next().cloned()),
+        nats,
         why: first.why,
         again,
         ports,

@@ -190,7 +190,12 @@ fn print_sensitivity(outcomes: &[Outcome], census: &Census) {
             let (mut all, mut joined, mut bound) = (0.0, 0.0, 0.0);
             for outcome in outcomes {
                 // A pair stands for as many more or fewer pairs as its homes are more or less frequent.
-                let of = |class_of: Class| if class_of == *class { factor } else { rest };
+                let of = |other: Class| match other {
+                    // IPv6 has its share of the pairs, whatever the NATs.
+                    Class::V => 1.0,
+                    _ if other == *class => factor,
+                    _ => rest,
+                };
                 let weight: f64 = outcome.drawn.homes.iter().map(|home| of(home.class)).product();
                 all += weight;
                 joined += if outcome.joined { weight } else { 0.0 };
