@@ -37,6 +37,14 @@ impl Strategy {
     /// Every strategy of this version, in the order they start.
     pub const ALL: [Strategy; 4] = [Strategy::Direct, Strategy::Reverse, Strategy::Punch, Strategy::Relay];
 
+    /// Returns true if this build has the strategy. The relay needs the core's feature `relay`.
+    pub const fn is_built(self) -> bool {
+        match self {
+            Strategy::Direct | Strategy::Reverse | Strategy::Punch => true,
+            Strategy::Relay => cfg!(feature = "relay"),
+        }
+    }
+
     /// Returns the word for the strategy in plans and reports: `direct`, `reverse`, `punch`, `relay`.
     pub const fn name(self) -> &'static str {
         match self {

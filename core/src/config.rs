@@ -175,6 +175,12 @@ impl Config {
     }
 
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        if cfg!(not(feature = "relay")) && !self.turn.is_empty() {
+            return Err(ConfigError::NotBuilt("relay"));
+        }
+        if cfg!(not(feature = "portmap")) && self.portmap {
+            return Err(ConfigError::NotBuilt("portmap"));
+        }
         if self.brokers.len() > MAX_SERVERS {
             return Err(ConfigError::TooManyBrokers(self.brokers.len()));
         }
@@ -470,6 +476,8 @@ pub enum ConfigError {
     BadBrokerProxy(usize),
     /// The same of the TURN server at this position.
     BadTurnProxy(usize),
+    /// The configuration needs this feature of the core, which is off in this build.
+    NotBuilt(&'static str),
 }
 
 impl fmt::Display for ConfigError {
@@ -502,6 +510,7 @@ impl fmt::Display for ConfigError {
             ConfigError::BadStunServer(n) => write!(f, "STUN server number {} has no host or port 0", n + 1),
             ConfigError::BadBrokerProxy(n) => write!(f, "the proxy of broker number {} {NO_PROXY}", n + 1),
             ConfigError::BadTurnProxy(n) => write!(f, "the proxy of TURN server number {} {NO_PROXY}", n + 1),
+            ConfigError::NotBuilt(feature) => write!(f, "this build has no `{feature}`"),
         }
     }
 }

@@ -64,6 +64,32 @@
 //!   asked for after it. Streams that were detached live on, and relayed pipes end.
 //!
 //! Each of the rules is held by a test in `core/tests/contract.rs`, 6 by `tests/purity`.
+//!
+//! # Features
+//!
+//! Each feature is a part that may be left out. All but `serde` are on by default.
+//!
+//! | feature | what it adds | crates of its own |
+//! |---|---|---|
+//! | `relay` | pipes through TURN servers, [`Node::allocate`], [`turn::Client`], [`relay::RelayStream`] | quinn-proto and the hashes of TURN |
+//! | `names` | [`Node::resolve`], [`Node::register`], [`Node::connect_name`], [`name::Record`] | ed25519-dalek |
+//! | `portmap` | [`Config::portmap`], [`portmap::Mapper`] | roxmltree, httparse |
+//! | `messages` | [`pipe::subscriptions`] | regex |
+//! | `serde` | reports and events can be serialized | serde |
+//!
+//! With `default-features = false` the strategies direct, reverse and punch are left, on 45 crates in place of 73. Types stay as they
+//! are, so that a driver compiles with any build. What needs a part that is not there is refused at once:
+//!
+//! - [`ConfigError::NotBuilt`]: the configuration has TURN servers, or asks for ports on routers.
+//! - [`ConnectError::NoStrategy`]: a plan of relays alone. In other plans the relay is skipped, and the report says why.
+//! - [`ConnectError::NoNames`], [`NameError::NotBuilt`] and [`AllocateError::NotBuilt`].
+//! - A peer that asks for a relay is told that this node cannot come.
+
+// Where a part is left out, what only that part uses is no mistake.
+#![cfg_attr(
+    not(all(feature = "messages", feature = "names", feature = "portmap", feature = "relay")),
+    allow(dead_code)
+)]
 
 mod call;
 mod config;
@@ -86,6 +112,7 @@ mod serial;
 mod server;
 mod session;
 mod signal;
+#[cfg(feature = "names")]
 mod signature;
 #[cfg(p2pd_insecure_stand_in)]
 mod stand_in;
@@ -96,7 +123,7 @@ mod timers;
 #[cfg(feature = "serde")]
 mod units;
 #[cfg(test)]
-#[cfg(not(p2pd_insecure_stand_in))]
+#[cfg(all(feature = "names", feature = "relay", not(p2pd_insecure_stand_in)))]
 mod vectors;
 
 pub mod address;

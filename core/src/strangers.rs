@@ -21,9 +21,12 @@ use crate::signal::message::{Body, Message, MessageId};
 use crate::signal::seal;
 use crate::time::WallTime;
 
+pub use crate::wire::fingerprint::append_fingerprint;
 pub use crate::wire::guard::stun as guard_stun;
-pub use crate::wire::integrity::{IntegrityKey, append_fingerprint, userhash};
+#[cfg(feature = "relay")]
+pub use crate::wire::integrity::{IntegrityKey, userhash};
 pub use crate::wire::mqtt;
+#[cfg(feature = "relay")]
 pub use crate::wire::turn::{Answer, answer as turn_answer};
 
 /// Content of a sealed message.

@@ -6,7 +6,9 @@
 //!
 //! The reasons: ADR 30 in docs/src/adr.
 
+#[cfg(feature = "names")]
 mod pins;
+#[cfg(feature = "names")]
 mod record;
 
 use core::fmt;
@@ -16,14 +18,19 @@ use blake2::digest::consts::U32;
 use blake2::{Blake2s, Digest};
 use data_encoding::BASE32_NOPAD;
 
-use crate::address::{AddressError, AddressErrorKind, PeerAddress};
+use crate::address::{AddressError, AddressErrorKind, MAX_TEXT, PeerAddress};
 use crate::identity::NodeId;
 
+#[cfg(feature = "names")]
 pub(crate) use pins::{Found, Pins};
-pub use record::{MAX_RECORD, Record, RecordError};
+#[cfg(feature = "names")]
+pub use record::{Record, RecordError};
 
 /// Query for a record, published under a name's topic: asks the name's owner. So brokers need not keep records.
 pub(crate) const QUERY: &[u8] = b"?";
+
+/// Most bytes of a record: version, node id, sequence and expiry; the name and the address with their lengths; the signature.
+pub const MAX_RECORD: usize = (1 + 32 + 8 + 8) + (1 + Name::MAX) + (2 + MAX_TEXT) + 64;
 
 /// Suffix of every name where an address could stand too.
 pub const SUFFIX: &str = ".peer";
@@ -279,6 +286,8 @@ pub enum NameError {
     TooMany,
     /// The node was shut down.
     Shutdown,
+    /// This build has no names: the core's feature `names` is off.
+    NotBuilt,
 }
 
 impl fmt::Display for NameError {
@@ -302,6 +311,7 @@ impl fmt::Display for NameError {
             NameError::Refused => f.write_str("no broker kept the record of the name"),
             NameError::TooMany => f.write_str("too many names at once"),
             NameError::Shutdown => f.write_str("the node was shut down"),
+            NameError::NotBuilt => f.write_str("this build has no names"),
         }
     }
 }

@@ -12,8 +12,8 @@ use core::time::Duration;
 
 use bytes::Bytes;
 
-use super::Name;
-use crate::address::{self, PeerAddress};
+use super::{MAX_RECORD, Name};
+use crate::address::PeerAddress;
 use crate::identity::{NodeId, SecretKey};
 use crate::signature;
 use crate::time::WallTime;
@@ -22,11 +22,6 @@ use crate::time::WallTime;
 const VERSION: u8 = 1;
 /// Context: stands before the signed bytes.
 const CONTEXT: &[u8] = b"p2pd name record";
-/// Version, node id, sequence and expiry.
-const FIXED: usize = 1 + 32 + 8 + 8;
-
-/// Most bytes of a record.
-pub const MAX_RECORD: usize = FIXED + 1 + Name::MAX + 2 + address::MAX_TEXT + signature::LENGTH;
 
 /// Signed statement about a name: its owner's node id and address, and its expiry.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -199,7 +194,7 @@ mod tests {
         one.address = None;
         let bytes = one.encode(&key(1));
         assert_eq!(Record::decode(&bytes), Ok(one));
-        assert_eq!(bytes.len(), FIXED + 8 + 2 + 64);
+        assert_eq!(bytes.len(), 1 + 32 + 8 + 8 + 8 + 2 + 64);
         assert_eq!(MAX_RECORD, 1_203);
     }
 

@@ -1,17 +1,17 @@
 //! Allocations at TURN servers in their users' hands: pipes without a peer. They send from the relayed address to
 //! anybody, and hear whoever was sent to.
 
-use core::fmt;
 use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 
 use bytes::Bytes;
 
+use super::allocate::{Allocate, AllocateError, MAX_ALLOCATIONS};
 use super::logins::Logins;
 use super::network::Network;
 use super::servers::{ServerNews, Servers, server_end};
-use crate::config::{Config, ConfigError, TurnServer, check_turn};
+use crate::config::{Config, check_turn};
 use crate::cx::{Cx, Owner, Timer};
 use crate::event::Event;
 use crate::io::Input;
@@ -20,69 +20,10 @@ use crate::pipe::{PipeEnd, PipeId, PipeNews};
 use crate::time::Instant;
 use crate::turn::{Credentials, Family, SendError};
 
-/// Most allocations at a time.
-pub const MAX_ALLOCATIONS: usize = 64;
 /// Most datagrams of an allocation that wait for its user; further ones are dropped and counted.
 const MAX_WAITING: usize = 256;
 /// Time for the servers to be told that an allocation is given up.
 const END_WITHIN: Duration = Duration::from_secs(5);
-
-/// Wish for a relayed address, for [`Node::allocate`](crate::Node::allocate).
-#[derive(Clone, PartialEq, Eq, Debug)]
-// Exhaustive: users write it over its default.
-pub struct Allocate {
-    /// Servers to ask, the first one that answers is kept. Default: none, which means those of the configuration.
-    pub servers: Vec<TurnServer>,
-    /// Family of the relayed address, and so of peers. Default: IPv4, and IPv6 from a server that has no IPv4.
-    /// [`Family::Both`] asks for an address of each, and takes one where there is no more.
-    pub family: Option<Family>,
-    /// Longest time until there is a relayed address. Default 20 s.
-    pub timeout: Duration,
-}
-
-impl Default for Allocate {
-    fn default() -> Self {
-        Allocate { servers: Vec::new(), family: None, timeout: Duration::from_secs(20) }
-    }
-}
-
-/// Reason why there is no relayed address.
-#[derive(Clone, PartialEq, Eq, Debug)]
-#[non_exhaustive]
-pub enum AllocateError {
-    /// Neither the call nor the configuration names a server.
-    NoServer,
-    /// A server of the call could not be in a configuration.
-    Servers(ConfigError),
-    /// The node has [`MAX_ALLOCATIONS`] already.
-    TooMany,
-    /// No server relays for us: the result of each that was asked.
-    Failed(Box<str>),
-    /// The node was shut down.
-    Shutdown,
-}
-
-impl fmt::Display for AllocateError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            AllocateError::NoServer => f.write_str("there is no TURN server to ask"),
-            AllocateError::Servers(why) => write!(f, "{why}"),
-            AllocateError::TooMany => write!(f, "{MAX_ALLOCATIONS} allocations are there already"),
-            AllocateError::Failed(why) => f.write_str(why),
-            AllocateError::Shutdown => f.write_str("the node was shut down"),
-        }
-    }
-}
-
-impl std::error::Error for AllocateError {
-    /// Returns the fault of a server's entry.
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            AllocateError::Servers(why) => Some(why),
-            _ => None,
-        }
-    }
-}
 
 /// The allocations by their ids, which are numbered as sockets are.
 #[derive(Debug, Default)]

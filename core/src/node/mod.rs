@@ -1,21 +1,37 @@
 //! The node: every machine put together, behind the calls of a driver and those of its user.
 
-pub use allocating::{Allocate, AllocateError, MAX_ALLOCATIONS};
-pub(crate) use strategy::relay::MAX_AT_ONCE;
+// Machines that a build may lack have the same face in `without/`, where they refuse.
+pub use allocate::{Allocate, AllocateError, MAX_ALLOCATIONS};
 
 pub(crate) mod admission;
+mod allocate;
+#[cfg(feature = "relay")]
+mod allocating;
+#[cfg(not(feature = "relay"))]
+#[path = "without/allocating.rs"]
 mod allocating;
 mod call;
 mod dispatch;
 #[cfg(test)]
+#[cfg(feature = "relay")]
 mod floods;
 #[cfg(test)]
+#[cfg(feature = "relay")]
 mod hostile;
 mod logins;
+#[cfg(feature = "names")]
+mod naming;
+#[cfg(not(feature = "names"))]
+#[path = "without/naming.rs"]
 mod naming;
 mod network;
 #[cfg(test)]
+#[cfg(feature = "relay")]
 mod proving;
+#[cfg(feature = "relay")]
+mod servers;
+#[cfg(not(feature = "relay"))]
+#[path = "without/servers.rs"]
 mod servers;
 mod session;
 mod signalling;
@@ -64,6 +80,10 @@ pub enum ConnectError {
     NodeId(NodeIdError),
     /// The plan names no strategy.
     EmptyPlan,
+    /// This build has none of the plan's strategies: [`Strategy::is_built`](crate::Strategy::is_built).
+    NoStrategy,
+    /// This build has no names: the core's feature `names` is off.
+    NoNames,
     /// [`MAX_CONNECTS`] are running.
     TooMany,
     /// The node was shut down.
@@ -75,6 +95,8 @@ impl fmt::Display for ConnectError {
         match self {
             ConnectError::NodeId(why) => write!(f, "the address's last part is no node id: {why}"),
             ConnectError::EmptyPlan => f.write_str("the plan names no strategy"),
+            ConnectError::NoStrategy => f.write_str("this build has none of the plan's strategies"),
+            ConnectError::NoNames => f.write_str("this build has no names"),
             ConnectError::TooMany => write!(f, "{MAX_CONNECTS} connects are running already"),
             ConnectError::Shutdown => f.write_str("the node was shut down"),
         }
@@ -86,7 +108,7 @@ impl std::error::Error for ConnectError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             ConnectError::NodeId(why) => Some(why),
-            ConnectError::EmptyPlan | ConnectError::TooMany | ConnectError::Shutdown => None,
+            _ => None,
         }
     }
 }
@@ -186,9 +208,7 @@ impl Node {
             return Err(ConnectError::Shutdown);
         }
         let peer = NodeId::try_from(to.node()).map_err(ConnectError::NodeId)?;
-        if plan.strategies.is_empty() {
-            return Err(ConnectError::EmptyPlan);
-        }
+        check_plan(&plan)?;
         if self.calls.len() >= MAX_CONNECTS {
             return Err(ConnectError::TooMany);
         }
@@ -216,8 +236,9 @@ impl Node {
     /// The reasons for which nothing was begun.
     pub fn connect_name(&mut self, now: Instant, name: Name, plan: Plan) -> Result<ConnectId, ConnectError> {
         self.advance(now);
-        if plan.strategies.is_empty() {
-            return Err(ConnectError::EmptyPlan);
+        check_plan(&plan)?;
+        if cfg!(not(feature = "names")) {
+            return Err(ConnectError::NoNames);
         }
         if self.calls.len() + self.names.calls() >= MAX_CONNECTS {
             return Err(ConnectError::TooMany);
@@ -506,6 +527,14 @@ impl Node {
 
     fn is_shut(&self) -> bool {
         matches!(self.phase, Phase::Closing | Phase::Closed)
+    }
+}
+
+fn check_plan(plan: &Plan) -> Result<(), ConnectError> {
+    match &plan.strategies {
+        none if none.is_empty() => Err(ConnectError::EmptyPlan),
+        some if some.iter().any(|s| s.is_built()) => Ok(()),
+        _ => Err(ConnectError::NoStrategy),
     }
 }
 

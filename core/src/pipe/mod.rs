@@ -4,6 +4,7 @@ mod echo;
 mod record;
 
 pub mod moving;
+#[cfg(feature = "messages")]
 pub mod subscriptions;
 
 use core::fmt;

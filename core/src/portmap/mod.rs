@@ -5,6 +5,7 @@
 //! the address when asked to, and hands in what comes:
 //!
 //! ```
+//! # #[cfg(feature = "portmap")] {
 //! use p2pd_core::Instant;
 //! use p2pd_core::portmap::{Config, Mapper, Protocol, Request};
 //!
@@ -16,6 +17,7 @@
 //! // The owner's loop: do what is asked, take the events, wait for the sockets or the deadline.
 //! let Some(Request::Datagram { to, data }) = mapper.poll_request() else { panic!() };
 //! assert_eq!((to, data.len()), ((gateway, 5351).into(), 60));
+//! # }
 //! ```
 //!
 //! # Method
@@ -34,13 +36,20 @@
 //!
 //! The reasons: ADR 28 in docs/src/adr.
 
+#[cfg(feature = "portmap")]
 mod epoch;
+#[cfg(feature = "portmap")]
 mod gateway;
+#[cfg(feature = "portmap")]
 mod mapper;
+#[cfg(feature = "portmap")]
 mod pcp;
+#[cfg(feature = "portmap")]
 mod pmp;
 #[cfg(test)]
+#[cfg(feature = "portmap")]
 mod tests;
+#[cfg(feature = "portmap")]
 mod upnp;
 
 use core::fmt;
@@ -53,6 +62,7 @@ use bytes::Bytes;
 use crate::random::Random;
 use crate::time::Instant;
 
+#[cfg(feature = "portmap")]
 pub use mapper::Mapper;
 
 /// Most UPnP devices looked at. One place is the gateway's own.

@@ -4,38 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::{Bytes, BytesMut};
-use core::fmt;
 use quinn_proto::{Connection, Dir, ReadError, StreamId, WriteError};
 
-/// The longest message, in bytes.
-pub const MAX_MESSAGE: usize = 16_384;
-/// Most messages that may wait: to be sent at this end, on their way, to be read at the other.
-pub const MAX_MESSAGES: usize = 64;
-
-/// Reason that a message was not taken.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[non_exhaustive]
-pub enum MessageError {
-    /// Longer than [`MAX_MESSAGE`].
-    TooLong,
-    /// [`MAX_MESSAGES`] are waiting already. [`MessageRoom`](super::StreamEvent::MessageRoom) says when there is room
-    /// again, of a pipe [`PipeNews::MessageRoom`](crate::PipeNews::MessageRoom).
-    Full,
-    /// The stream is not connected yet, or has ended; of a pipe, that it is over or not relayed (any more).
-    NotConnected,
-}
-
-impl fmt::Display for MessageError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            MessageError::TooLong => write!(f, "a message has at most {MAX_MESSAGE} bytes"),
-            MessageError::Full => write!(f, "{MAX_MESSAGES} messages are waiting already"),
-            MessageError::NotConnected => f.write_str("not connected"),
-        }
-    }
-}
-
-impl std::error::Error for MessageError {}
+use super::{MAX_MESSAGE, MAX_MESSAGES, MessageError};
 
 /// Breach of the rules of messages by the peer.
 pub(super) struct Violation;

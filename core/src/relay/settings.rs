@@ -9,10 +9,9 @@ use quinn_proto::{
     VarInt,
 };
 
-use super::MAX_DATAGRAM;
 use super::bbr::{ACK_EVERY, BbrFactory};
 use super::crypto::{QUIC_VERSION, ResetKey};
-use super::messages::{MAX_MESSAGE, MAX_MESSAGES};
+use super::{MAX_DATAGRAM, MAX_MESSAGE, MAX_MESSAGES};
 
 /// Longest delay of an acknowledgement. QUIC's own 25 ms are many round trips of a near relay.
 const ACK_WITHIN: Duration = Duration::from_millis(2);

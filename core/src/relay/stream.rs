@@ -14,8 +14,9 @@ use quinn_proto::{
 
 use super::clock::{Clock, NoWallClock};
 use super::crypto::{Identity, NoTokens, QUIC_VERSION};
-use super::messages::{MessageError, Messages, Violation};
+use super::messages::{Messages, Violation};
 use super::settings::{RelayConfig, endpoint};
+use super::{MessageError, ReadOutcome};
 use crate::identity::{NodeId, SecretKey};
 use crate::noise;
 use crate::time::Instant;
@@ -72,18 +73,6 @@ impl fmt::Display for EndCause {
 }
 
 impl std::error::Error for EndCause {}
-
-/// Result of [`RelayStream::read`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-// Exhaustive: bytes, none now, or none ever.
-pub enum ReadOutcome {
-    /// Number of bytes read, at least one.
-    Read(usize),
-    /// No bytes now.
-    Empty,
-    /// No bytes ever: the peer finished, and everything has been read.
-    End,
-}
 
 /// Counters of a relay stream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

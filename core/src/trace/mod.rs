@@ -95,9 +95,9 @@ use crate::identity::NodeId;
 use crate::io::{Input, Output};
 use crate::login::{Login, ServerRef};
 use crate::name::{Name, NameError, NamePin};
-use crate::node::{Allocate, AllocateError, ConnectError, MAX_AT_ONCE, Node};
+use crate::node::{Allocate, AllocateError, ConnectError, Node};
 use crate::pipe::PipeId;
-use crate::relay::{MAX_MESSAGE, MessageError, ReadOutcome};
+use crate::relay::{MAX_AT_ONCE, MAX_MESSAGE, MessageError, ReadOutcome};
 use crate::time::Instant;
 use crate::turn::{MAX_PAYLOAD, SendError};
 

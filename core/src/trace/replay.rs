@@ -5,7 +5,8 @@ use core::fmt;
 use crate::call::ConnectId;
 use crate::config::{Config, ConfigError};
 use crate::identity::{NodeId, SecretKey};
-use crate::node::{ConnectError, MAX_AT_ONCE, Node};
+use crate::node::{ConnectError, Node};
+use crate::relay::MAX_AT_ONCE;
 use crate::selection::Interfaces;
 use crate::time::Instant;
 

@@ -536,6 +536,8 @@ enum_form! { Trust => Trust {
 enum_form! { ConnectError => ConnectError {
     "node-id" NodeId(why),
     "empty-plan" EmptyPlan,
+    "no-strategy" NoStrategy,
+    "no-names" NoNames,
     "too-many" TooMany,
     "shutdown" Shutdown,
 }}
@@ -569,6 +571,7 @@ enum_form! { NameError => NameError {
     "refused" Refused,
     "too-many" TooMany,
     "shutdown" Shutdown,
+    "not-built" NotBuilt,
 }}
 
 struct_form! { NamePin { name, id, sequence } }

@@ -21,8 +21,8 @@ use crate::random::{Domain, Random};
 use crate::time::Instant;
 use crate::timers::Timers;
 use crate::wire::channel::{ChannelData, TurnSplitter};
+use crate::wire::fingerprint;
 use crate::wire::guard::{self, Class, STUN_MAX_TCP, StunView, Transport};
-use crate::wire::integrity;
 use crate::wire::stun::TransactionId;
 use crate::wire::turn::{self, Answer, Ask, Challenge};
 
@@ -400,7 +400,7 @@ impl Client {
             return;
         };
         match view.class() {
-            _ if !integrity::fingerprint_fits(view) => self.stats.malformed += 1,
+            _ if !fingerprint::fingerprint_fits(view) => self.stats.malformed += 1,
             Class::Success | Class::Error => self.answer(view),
             Class::Indication => match turn::data_indication(view) {
                 Some((from, data)) => {

@@ -2,10 +2,6 @@
 
 use core::fmt;
 
-use data_encoding::BASE64;
-use hmac::{Hmac, Mac};
-use sha1::Sha1;
-
 use crate::time::WallTime;
 
 /// A user's name and password, both already prepared by OpaqueString (RFC 8265) where they are not ASCII.
@@ -27,17 +23,19 @@ impl Credentials {
     /// time until which they hold, in seconds since 1970, with `:id` where there is an id; the password is
     /// base64(HMAC-SHA1(secret, name)). The name is never hidden behind USERHASH, for want of which the server could
     /// not know the password.
+    #[cfg(feature = "relay")]
     pub fn short_lived(secret: &str, id: Option<&str>, until: WallTime) -> Self {
+        use hmac::{Hmac, Mac};
         let seconds = until.as_micros().div_euclid(1_000_000);
         let user = match id {
             Some(id) => format!("{seconds}:{id}"),
             None => seconds.to_string(),
         };
         // HMAC takes keys of any length.
-        let mut mac =
-            Hmac::<Sha1>::new_from_slice(secret.as_bytes()).unwrap_or_else(|_| unreachable!("any length"));
+        let mut mac = Hmac::<sha1::Sha1>::new_from_slice(secret.as_bytes())
+            .unwrap_or_else(|_| unreachable!("any length"));
         mac.update(user.as_bytes());
-        let password = BASE64.encode(&mac.finalize().into_bytes());
+        let password = data_encoding::BASE64.encode(&mac.finalize().into_bytes());
         Credentials { user: user.into(), password: password.into(), name_is_read: true }
     }
 
@@ -66,7 +64,7 @@ impl fmt::Debug for Credentials {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "relay"))]
 mod tests {
     use super::*;
 

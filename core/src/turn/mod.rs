@@ -5,6 +5,7 @@
 //! what it asks for:
 //!
 //! ```
+//! # #[cfg(feature = "relay")] {
 //! use p2pd_core::turn::{Client, Config, Credentials};
 //! use p2pd_core::{Instant, Transport};
 //!
@@ -19,6 +20,7 @@
 //! now = client.poll_timeout().unwrap();
 //! client.handle_timeout(now);
 //! assert_eq!(client.poll_transmit().unwrap(), allocate, "asked again after 500 ms");
+//! # }
 //! ```
 //!
 //! # What it does
@@ -39,10 +41,14 @@
 //! [`MAX_PENDING`] datagrams that wait for a permission. What is beyond is dropped, as a network would, and
 //! counted in [`Stats`].
 
+#[cfg(feature = "relay")]
 mod auth;
+#[cfg(feature = "relay")]
 mod client;
 mod credentials;
+#[cfg(feature = "relay")]
 mod exchange;
+#[cfg(feature = "relay")]
 mod peers;
 
 use core::fmt;
@@ -53,7 +59,8 @@ use bytes::Bytes;
 
 use crate::wire::{GuardError, Transport};
 
-pub use crate::wire::turn::Family;
+pub use crate::wire::Family;
+#[cfg(feature = "relay")]
 pub use client::Client;
 pub use credentials::Credentials;
 

@@ -21,6 +21,9 @@ pub const STUN_MAX_ATTRIBUTES: usize = 32;
 /// Most bytes of an MQTT packet.
 pub const MQTT_MAX: usize = 16 * 1024;
 
+/// Most codes of a SUBACK, one for each topic of the SUBSCRIBE: the codec may have no room for more.
+const SUBACK_CODES: usize = 5;
+
 /// STUN's magic cookie (RFC 8489 section 5).
 pub const MAGIC_COOKIE: u32 = 0x2112_a442;
 
@@ -351,6 +354,9 @@ impl<'a> Walk<'a> {
             9 => {
                 self.packet_id()?;
                 let codes = self.take((self.body.len() - self.at).max(1))?;
+                if codes.len() > SUBACK_CODES {
+                    return refuse(self.offset(), Rule::Size);
+                }
                 if codes.iter().any(|c| !matches!(c, 0..=2 | 0x80)) {
                     return refuse(self.offset(), Rule::Value);
                 }
@@ -531,6 +537,7 @@ mod tests {
             &[0x30, 0xff, 0xff, 0xff, 0xff],
             &[0x40, 0x82, 0x00],
             &[0x30, 0xff, 0xff, 0x7f],
+            &[0x90, 0x08, 0x00, 0x01, 0, 0, 0, 0, 0, 0],
         ];
         for packet in hostile {
             assert!(mqtt(packet).is_err(), "{packet:02x?}");
@@ -547,6 +554,7 @@ mod tests {
         assert_eq!(mqtt(&[&publish[..], &[0xd0, 0x00]].concat()), Ok(Some(9)));
         assert_eq!(mqtt(&[0xd0, 0x00]), Ok(Some(2)));
         assert_eq!(mqtt(&[0x90, 0x03, 0x00, 0x01, 0x80]), Ok(Some(5)));
+        assert_eq!(mqtt(&[0x90, 0x07, 0x00, 0x01, 0, 0, 0, 0, 0]), Ok(Some(9)));
     }
 }
 

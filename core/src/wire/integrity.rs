@@ -1,5 +1,4 @@
-//! MESSAGE-INTEGRITY, MESSAGE-INTEGRITY-SHA256 and FINGERPRINT (RFC 8489 sections 14.5 to 14.7), over the bytes
-//! as they came.
+//! MESSAGE-INTEGRITY and MESSAGE-INTEGRITY-SHA256 (RFC 8489 sections 14.5 and 14.6), over the bytes as they came.
 //!
 //! `stun_codec` checks the integrity over its own re-encoding. So a reserved bit that an honest peer set makes the
 //! check fail, and a bit flipped on the way does not (measured).
@@ -10,11 +9,8 @@ use md5::Md5;
 use sha1::Sha1;
 use sha2::Sha256;
 
-use super::guard::{FINGERPRINT, MESSAGE_INTEGRITY, MESSAGE_INTEGRITY_SHA256, STUN_HEADER, StunView};
-
-/// The XOR of RFC 8489 section 14.7: "STUN" in ASCII.
-const FINGERPRINT_XOR: u32 = 0x5354_554e;
-const FINGERPRINT_SIZE: usize = 4 + 4;
+use super::fingerprint::set_length;
+use super::guard::{MESSAGE_INTEGRITY, MESSAGE_INTEGRITY_SHA256, STUN_HEADER, StunView};
 
 /// A key for MESSAGE-INTEGRITY, or for MESSAGE-INTEGRITY-SHA256.
 #[derive(Clone)]
@@ -120,36 +116,10 @@ fn over<M: Mac + Clone>(key: &M, covered: &[u8]) -> M {
     mac
 }
 
-/// Returns true if the message's FINGERPRINT is right. A message without one passes.
-pub fn fingerprint_fits(message: StunView<'_>) -> bool {
-    let bytes = message.bytes();
-    let Some(at) = message.fingerprint() else { return true };
-    let (Some(covered), Some(stated)) = (bytes.get(..at), bytes.get(at + 4..)) else { return false };
-    stated == (crc32fast::hash(covered) ^ FINGERPRINT_XOR).to_be_bytes()
-}
-
-/// Appends FINGERPRINT, always last.
-pub fn append_fingerprint(message: &mut Vec<u8>) {
-    message.extend_from_slice(&[0; FINGERPRINT_SIZE]);
-    set_length(message);
-    let at = message.len() - FINGERPRINT_SIZE;
-    let crc = crc32fast::hash(&message[..at]) ^ FINGERPRINT_XOR;
-    message.truncate(at);
-    message.extend_from_slice(&FINGERPRINT.to_be_bytes());
-    message.extend_from_slice(&4u16.to_be_bytes());
-    message.extend_from_slice(&crc.to_be_bytes());
-}
-
-pub(super) fn set_length(message: &mut [u8]) {
-    let length = message.len().saturating_sub(STUN_HEADER) as u16;
-    if let Some(field) = message.get_mut(2..4) {
-        field.copy_from_slice(&length.to_be_bytes());
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::fingerprint::{append_fingerprint, fingerprint_fits};
     use crate::wire::guard::{self, Transport};
     use data_encoding::HEXLOWER_PERMISSIVE;
 

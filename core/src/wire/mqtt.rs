@@ -1,4 +1,7 @@
 //! MQTT 3.1.1 on the client's side, as far as signalling needs it.
+//!
+//! `mqttrs` without its feature `std` has at most five topics in a packet, of at most 256 bytes, and panics beyond. Another crate may
+//! turn `std` on, so what is written here compiles with both forms, and keeps to the smaller one.
 
 use core::fmt;
 use core::num::NonZeroU16;
@@ -11,6 +14,9 @@ use mqttrs::{
 
 use super::guard::{self, GuardError, MQTT_MAX};
 use crate::login::Login;
+
+/// Most bytes of a topic that is subscribed to. Ours have at most 64.
+const MAX_TOPIC: usize = 256;
 
 /// Reason that a packet could not be made or read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -109,18 +115,20 @@ pub fn connect(client_id: &str, keep_alive: u16, login: Option<&Login>) -> Resul
 /// Builds SUBSCRIBE to one topic at QoS 0 (section 3.8).
 ///
 /// # Errors
-/// `TooLong` for a topic over 65,535 bytes.
+/// `TooLong` for a topic over 256 bytes.
 pub fn subscribe(packet_id: NonZeroU16, topic: &str) -> Result<Bytes, MqttError> {
-    let topics = vec![SubscribeTopic { topic_path: checked(topic)?.into(), qos: QoS::AtMostOnce }];
+    let topic_path = short(topic)?.parse().map_err(|_| MqttError::TooLong)?;
+    let topics = [SubscribeTopic { topic_path, qos: QoS::AtMostOnce }].into_iter().collect();
     encode(&Packet::Subscribe(Subscribe::new(pid(packet_id), topics)), topic.len())
 }
 
 /// Builds UNSUBSCRIBE from one topic (section 3.10).
 ///
 /// # Errors
-/// `TooLong` for a topic over 65,535 bytes.
+/// `TooLong` for a topic over 256 bytes.
 pub fn unsubscribe(packet_id: NonZeroU16, topic: &str) -> Result<Bytes, MqttError> {
-    let topics = vec![checked(topic)?.into()];
+    let topic_path = short(topic)?.parse().map_err(|_| MqttError::TooLong)?;
+    let topics = [topic_path].into_iter().collect();
     encode(&Packet::Unsubscribe(Unsubscribe::new(pid(packet_id), topics)), topic.len())
 }
 
@@ -158,6 +166,10 @@ pub fn decode(packet: &[u8]) -> Result<Incoming<'_>, MqttError> {
         Ok(Some(whole)) if whole == packet.len() => {}
         Ok(_) => return Err(MqttError::Malformed),
         Err(why) => return Err(MqttError::Guard(why)),
+    }
+    // The codec reads what clients send too, with topics of any length and number.
+    if !packet.first().is_some_and(|first| matches!(first >> 4, 2 | 3 | 9 | 11 | 13)) {
+        return Err(MqttError::Unexpected);
     }
     let id = |pid: Pid| NonZeroU16::new(pid.get()).ok_or(MqttError::Malformed);
     match mqttrs::decode_slice(packet).ok().flatten().ok_or(MqttError::Malformed)? {
@@ -247,6 +259,10 @@ fn checked(text: &str) -> Result<&str, MqttError> {
     if text.len() <= usize::from(u16::MAX) { Ok(text) } else { Err(MqttError::TooLong) }
 }
 
+fn short(topic: &str) -> Result<&str, MqttError> {
+    if topic.len() <= MAX_TOPIC { Ok(topic) } else { Err(MqttError::TooLong) }
+}
+
 fn pid(id: NonZeroU16) -> Pid {
     // Not zero, which is all that is asked.
     Pid::try_from(id.get()).unwrap_or_else(|_| Pid::new())
@@ -285,9 +301,27 @@ mod tests {
     #[test]
     fn what_is_too_long_is_not_cut() {
         assert_eq!(connect(&"x".repeat(70_000), 30, None), Err(MqttError::TooLong));
-        assert_eq!(subscribe(ID, &"x".repeat(70_000)), Err(MqttError::TooLong));
+        for (length, fits) in [(256, true), (257, false), (70_000, false)] {
+            let topic = "x".repeat(length);
+            assert_eq!(subscribe(ID, &topic).is_ok(), fits, "{length}");
+            assert_eq!(unsubscribe(ID, &topic).is_ok(), fits, "{length}");
+        }
         assert_eq!(publish("t", &[0; MQTT_MAX], false), Err(MqttError::TooLong));
         assert!(publish("t", &vec![0; MQTT_MAX - 10], false).is_ok());
+    }
+
+    /// In its smaller form the codec panics at these.
+    #[test]
+    fn packets_of_clients_do_not_reach_the_codec() {
+        let topic = "x".repeat(300);
+        let subscription = [&b"\x82\xb1\x02\x12\x34\x01\x2c"[..], topic.as_bytes(), b"\0"].concat();
+        assert_eq!(guard::mqtt(&subscription), Ok(Some(subscription.len())));
+        assert_eq!(decode(&subscription), Err(MqttError::Unexpected));
+        let cancelled = [&b"\xa2\xb0\x02\x12\x34\x01\x2c"[..], topic.as_bytes()].concat();
+        assert_eq!(decode(&cancelled), Err(MqttError::Unexpected));
+        let protocol = [&b"\x10\x18\0\x0c"[..], b"MQTT or more", b"\x04\x02\0\x1e\0\x04name"].concat();
+        assert_eq!(guard::mqtt(&protocol), Ok(Some(protocol.len())));
+        assert_eq!(decode(&protocol), Err(MqttError::Unexpected));
     }
 
     #[test]

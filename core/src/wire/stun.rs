@@ -13,8 +13,8 @@ use stun_codec::rfc5780::attributes::{
 };
 use stun_codec::{Message, MessageClass, MessageDecoder, MessageEncoder, define_attribute_enums};
 
+use super::fingerprint::{append_fingerprint, fingerprint_fits};
 use super::guard::{self, GuardError, STUN_HEADER, STUN_MAX_TCP, Transport};
-use super::integrity;
 
 define_attribute_enums!(
     Attribute,
@@ -104,7 +104,7 @@ pub fn binding_request(transaction: TransactionId, change: Option<ChangeRequest>
     }
     // A request of at most one fixed attribute always encodes.
     let mut bytes = MessageEncoder::new().encode_into_bytes(message).unwrap_or_default();
-    integrity::append_fingerprint(&mut bytes);
+    append_fingerprint(&mut bytes);
     bytes.into()
 }
 
@@ -114,7 +114,7 @@ pub fn binding_request(transaction: TransactionId, change: Option<ChangeRequest>
 /// Reason that the bytes are none. The caller ignores and counts them.
 pub fn decode_binding(data: &[u8], over: Transport) -> Result<BindingReply, StunError> {
     let view = guard::stun(data, over).map_err(StunError::Guard)?;
-    if !integrity::fingerprint_fits(view) {
+    if !fingerprint_fits(view) {
         return Err(StunError::Fingerprint);
     }
     // A decoder is unusable after an error: one for each message.
@@ -213,12 +213,19 @@ mod tests {
 
     const ID: TransactionId = TransactionId([7; 12]);
 
+    /// Appends MESSAGE-INTEGRITY, of a key that nobody has.
+    fn append_integrity(message: &mut Vec<u8>) {
+        message.extend_from_slice(&[0, 8, 0, 20]);
+        message.extend_from_slice(&[7; 20]);
+        crate::wire::fingerprint::set_length(message);
+    }
+
     fn reply(attributes: Vec<Attribute>, class: MessageClass) -> Vec<u8> {
         let mut message: Message<Attribute> =
             Message::new(class, BINDING, stun_codec::TransactionId::new(ID.0));
         attributes.into_iter().for_each(|a| message.add_attribute(a));
         let mut bytes = MessageEncoder::new().encode_into_bytes(message).unwrap();
-        integrity::append_fingerprint(&mut bytes);
+        append_fingerprint(&mut bytes);
         bytes
     }
 
@@ -290,7 +297,7 @@ mod tests {
         message.add_attribute(XorMappedAddress::new(addr("203.0.113.9:4000")));
         let honest = MessageEncoder::new().encode_into_bytes(message).unwrap();
         let mut forged = honest[..STUN_HEADER].to_vec();
-        integrity::IntegrityKey::short_term("x").append(&mut forged);
+        append_integrity(&mut forged);
         forged.extend_from_slice(&honest[STUN_HEADER..]);
         let length = (forged.len() - STUN_HEADER) as u16;
         forged[2..4].copy_from_slice(&length.to_be_bytes());
@@ -345,7 +352,7 @@ mod tests {
         forged.extend_from_slice(&[0, 0x1c, 0, 32]);
         forged.extend_from_slice(&[0; 32]);
         forged.extend_from_slice(&honest[STUN_HEADER..honest.len() - 8]);
-        integrity::append_fingerprint(&mut forged);
+        append_fingerprint(&mut forged);
         assert!(matches!(decode_binding(&forged, Transport::Udp), Err(StunError::Guard(_))));
     }
 
@@ -360,8 +367,8 @@ mod tests {
         let error = vec![ErrorCode::new(420, "unknown".into()).unwrap().into()];
         let mut sealed = reply(vec![MappedAddress::new(mapped).into()], MessageClass::SuccessResponse);
         sealed.truncate(sealed.len() - 8);
-        integrity::IntegrityKey::short_term("x").append(&mut sealed);
-        integrity::append_fingerprint(&mut sealed);
+        append_integrity(&mut sealed);
+        append_fingerprint(&mut sealed);
         let seeds = [
             reply(success, MessageClass::SuccessResponse),
             reply(error, MessageClass::ErrorResponse),
@@ -398,7 +405,7 @@ mod tests {
                 }
                 message.resize(message.len().next_multiple_of(4), 0);
                 message[4..8].copy_from_slice(&guard::MAGIC_COOKIE.to_be_bytes());
-                integrity::append_fingerprint(&mut message);
+                append_fingerprint(&mut message);
             }
             let over = if draw(2) == 0 { Transport::Udp } else { Transport::Tcp };
             accepted += usize::from(decode_binding(&message, over).is_ok());

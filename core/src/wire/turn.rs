@@ -17,8 +17,10 @@ use stun_codec::rfc5766::methods;
 use stun_codec::rfc8656::attributes::{AdditionalAddressFamily, AddressFamily, RequestedAddressFamily};
 use stun_codec::{Message, MessageClass, MessageDecoder, MessageEncoder, Method, define_attribute_enums};
 
+use super::Family;
+use super::fingerprint::{append_fingerprint, set_length};
 use super::guard::{Class, MAGIC_COOKIE, STUN_HEADER, StunView};
-use super::integrity::{self, IntegrityKey};
+use super::integrity::IntegrityKey;
 use super::stun::TransactionId;
 
 define_attribute_enums!(
@@ -54,29 +56,6 @@ const SEND_INDICATION: u16 = 0x0016;
 const DATA_METHOD: u16 = 0x007;
 /// Protocol number of UDP, for REQUESTED-TRANSPORT.
 const UDP: u8 = 17;
-
-/// The family of a relayed address (RFC 8656 section 18.8).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-// Exhaustive: there are two address families.
-pub enum Family {
-    /// IPv4.
-    V4,
-    /// IPv6.
-    V6,
-    /// An address of each, asked for at once (RFC 8656 section 18.11). A server that has one of them only gives that.
-    Both,
-}
-
-impl Family {
-    /// Returns true if an address is of this family.
-    pub fn has(self, ip: IpAddr) -> bool {
-        match self {
-            Family::V4 => ip.is_ipv4(),
-            Family::V6 => ip.is_ipv6(),
-            Family::Both => true,
-        }
-    }
-}
 
 /// Kind of a request, with its arguments.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -186,7 +165,7 @@ pub fn request(ask: Ask, transaction: TransactionId, proof: Option<&Proof>) -> O
         }
         proof.key.append(&mut bytes);
     }
-    integrity::append_fingerprint(&mut bytes);
+    append_fingerprint(&mut bytes);
     Some(bytes.into())
 }
 
@@ -195,7 +174,7 @@ fn append(message: &mut Vec<u8>, kind: u16, value: &[u8]) {
     message.extend_from_slice(&(value.len() as u16).to_be_bytes());
     message.extend_from_slice(value);
     message.resize(message.len().next_multiple_of(4), 0);
-    integrity::set_length(message);
+    set_length(message);
 }
 
 /// Content of an answer to a request. Nothing of it is proven yet.
@@ -356,7 +335,9 @@ fn unxor(value: &[u8], transaction: TransactionId) -> Option<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::fingerprint::fingerprint_fits;
     use crate::wire::guard::{self, Transport};
+    use crate::wire::integrity::userhash;
     use stun_codec::rfc5766::attributes::Data;
 
     define_attribute_enums!(Other, OtherDecoder, OtherEncoder, [XorPeerAddress, Data]);
@@ -382,7 +363,7 @@ mod tests {
     fn requests_without_proof_are_these_bytes() {
         let bytes = |ask| {
             let bytes = request(ask, ID, None).unwrap();
-            assert!(integrity::fingerprint_fits(view(&bytes)));
+            assert!(fingerprint_fits(view(&bytes)));
             bytes[..bytes.len() - 8].to_vec()
         };
         let allocate = bytes(Ask::Allocate { family: Family::V4, lifetime: 600 });
@@ -423,15 +404,15 @@ mod tests {
         assert!(proof.key.verifies(view(&bytes)) && view(&bytes).integrity() == Some(56));
         // With the newer means: the name hidden, the algorithms repeated, the stronger integrity.
         let offered: &[u8] = &[0, 2, 0, 0, 0, 1, 0, 0];
-        proof.user = User::Hash(integrity::userhash("alice", "lab"));
+        proof.user = User::Hash(userhash("alice", "lab"));
         proof.algorithms = Some((offered.into(), 2));
         proof.key = IntegrityKey::long_term_sha256("alice", "lab", "secret");
         let bytes = request(ask, ID, Some(&proof)).unwrap();
-        let hash = [&[0, 0x1e, 0, 32][..], &integrity::userhash("alice", "lab")].concat();
+        let hash = [&[0, 0x1e, 0, 32][..], &userhash("alice", "lab")].concat();
         let algorithms = [&[0x80, 2, 0, 8][..], offered, &[0, 0x1d, 0, 4, 0, 2, 0, 0]].concat();
         assert_eq!(&bytes[20..100], [&lifetime[..], &place, &hash, &algorithms].concat());
         assert!(proof.key.verifies(view(&bytes)) && view(&bytes).integrity_sha256() == Some(100));
-        assert!(integrity::fingerprint_fits(view(&bytes)));
+        assert!(fingerprint_fits(view(&bytes)));
         proof.realm = "r".repeat(200).into();
         assert_eq!(request(ask, ID, Some(&proof)), None, "longer than a realm may be");
     }

@@ -44,7 +44,7 @@ impl Attempt {
         if matches!(reason, FailReason::Shutdown | FailReason::Name(_)) {
             return None;
         }
-        let relay = self.has(Strategy::Relay) && ctx.config.turn.is_empty();
+        let relay = Strategy::Relay.is_built() && self.has(Strategy::Relay) && ctx.config.turn.is_empty();
         match self.heard {
             Heard::Refusal(why) => advice_on(ctx, why),
             Heard::Answer if relay => Some(Advice::AddRelay),

@@ -4,6 +4,10 @@
 mod announcing;
 mod choosing;
 mod listeners;
+#[cfg(feature = "portmap")]
+mod mapping;
+#[cfg(not(feature = "portmap"))]
+#[path = "../without/mapping.rs"]
 mod mapping;
 mod measuring;
 mod nat64;

@@ -8,6 +8,10 @@ mod direct;
 mod incoming;
 mod knock;
 pub(super) mod punch;
+#[cfg(feature = "relay")]
+pub(super) mod relay;
+#[cfg(not(feature = "relay"))]
+#[path = "../without/relay.rs"]
 pub(super) mod relay;
 mod request;
 mod reverse;
@@ -16,7 +20,7 @@ use std::sync::Arc;
 
 pub(super) use ctx::Ctx;
 pub(super) use direct::Direct;
-#[cfg(test)]
+#[cfg(all(test, feature = "relay"))]
 pub(super) use knock::KnockKey;
 pub(super) use punch::Punches;
 pub(super) use relay::Relays;

@@ -18,7 +18,7 @@ use smallvec::{SmallVec, smallvec};
 
 use ladder::Ladder;
 use proof::Proofs;
-#[cfg(test)]
+#[cfg(all(test, feature = "relay"))]
 pub(in crate::node) use state::PunchStage as Stages;
 use state::{Punch, PunchStage, SYN_BURST, SYN_EVERY};
 

@@ -26,7 +26,6 @@ use std::net::SocketAddr;
 use smallvec::SmallVec;
 
 pub(in crate::node) use mover::Way;
-pub(crate) use pipes::MAX_AT_ONCE;
 
 use calling::Calling;
 use mover::Moving;

@@ -7,10 +7,8 @@ use bytes::Bytes;
 use super::state::RelayStage;
 use super::{Ctx, Relays};
 use crate::pipe::{PipeEnd, PipeId, PipeNews};
-use crate::relay::{MessageError, ReadOutcome};
+use crate::relay::{MAX_AT_ONCE, MessageError, ReadOutcome};
 
-/// Most bytes that one call writes or reads.
-pub(crate) const MAX_AT_ONCE: usize = 64 * 1024;
 /// Time for bytes that were written before a pipe was closed to arrive.
 const LEAVE_WITHIN: Duration = Duration::from_secs(30);
 

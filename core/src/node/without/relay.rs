@@ -1,0 +1,144 @@
+//! The relay strategy of a build without the feature `relay`: calls of ours do without it, and peers are told that we cannot come.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use super::{Contract, Ctx, End};
+use crate::call::{ConnectId, Strategy};
+use crate::identity::NodeId;
+use crate::io::{CloseHow, Input, SockId};
+use crate::node::admission::Place;
+use crate::node::call::facts::Call;
+use crate::pipe::{PipeId, PipeKeys, Terms};
+use crate::relay::{MessageError, ReadOutcome};
+use crate::signal::message::Body;
+use crate::strategy::agreement::{Decision, Key};
+use crate::strategy::ours::Trust;
+use crate::time::Instant;
+use crate::turn::Credentials;
+
+pub(in crate::node) struct Way {
+    pub(in crate::node) strategy: Strategy,
+    pub(in crate::node) local: SocketAddr,
+    pub(in crate::node) remote: SocketAddr,
+}
+
+#[derive(Default)]
+pub(in crate::node) struct Relays;
+
+// Strategy.
+impl Relays {
+    pub(super) fn places(&self) -> impl Iterator<Item = Place> {
+        core::iter::empty()
+    }
+
+    pub(in crate::node) fn has_room(&self, _: Trust) -> bool {
+        true
+    }
+
+    /// Says that we come from nowhere, as where the peer names an address that we do not send to.
+    pub(in crate::node) fn visit(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        (key, peer, _): (Key, NodeId, Terms),
+        via: SmallVec<[u8; 2]>,
+        _: SocketAddr,
+        _: bool,
+    ) {
+        ctx.reply(peer, key.0, &via, Body::TurnResponse(SmallVec::new()));
+    }
+
+    pub(in crate::node) fn peer_comes(&mut self, _: &mut Ctx<'_>, _: &Call, _: &[SocketAddr]) {}
+
+    pub(in crate::node) fn handle(&mut self, _: &mut Ctx<'_>, _: PipeId, _: Input<'_>) {}
+
+    pub(in crate::node) fn handle_carrier(&mut self, _: &mut Ctx<'_>, _: PipeId, _: Input<'_>) {}
+
+    pub(in crate::node) fn timeout(&mut self, _: &mut Ctx<'_>, _: PipeId) {}
+
+    pub(in crate::node) fn carry_out(&mut self, _: &mut Ctx<'_>, _: Decision) {}
+
+    pub(in crate::node) fn renew(&mut self, _: &mut Ctx<'_>, _: u8, _: Option<&Credentials>) {}
+
+    pub(in crate::node) fn hand_out(
+        &mut self,
+        _: &mut Ctx<'_>,
+        _: PipeId,
+        _: bool,
+        _: SmallVec<[ConnectId; 1]>,
+        _: Instant,
+    ) {
+    }
+
+    pub(super) fn shut(&mut self, _: &mut Ctx<'_>) {}
+}
+
+// Pipes, of which there are none.
+impl Relays {
+    pub(in crate::node) fn moving_pipe(&self, _: Key) -> Option<PipeId> {
+        None
+    }
+
+    pub(in crate::node) fn join_pipe(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        _: PipeId,
+        sock: SockId,
+        _: Way,
+        _: PipeKeys,
+    ) {
+        ctx.cx.close(sock, CloseHow::Drop);
+    }
+
+    pub(in crate::node) fn write(&mut self, _: &mut Ctx<'_>, _: PipeId, _: &[u8]) -> usize {
+        0
+    }
+
+    pub(in crate::node) fn read(&mut self, _: &mut Ctx<'_>, _: PipeId, _: &mut [u8]) -> ReadOutcome {
+        ReadOutcome::Empty
+    }
+
+    pub(in crate::node) fn finish_pipe(&mut self, _: &mut Ctx<'_>, _: PipeId) {}
+
+    pub(in crate::node) fn send_message(
+        &mut self,
+        _: &mut Ctx<'_>,
+        _: PipeId,
+        _: Bytes,
+    ) -> Result<(), MessageError> {
+        Err(MessageError::NotConnected)
+    }
+
+    pub(in crate::node) fn read_message(&mut self, _: &mut Ctx<'_>, _: PipeId) -> Option<Bytes> {
+        None
+    }
+
+    pub(in crate::node) fn close_pipe(&mut self, _: &mut Ctx<'_>, _: PipeId) {}
+
+    pub(in crate::node) fn has_leaving(&self) -> bool {
+        false
+    }
+}
+
+impl Contract for Relays {
+    fn begin(&mut self, _: &mut Ctx<'_>, _: &Arc<Call>) -> Result<(), String> {
+        Err("this build has no relays".into())
+    }
+
+    fn drive(&mut self, _: &mut Ctx<'_>, _: &Arc<Call>) -> Option<End> {
+        None
+    }
+
+    fn describe(&self, _: &Ctx<'_>, _: &Call) -> String {
+        String::new()
+    }
+
+    fn network_changed(&mut self, _: &Arc<Call>) -> bool {
+        false
+    }
+
+    fn forget(&mut self, _: &Call) {}
+}
