@@ -89,6 +89,9 @@ pub struct Config {
     /// router's firewall is asked for a pinhole, unless the survey found no firewall there. The port is closed again at
     /// shutdown, which may then take 2 s. Default: no.
     pub portmap: bool,
+    /// External port to ask these routers for; they may give another one. 443 and 80 are what networks let out that
+    /// let out little. Default 0: the listener's own.
+    pub external_port: u16,
     /// Time servers, asked when the node starts, once a day, and when the wall clock was set: where they say that the clock
     /// is wrong by more than a minute, the node goes by theirs. Nothing needs them but names on a machine whose clock is
     /// wrong. Of three or more, one that lies is outvoted. Default: none.
@@ -126,6 +129,7 @@ impl Config {
             survey: true,
             hairpin: false,
             portmap: false,
+            external_port: 0,
             ntp: Vec::new(),
             max_pipes: None,
             liveness: Liveness::default(),
@@ -155,6 +159,13 @@ impl Config {
     #[must_use]
     pub fn port(mut self, port: u16) -> Self {
         self.port = port;
+        self
+    }
+
+    /// Sets [`external_port`](#structfield.external_port).
+    #[must_use]
+    pub fn external_port(mut self, port: u16) -> Self {
+        self.external_port = port;
         self
     }
 

@@ -76,7 +76,7 @@ pub(crate) async fn run(options: Options) -> ExitCode {
         log::start(filter, say);
     }
     // Everything that can be wrong with the usage is, before anything is opened.
-    let mut portmap = false;
+    let (mut portmap, mut external_port) = (false, 0);
     let (task, common) = match options.command {
         Command::Serve(serve) => return server::run(&serve, say).await,
         Command::Interfaces { config } => return interfaces::run(config.as_deref(), say).await,
@@ -89,7 +89,7 @@ pub(crate) async fn run(options: Options) -> ExitCode {
         Command::Man { folder } => return manual::man(folder.as_deref(), say),
         Command::Id { identity } => return id(&identity, say),
         Command::Listen { echo, idle, port, name, qr, lines, common } => {
-            portmap = port.wanted();
+            (portmap, external_port) = (port.wanted(), port.external());
             let messages = lines.wanted();
             let more = if messages.is_some() { " --messages" } else { "" };
             let listening = if echo { Listening::Echo } else { Listening::Talk { idle, messages } };
@@ -108,7 +108,7 @@ pub(crate) async fn run(options: Options) -> ExitCode {
         },
         Command::Daemon(daemon) => match Prepared::new(&daemon) {
             Ok(prepared) => {
-                portmap = daemon.port.wanted();
+                (portmap, external_port) = (daemon.port.wanted(), daemon.port.external());
                 (Task::Daemon(prepared, daemon.name), daemon.common)
             }
             Err(why) => return usage(say, &why),
@@ -166,6 +166,7 @@ pub(crate) async fn run(options: Options) -> ExitCode {
             let max_pipes =
                 matches!(task, Task::Daemon(..)).then(|| p2pd_sys::most_pipes().min(daemon::MAX_INCOMING));
             config.max_pipes = max_pipes;
+            config.external_port = external_port;
             (config.portmap(portmap).hairpin(hairpin).nat_memory(nat_memory), renewals, way)
         }
         Err(why) => return usage(say, &why),

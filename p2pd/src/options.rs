@@ -90,9 +90,10 @@ impl Common {
 #[derive(Debug, Args)]
 pub(crate) struct MapPort {
     /// Have the router in front of us open the listener's port, by PCP, NAT-PMP or UPnP, where a NAT hides us and a
-    /// STUN server is in the list. This is the default, unless P2PD_FORBID_PUBLIC_SERVERS is set
-    #[arg(long)]
-    map_port: bool,
+    /// STUN server is in the list. This is the default, unless P2PD_FORBID_PUBLIC_SERVERS is set. With a number: ask for
+    /// that external port. 443 and 80 are reached from networks that let out nothing else
+    #[arg(long, value_name = "PORT", num_args = 0..=1, require_equals = true, default_missing_value = "0")]
+    map_port: Option<u16>,
     /// Ask no router for anything
     #[arg(long, conflicts_with = "map_port")]
     no_map_port: bool,
@@ -100,7 +101,12 @@ pub(crate) struct MapPort {
 
 impl MapPort {
     pub(crate) fn wanted(&self) -> bool {
-        self.map_port || (!self.no_map_port && std::env::var_os(FORBID_PUBLIC).is_none())
+        self.map_port.is_some() || (!self.no_map_port && std::env::var_os(FORBID_PUBLIC).is_none())
+    }
+
+    /// The external port to ask for, 0 for the listener's.
+    pub(crate) fn external(&self) -> u16 {
+        self.map_port.unwrap_or_default()
     }
 }
 

@@ -185,9 +185,17 @@ impl World {
     /// # Panics
     /// If it does not get ready.
     pub fn listen_for(&self, host: usize, ids: &[String]) -> (Child, String) {
-        let mut child = self.run(self.lab.host(host), &["listen", "--echo", "--accept", &ids.join(",")]);
+        let mut child = self.listener(host, ids);
         let ready = event(&mut child, "ready");
         (child, ready["address"].as_str().unwrap().to_owned())
+    }
+
+    /// The same, not waited for.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn listener(&self, host: usize, ids: &[String]) -> Child {
+        self.run(self.lab.host(host), &["listen", "--echo", "--accept", &ids.join(",")])
     }
 
     /// A connect from a host that sends a word: the program's `connected` event once the word came back, or its

@@ -8,11 +8,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use p2pd_tests::lab::{Allocation, Dependence, UserNat};
+use p2pd_core::PeerAddress;
+use p2pd_tests::lab::{Allocation, Child, Dependence, UserNat};
 use p2pd_tests::require_lab;
-use p2pd_tests::world::World;
+use p2pd_tests::world::{World, event};
 
 const ONE_WAY: Duration = Duration::from_millis(20);
+/// Time that the listeners have for measuring their NATs.
+const SURVEY: Duration = Duration::from_secs(1);
 /// The callers. All of them filter by address and port.
 const CALLERS: [&str; 4] = ["pr", "pr/rst", "symseq", "fw"];
 
@@ -42,6 +45,16 @@ fn fits(pattern: &str, text: &str) -> bool {
 /// Setting of the environment, or what stands for it.
 fn setting(name: &str, default: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| default.to_owned())
+}
+
+/// Returns the address of a listener, once it has a broker.
+fn reachable(listener: &mut Child) -> String {
+    loop {
+        let address = event(listener, "ready")["address"].as_str().unwrap().to_owned();
+        if !address.parse::<PeerAddress>().unwrap().brokers().is_empty() {
+            return address;
+        }
+    }
 }
 
 /// One call, how it ended and how long that took.
@@ -75,25 +88,33 @@ fn every_kind_is_reached() {
     let world = World::relaying(&homes, ONE_WAY, &[], "");
     let keys: Vec<(String, String)> = (kinds.len()..homes.len()).map(|home| world.key(home)).collect();
     let ids: Vec<String> = keys.iter().map(|(_, id)| id.clone()).collect();
+    let mut listeners: Vec<Child> = (0..kinds.len()).map(|home| world.listener(home, &ids)).collect();
+    let addresses: Vec<String> = listeners.iter_mut().map(reachable).collect();
+    // Whose NAT is not measured yet, which nothing says, is punched by guesses.
+    std::thread::sleep(SURVEY);
 
     let (next, done) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for lane in 0..lanes {
-            let (world, kinds, callers, keys, ids, next, done) =
-                (&world, &kinds, &callers, &keys, &ids, &next, &done);
+            let (world, kinds, callers, keys, addresses, next, done) =
+                (&world, &kinds, &callers, &keys, &addresses, &next, &done);
             scope.spawn(move || {
-                while let Some(kind) = kinds.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let listener = kinds.iter().position(|other| other == kind).unwrap();
-                    let (_listening, address) = world.listen_for(listener, ids);
+                loop {
+                    let listener = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(kind) = kinds.get(listener) else { return };
+                    let address = &addresses[listener];
                     for _ in 0..runs {
                         for (n, caller) in callers.iter().enumerate() {
                             let place = lane * callers.len() + n;
                             let args = ["--strategies", "punch", "--identity", &keys[place].0];
                             let args = [&args[..], &["--timeout", "25"]].concat();
                             let begin = Instant::now();
-                            let outcome = world.try_connect(kinds.len() + place, &address, &args);
+                            let outcome = world.try_connect(kinds.len() + place, address, &args);
                             let outcome = outcome.map(|said| said["elapsed_ms"].as_f64().unwrap() / 1e3);
                             let took = begin.elapsed();
+                            let said =
+                                outcome.as_ref().map_or("failed".into(), |time| format!("{time:.2} s"));
+                            println!("{caller} -> {kind}: {said}");
                             let call = Call { listener, caller, outcome, took };
                             done.lock().unwrap_or_else(PoisonError::into_inner).push(call);
                         }

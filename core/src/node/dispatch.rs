@@ -10,8 +10,8 @@ use super::allocating::{self, Allocations};
 use super::call::Calls;
 use super::call::facts::Call;
 use super::naming::{self, Names};
-use super::network::{self, is_gone};
-use super::session::{self, Sessions};
+use super::network::{self, NetworkEvent, is_gone};
+use super::session::{self, SessionEvent, Sessions};
 use super::strategy::{Ctx, Parting, Strategies};
 use super::{Node, Phase};
 use crate::address::PeerAddress;
@@ -22,7 +22,7 @@ use crate::io::{CloseHow, Input, Interface, SockId};
 use crate::login::ServerRef;
 use crate::pipe::Terms;
 use crate::session::SessionId;
-use crate::signal::broker::{News, Said};
+use crate::signal::broker::{BrokerEvent, BrokerEvents};
 use crate::signal::message::{Body, Message};
 use crate::signal::seal::{self, Content};
 use crate::strategy::agreement::Requester;
@@ -46,8 +46,8 @@ impl Node {
                 self.with_allocations(|all, env| all.handle(env, id, input));
             }
             (Some(Owner::Broker(place)), input) => {
-                let news = self.signalling.handle(&mut self.cx, place, input);
-                self.broker_news(place, news);
+                let events = self.signalling.handle(&mut self.cx, place, input);
+                self.broker_events(place, events);
             }
             (Some(Owner::Listener(n)), Input::Bound { sock, local }) => {
                 self.sessions.listens(sock);
@@ -85,7 +85,7 @@ impl Node {
     }
 
     /// Does the work that follows any input: delivers messages to ourselves, and announces the address if it is new.
-    pub(super) fn settle(&mut self) {
+    pub(super) fn follow_up(&mut self) {
         self.hear_sessions();
         self.hear_network();
         while let Some(message) = self.signalling.poll_loopback() {
@@ -195,8 +195,8 @@ impl Node {
         for timer in due {
             match timer {
                 Timer::Broker(place) => {
-                    let news = self.signalling.timeout(&mut self.cx, place);
-                    self.broker_news(place, news);
+                    let events = self.signalling.timeout(&mut self.cx, place);
+                    self.broker_events(place, events);
                 }
                 Timer::External
                 | Timer::Survey(_)
@@ -258,12 +258,10 @@ impl Node {
 
     /// Tells those who wait for streams what has become of them.
     fn hear_sessions(&mut self) {
-        while let Some(news) = self.sessions.poll_news() {
-            match news {
-                session::News::Met { peer, ip } => {
-                    self.lend_calls(|_, all, ctx| all.punch.met(ctx, peer, ip))
-                }
-                session::News::Lost { key, peer, sock, remote, why } => {
+        while let Some(event) = self.sessions.poll_event() {
+            match event {
+                SessionEvent::Met { peer, ip } => self.lend_calls(|_, all, ctx| all.punch.met(ctx, peer, ip)),
+                SessionEvent::Lost { key, peer, sock, remote, why } => {
                     let by_punch = self.lend_calls(|_, all, ctx| all.punch.lost_stream(ctx, key, sock, why));
                     self.lend_calls(|calls, all, ctx| match key.1 {
                         Requester::Us => calls.lost_stream(all, ctx, (key.0, remote), sock, why),
@@ -271,33 +269,33 @@ impl Node {
                         Requester::Them => all.leave(ctx, key, peer, Parting::IfStreamless),
                     });
                 }
-                session::News::ByRelay(decision) => {
+                SessionEvent::ByRelay(decision) => {
                     self.lend_calls(|_, all, ctx| all.relay.carry_out(ctx, decision));
                 }
-                session::News::Won(winner) => {
+                SessionEvent::Won(winner) => {
                     self.lend_calls(|calls, all, ctx| calls.won(all, ctx, *winner));
                 }
-                session::News::GoesOn(peer) => self.sessions.agree(&mut self.cx, peer, None),
+                SessionEvent::GoesOn(peer) => self.sessions.agree(&mut self.cx, peer, None),
             }
         }
     }
 
     fn hear_network(&mut self) {
-        while let Some(news) = self.network.poll_news() {
-            match news {
-                network::News::Shut(listener) => self.sessions.stopped_listening(listener),
-                network::News::Sampled(sampled) => {
+        while let Some(event) = self.network.poll_event() {
+            match event {
+                NetworkEvent::Shut(listener) => self.sessions.stopped_listening(listener),
+                NetworkEvent::Sampled(sampled) => {
                     self.with_calls(|_, all, ctx| all.punch.sampled(ctx, sampled));
                 }
-                network::News::Nat64(another) => {
+                NetworkEvent::Nat64(another) => {
                     if another {
                         let listed = self.network.listed().to_vec();
                         self.interfaces(&listed);
                     }
                     self.with_calls(|calls, all, ctx| calls.drive_all(all, ctx));
                 }
-                network::News::TimeSet => self.with_names(Names::anew),
-                network::News::TimeKnown => self.with_names(Names::drive),
+                NetworkEvent::TimeSet => self.with_names(Names::anew),
+                NetworkEvent::TimeKnown => self.with_names(Names::drive),
             }
         }
     }
@@ -354,8 +352,8 @@ impl Node {
 
     fn roam_brokers(&mut self, moved: bool, gone: impl Fn(IpAddr) -> bool) {
         for place in 0..self.signalling.len() as u8 {
-            let news = self.signalling.roam(&mut self.cx, place, moved, &gone);
-            self.broker_news(place, news);
+            let events = self.signalling.roam(&mut self.cx, place, moved, &gone);
+            self.broker_events(place, events);
         }
     }
 
@@ -374,7 +372,7 @@ impl Node {
         }
         self.network.map_ports(&mut self.cx);
         self.signalling.choose();
-        self.tell_attempts();
+        self.wake_calls();
         if !self.network.may_announce(self.signalling.all_settled()) {
             return;
         }
@@ -388,29 +386,29 @@ impl Node {
     }
 
     /// Wakes the calls that wait for a broker or for our address, once that has changed.
-    pub(super) fn tell_attempts(&mut self) {
+    pub(super) fn wake_calls(&mut self) {
         let (heard, settled) = (self.network.outside_is_heard(), self.network.address_is_settled());
         if self.signalling.ways_changed(heard, settled) {
             self.with_calls(|calls, all, ctx| calls.wake(all, ctx));
         }
     }
 
-    pub(super) fn broker_news(&mut self, place: u8, news: News) {
-        for said in news {
-            match said {
-                Said::State(state) => self.broker_state(place, state),
-                Said::Unproven { before } => {
+    pub(super) fn broker_events(&mut self, place: u8, events: BrokerEvents) {
+        for event in events {
+            match event {
+                BrokerEvent::State(state) => self.broker_state(place, state),
+                BrokerEvent::Unproven { before } => {
                     if !before {
                         self.broker_state(place, BrokerState::Swallows);
                     }
                     self.signalling.probe(&mut self.cx, place);
                 }
-                Said::EndsAtMessages => self.broker_state(place, BrokerState::EndsAtMessages),
-                Said::Payload(payload) => self.payload(place, &payload),
-                Said::Followed(topic, granted) => {
+                BrokerEvent::EndsAtMessages => self.broker_state(place, BrokerState::EndsAtMessages),
+                BrokerEvent::Payload(payload) => self.payload(place, &payload),
+                BrokerEvent::Followed(topic, granted) => {
                     self.with_names(|names, env| names.followed(env, place, &topic, granted))
                 }
-                Said::Record(topic, payload, kept) => {
+                BrokerEvent::Record(topic, payload, kept) => {
                     self.with_names(|names, env| names.record(env, place, &topic, &payload, kept));
                 }
             }

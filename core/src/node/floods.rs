@@ -87,7 +87,7 @@ impl Bench {
         let message = Message { id: MessageId(unique), sent, lifetime: 600, session, body };
         self.node.advance(self.now);
         self.node.message(from, Box::new(message), 0);
-        self.node.settle();
+        self.node.follow_up();
         self.pump();
     }
 

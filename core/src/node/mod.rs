@@ -182,7 +182,7 @@ impl Node {
         let input = self.network.inward(input);
         let owner = self.cx.owner_of(&input);
         self.dispatch(owner, input);
-        self.settle();
+        self.follow_up();
     }
 
     /// The next thing for the driver to do. Drain it after each call of another method, or after several.
@@ -214,7 +214,7 @@ impl Node {
         }
         let id = self.calls.fresh_id();
         self.with_calls(|calls, all, ctx| calls.begin(all, ctx, id, peer, to, plan));
-        self.settle();
+        self.follow_up();
         Ok(id)
     }
 
@@ -295,7 +295,7 @@ impl Node {
             return Err(NameError::Shutdown);
         }
         self.with_names(act)?;
-        self.settle();
+        self.follow_up();
         Ok(())
     }
 
@@ -304,7 +304,7 @@ impl Node {
         self.advance(now);
         self.with_calls(|calls, all, ctx| calls.cancel(all, ctx, connect));
         self.with_names(|names, env| names.cancel(env, connect));
-        self.settle();
+        self.follow_up();
     }
 
     /// Answers [`Event::Ask`](crate::Event::Ask): whether the peer may have a pipe, now and for as long as this node runs.
@@ -313,7 +313,7 @@ impl Node {
         self.advance(now);
         if !self.is_shut() {
             self.answer_ask(peer, accept);
-            self.settle();
+            self.follow_up();
         }
     }
 
@@ -322,7 +322,7 @@ impl Node {
     pub fn set_busy(&mut self, now: Instant, busy: bool) {
         self.advance(now);
         self.sessions.set_busy(busy);
-        self.settle();
+        self.follow_up();
     }
 
     /// Asks TURN servers for a relayed address. [`Output::OpenAllocation`](crate::Output::OpenAllocation) or
@@ -337,7 +337,7 @@ impl Node {
         }
         let mut env = allocating::Env { cx: &mut self.cx, network: &self.network, logins: &mut self.logins };
         let id = self.allocations.open(&mut env, &self.config, wish)?;
-        self.settle();
+        self.follow_up();
         Ok(id)
     }
 
@@ -432,7 +432,7 @@ impl Node {
         }
         let peer = NodeId::try_from(to.node()).map_err(ConnectError::NodeId)?;
         let brokers = self.signalling.ping(&mut self.cx, peer, to, number).ok_or(ConnectError::TooMany)?;
-        self.settle();
+        self.follow_up();
         Ok(brokers)
     }
 
@@ -464,7 +464,7 @@ impl Node {
                 self.with_allocations(|all, env| all.renew(env, place, fresh.as_ref()));
             }
         }
-        self.settle();
+        self.follow_up();
     }
 
     /// Ends everything: connects fail with [`FailReason::Shutdown`](crate::FailReason::Shutdown), brokers are told, sockets closed. The outputs
@@ -610,9 +610,9 @@ mod tests {
         let mut node = node();
         for _ in 0..200_000 {
             let ip = [198, 51, 100, 7].into();
-            node.sessions.tell(super::session::News::Met { peer: key(2).node_id(), ip });
+            node.sessions.tell(super::session::SessionEvent::Met { peer: key(2).node_id(), ip });
         }
         node.handle(Instant::ZERO, Input::Timeout);
-        assert!(node.sessions.poll_news().is_none());
+        assert!(node.sessions.poll_event().is_none());
     }
 }

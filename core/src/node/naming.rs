@@ -74,7 +74,8 @@ pub(super) struct Env<'a> {
 struct Watch {
     topic: Box<str>,
     found: Found,
-    places: BTreeMap<u8, Place>,
+    /// Answers of the brokers, by their places in the configuration.
+    answers: BTreeMap<u8, Answer>,
     /// Beginning of the search that is under way.
     search: Option<Instant>,
     /// Key of the last record in this search that no broker had kept, and that is an owner's answer for that reason.
@@ -92,7 +93,7 @@ struct Watch {
 
 /// Answer of a broker about a name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Place {
+enum Answer {
     /// The subscription stands since then; `again` once the name's owner was asked a second time.
     Open { since: Instant, again: bool },
     /// The broker has sent the record that it kept.
@@ -194,8 +195,8 @@ impl Names {
     pub(super) fn followed(&mut self, env: &mut Env<'_>, place: u8, topic: &str, granted: bool) {
         let now = env.cx.now;
         if let Some((_, watch)) = self.of(topic) {
-            let open = Place::Open { since: now, again: false };
-            watch.places.insert(place, if granted { open } else { Place::Refused });
+            let open = Answer::Open { since: now, again: false };
+            watch.answers.insert(place, if granted { open } else { Answer::Refused });
             if granted && watch.search.is_none() && watch.hold.as_ref().is_some_and(|h| h.published.is_none())
             {
                 // The first broker that is there for a name that waited.
@@ -231,12 +232,12 @@ impl Names {
             return;
         }
         if kept {
-            watch.places.insert(place, Place::Answered);
+            watch.answers.insert(place, Answer::Answered);
         }
         match Record::decode(payload) {
             Ok(record) if record.name == name && record.is_current(wall) => {
                 if watch.search.is_some() && record.id != ours {
-                    watch.places.insert(place, Place::Answered);
+                    watch.answers.insert(place, Answer::Answered);
                 }
                 if !kept {
                     watch.answered = Some(record.id);
@@ -325,7 +326,7 @@ impl Names {
             Box::new(Watch {
                 topic: name.topic().into(),
                 found: Found::default(),
-                places: BTreeMap::new(),
+                answers: BTreeMap::new(),
                 search: None,
                 answered: None,
                 stale: false,
@@ -343,7 +344,7 @@ impl Names {
             let now = env.cx.now;
             watch.begin(now);
             watch.stale = false;
-            watch.places.clear();
+            watch.answers.clear();
             for broker in env.signalling.sessions_mut() {
                 broker.follow(env.cx, &watch.topic);
                 // A broker that is not there yet is asked as soon as it is.
@@ -356,7 +357,7 @@ impl Names {
 
     fn look_at(&mut self, env: &mut Env<'_>, name: Name, mut watch: Box<Watch>) {
         let now = env.cx.now;
-        watch.places.retain(|place, _| env.signalling.is_ready(&[*place]));
+        watch.answers.retain(|place, _| env.signalling.is_ready(&[*place]));
         if watch.search.is_some() {
             self.ask_again(env, &mut watch);
         }
@@ -374,7 +375,7 @@ impl Names {
         let awaited = env.network.time_awaited_until(now);
         let doubtful = awaited.is_some() && watch.stale;
         let asks = watch.asked || !watch.calls.is_empty();
-        let hopes = asks && watch.places.is_empty() && env.signalling.sessions().any(|b| b.has_worked());
+        let hopes = asks && watch.answers.is_empty() && env.signalling.sessions().any(|b| b.has_worked());
         // A call waits for a broker that takes streams, and has time to answer then.
         let may_yet = |b: &Session| b.is_unready() || b.may_yet_follow(&watch.topic);
         let unready = !watch.is_heard() && env.signalling.sessions().any(may_yet);
@@ -413,9 +414,9 @@ impl Names {
     /// Returns true once every broker that can be asked has answered, refused or been silent for `GRACE`.
     fn is_asked(&self, env: &Env<'_>, watch: &Watch) -> bool {
         let now = env.cx.now;
-        env.signalling.sessions().enumerate().all(|(n, broker)| match watch.places.get(&(n as u8)) {
-            Some(Place::Open { since, .. }) => *since + GRACE <= now,
-            Some(Place::Answered | Place::Refused) => true,
+        env.signalling.sessions().enumerate().all(|(n, broker)| match watch.answers.get(&(n as u8)) {
+            Some(Answer::Open { since, .. }) => *since + GRACE <= now,
+            Some(Answer::Answered | Answer::Refused) => true,
             None => env.signalling.is_settled(n as u8) && !broker.is_ready(),
         })
     }
@@ -437,8 +438,8 @@ impl Names {
     /// to be known everywhere, and the answer may have come before.
     fn ask_again(&mut self, env: &mut Env<'_>, watch: &mut Watch) {
         let now = env.cx.now;
-        for (place, state) in &mut watch.places {
-            if let Place::Open { since, again } = state
+        for (place, state) in &mut watch.answers {
+            if let Answer::Open { since, again } = state
                 && !*again
                 && *since + GRACE / 2 <= now
                 && let Some(broker) = env.signalling.session_mut(*place)
@@ -524,7 +525,7 @@ impl Names {
             return Next::Forget;
         }
         if !hold.told {
-            let followed = watch.places.values().filter(|p| **p != Place::Refused).count();
+            let followed = watch.answers.values().filter(|p| **p != Answer::Refused).count();
             if published.confirmed.len() < followed.max(1) && now < published.at + CONFIRM_WITHIN {
                 return Next::Nothing;
             }
@@ -577,8 +578,8 @@ impl Names {
             address: address.clone().map(Box::new),
         };
         let record = record.encode(env.identity);
-        for (place, state) in &watch.places {
-            if *state != Place::Refused
+        for (place, state) in &watch.answers {
+            if *state != Answer::Refused
                 && let Some(broker) = env.signalling.session_mut(*place)
             {
                 broker.publish_kept(env.cx, &watch.topic, record.clone(), now + SEND_WITHIN);
@@ -616,16 +617,16 @@ impl Watch {
 
     /// Returns true if a broker sends us the records of the name.
     fn is_heard(&self) -> bool {
-        self.places.values().any(|place| *place != Place::Refused)
+        self.answers.values().any(|place| *place != Answer::Refused)
     }
 
     /// Returns the time of the next step that needs no event.
     fn next(&self, now: Instant, announced: Option<&PeerAddress>) -> Option<Instant> {
         if let Some(since) = self.search {
-            let answers = self.places.values().filter_map(|place| match place {
-                Place::Open { since, again: false } => Some(*since + GRACE / 2),
-                Place::Open { since, again: true } => Some(*since + GRACE),
-                Place::Answered | Place::Refused => None,
+            let answers = self.answers.values().filter_map(|place| match place {
+                Answer::Open { since, again: false } => Some(*since + GRACE / 2),
+                Answer::Open { since, again: true } => Some(*since + GRACE),
+                Answer::Answered | Answer::Refused => None,
             });
             let steps =
                 [GRACE, SILENT, NOBODY_AFTER, SEARCH_WITHIN / 2, SEARCH_WITHIN].map(|after| since + after);

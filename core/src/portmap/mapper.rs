@@ -137,7 +137,7 @@ impl Mapper {
         let idle = Leg::Idle(None);
         self.entries.insert(id, Entry { ask, state: State::Trying, gateway: idle, upnp: idle });
         self.try_all(id);
-        self.settle();
+        self.take_replies();
         Ok(id)
     }
 
@@ -145,7 +145,7 @@ impl Mapper {
     pub fn unmap(&mut self, now: Instant, id: MapId) {
         self.tick(now);
         self.remove(id);
-        self.settle();
+        self.take_replies();
     }
 
     /// Takes back a mapping that another mapper may have made for us and left. `port` is the internal port for NAT-PMP,
@@ -170,7 +170,7 @@ impl Mapper {
         }
         self.entries.insert(id, entry);
         self.conclude(id);
-        self.settle();
+        self.take_replies();
         Ok(id)
     }
 
@@ -181,7 +181,7 @@ impl Mapper {
             Some(upnp) => upnp.list(&mut self.out),
             None => self.events.push_back(Event::ListEnd(Err(MapError::NotSupported))),
         }
-        self.settle();
+        self.take_replies();
     }
 
     /// Takes the address that STUN saw, to judge the mappings, also those to come. Where a router's address agreed and
@@ -228,7 +228,7 @@ impl Mapper {
             let ids: Vec<MapId> = self.entries.keys().copied().collect();
             ids.into_iter().for_each(|id| self.remove(id));
         }
-        self.settle();
+        self.take_replies();
     }
 
     /// Takes in a datagram from the UDP socket.
@@ -241,7 +241,7 @@ impl Mapper {
                 _ => self.out.stats.strangers += 1,
             },
         }
-        self.settle();
+        self.take_replies();
     }
 
     /// Takes in that a stream is open.
@@ -250,7 +250,7 @@ impl Mapper {
         if let Some(upnp) = &mut self.upnp {
             upnp.connected(&mut self.out, stream);
         }
-        self.settle();
+        self.take_replies();
     }
 
     /// Takes in bytes of a stream.
@@ -259,7 +259,7 @@ impl Mapper {
         if let Some(upnp) = &mut self.upnp {
             upnp.received(&mut self.out, stream, data);
         }
-        self.settle();
+        self.take_replies();
     }
 
     /// Takes in the end of a stream: it could not be opened, broke, or its other end will send no more. Unless the
@@ -269,7 +269,7 @@ impl Mapper {
         if let Some(upnp) = &mut self.upnp {
             upnp.ended(&mut self.out, stream);
         }
-        self.settle();
+        self.take_replies();
     }
 
     /// Goes on after the deadline of [`poll_timeout`](Self::poll_timeout) has passed.
@@ -284,7 +284,7 @@ impl Mapper {
         if let Some(upnp) = &mut self.upnp {
             upnp.timeout(&mut self.out);
         }
-        self.settle();
+        self.take_replies();
         let due: Vec<MapId> =
             self.entries.values().filter(|e| e.is_due(self.out.now)).map(|e| e.ask.id).collect();
         for id in due {
@@ -295,7 +295,7 @@ impl Mapper {
                 self.events.push_back(Event::Removed { id, confirmed: false });
             }
         }
-        self.settle();
+        self.take_replies();
     }
 
     /// Returns the next request to carry out.
@@ -437,7 +437,7 @@ impl Mapper {
     }
 
     /// Takes in the answers of the ways.
-    fn settle(&mut self) {
+    fn take_replies(&mut self) {
         while let Some(reply) = self.out.replies.pop_front() {
             match reply {
                 Reply::Granted { id, way, external, lifetime } => self.granted(id, way, external, lifetime),

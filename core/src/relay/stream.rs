@@ -106,7 +106,7 @@ pub struct RelayStream {
     link: Link,
     pipe: Pipe,
     messages: Messages,
-    news: News,
+    news: Untold,
     scratch: Vec<u8>,
     stats: RelayStats,
 }
@@ -145,7 +145,7 @@ struct Pipe {
 
 /// Events that `poll_event` has to tell.
 #[derive(Default)]
-struct News {
+struct Untold {
     connected: bool,
     readable: bool,
     writable: bool,
@@ -221,7 +221,7 @@ impl RelayStream {
             link: Link::Over,
             pipe: Pipe::default(),
             messages: Messages::default(),
-            news: News::default(),
+            news: Untold::default(),
             scratch: Vec::new(),
             stats: RelayStats::default(),
         }
@@ -260,7 +260,7 @@ impl RelayStream {
                 self.stats.dropped += 1;
             }
         }
-        self.settle();
+        self.take_events();
     }
 
     /// Goes on after the deadline that [`poll_timeout`](Self::poll_timeout) gave has passed.
@@ -271,7 +271,7 @@ impl RelayStream {
             Link::Running(_, conn) => conn.handle_timeout(at),
             Link::Awaiting(_) | Link::Over => {}
         }
-        self.settle();
+        self.take_events();
     }
 
     /// Returns the time to call [`handle_timeout`](Self::handle_timeout); `None` once the stream is over.
@@ -294,7 +294,7 @@ impl RelayStream {
             self.stats.sent += 1;
             self.stats.sent_bytes += datagram.len() as u64;
         } else {
-            self.settle();
+            self.take_events();
         }
         datagram
     }
@@ -441,7 +441,7 @@ impl RelayStream {
             Link::Running(_, conn) => conn.close(at, VarInt::from_u32(0), Bytes::new()),
             Link::Awaiting(_) | Link::Over => self.link = Link::Over,
         }
-        self.settle();
+        self.take_events();
     }
 
     /// Returns true if nothing more will ever be sent, so that the stream can be dropped. After `close` and `Ended`
@@ -464,7 +464,7 @@ impl RelayStream {
     }
 
     /// Takes in all that the connection has to say.
-    fn settle(&mut self) {
+    fn take_events(&mut self) {
         let Link::Running(handle, conn) = &mut self.link else { return };
         let handle = *handle;
         while let Some(event) = conn.poll_endpoint_events() {
@@ -517,7 +517,7 @@ impl RelayStream {
                 self.news.delivered = true;
             }
             Event::Stream(Quic::Finished { .. }) => self.messages.acknowledged(),
-            // Nobody here stops a stream, and `settle` asks for what became available.
+            // Nobody here stops a stream, and `take_events` asks for what became available.
             Event::Stream(Quic::Stopped { .. }) => self.violated(),
             Event::Stream(Quic::Available { .. })
             | Event::HandshakeDataReady
@@ -573,7 +573,7 @@ impl fmt::Debug for RelayStream {
     }
 }
 
-fn readable(id: StreamId, news: &mut News, messages: &mut Messages) {
+fn readable(id: StreamId, news: &mut Untold, messages: &mut Messages) {
     if id.index() == 0 {
         news.readable = true;
     } else {

@@ -62,7 +62,7 @@ const LIVED: Duration = Duration::from_secs(60);
 
 /// Report of a broker's session.
 #[derive(Debug)]
-pub(crate) enum Said {
+pub(crate) enum BrokerEvent {
     State(BrokerState),
     /// No message to ourselves has come back on this session, so that another one is due; whether this was said before.
     Unproven {
@@ -79,7 +79,7 @@ pub(crate) enum Said {
     Record(Box<str>, Bytes, bool),
 }
 
-pub(crate) type News = SmallVec<[Said; 2]>;
+pub(crate) type BrokerEvents = SmallVec<[BrokerEvent; 2]>;
 
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -268,19 +268,19 @@ impl Session {
         cx: &mut Cx,
         query: QueryId,
         result: Result<SmallVec<[IpAddr; 2]>, IoFailure>,
-    ) -> News {
-        let State::Reaching { dials } = &mut self.state else { return News::new() };
+    ) -> BrokerEvents {
+        let State::Reaching { dials } = &mut self.state else { return BrokerEvents::new() };
         if let Err(why) = dials.resolved(cx, query, &result) {
             return self.lose(cx, BrokerLoss::Io(Proxy::blame(self.broker.proxy.as_ref(), why)));
         }
         self.arm(cx);
-        News::new()
+        BrokerEvents::new()
     }
 
-    pub(crate) fn connected(&mut self, cx: &mut Cx, sock: SockId, local: IpAddr) -> News {
-        let State::Reaching { dials } = &mut self.state else { return News::new() };
+    pub(crate) fn connected(&mut self, cx: &mut Cx, sock: SockId, local: IpAddr) -> BrokerEvents {
+        let State::Reaching { dials } = &mut self.state else { return BrokerEvents::new() };
         let has_others = dials.has_others();
-        let Some(remote) = dials.connected(cx, sock) else { return News::new() };
+        let Some(remote) = dials.connected(cx, sock) else { return BrokerEvents::new() };
         let id = data_encoding::HEXLOWER.encode(&cx.random.bytes::<10>(Domain::ClientId));
         let Ok(connect) = mqtt::connect(&id, self.idling.keep_alive(), self.broker.login.as_ref()) else {
             return self.lose(cx, BrokerLoss::Malformed);
@@ -292,18 +292,18 @@ impl Session {
         }
         self.state = State::Greeting { link };
         self.arm(cx);
-        News::new()
+        BrokerEvents::new()
     }
 
     /// The driver says that the socket failed, and it is gone.
-    pub(crate) fn failed(&mut self, cx: &mut Cx, sock: SockId, why: IoFailure) -> News {
+    pub(crate) fn failed(&mut self, cx: &mut Cx, sock: SockId, why: IoFailure) -> BrokerEvents {
         let last = match &mut self.state {
             State::Reaching { dials } => dials.has(sock) && dials.failed(cx, sock),
             _ => self.sock() == Some(sock),
         };
         if !last {
             self.arm(cx);
-            return News::new();
+            return BrokerEvents::new();
         }
         let why = match self.state {
             State::Reaching { .. } => Proxy::blame(self.broker.proxy.as_ref(), why),
@@ -312,15 +312,15 @@ impl Session {
         self.lose(cx, BrokerLoss::Io(why))
     }
 
-    pub(crate) fn ended(&mut self, cx: &mut Cx, sock: SockId) -> News {
+    pub(crate) fn ended(&mut self, cx: &mut Cx, sock: SockId) -> BrokerEvents {
         match self.sock() {
             Some(s) if s == sock => self.lose(cx, BrokerLoss::ClosedByBroker),
-            _ => News::new(),
+            _ => BrokerEvents::new(),
         }
     }
 
-    pub(crate) fn received(&mut self, cx: &mut Cx, sock: SockId, data: &[u8]) -> News {
-        let mut news = News::new();
+    pub(crate) fn received(&mut self, cx: &mut Cx, sock: SockId, data: &[u8]) -> BrokerEvents {
+        let mut news = BrokerEvents::new();
         let Some(link) = self.link().filter(|l| l.sock == sock) else { return news };
         link.heard(cx, data.len());
         if link.splitter.push(data).is_err() {
@@ -345,7 +345,7 @@ impl Session {
         news
     }
 
-    pub(crate) fn timeout(&mut self, cx: &mut Cx) -> News {
+    pub(crate) fn timeout(&mut self, cx: &mut Cx) -> BrokerEvents {
         let now = cx.now;
         let overdue = |link: &Link| link.answer_by.is_some_and(|by| by <= now);
         match &mut self.state {
@@ -376,13 +376,13 @@ impl Session {
             }
         }
         self.arm(cx);
-        News::new()
+        BrokerEvents::new()
     }
 
     /// Reacts to a change of our network. A connection from an address that is `gone` is made anew. A connection that
     /// is still being opened is made anew if we have `moved`. An established one gets a PINGREQ.
-    pub(crate) fn roam(&mut self, cx: &mut Cx, moved: bool, gone: impl Fn(IpAddr) -> bool) -> News {
-        let mut news = News::new();
+    pub(crate) fn roam(&mut self, cx: &mut Cx, moved: bool, gone: impl Fn(IpAddr) -> bool) -> BrokerEvents {
+        let mut news = BrokerEvents::new();
         if moved {
             self.idling.moved();
         }
@@ -439,7 +439,7 @@ impl Session {
         cx.timers.set(Timer::Broker(self.place), None);
     }
 
-    fn packet(&mut self, cx: &mut Cx, frame: &[u8]) -> Result<Option<Said>, BrokerLoss> {
+    fn packet(&mut self, cx: &mut Cx, frame: &[u8]) -> Result<Option<BrokerEvent>, BrokerLoss> {
         let incoming = mqtt::decode(frame).map_err(|_| BrokerLoss::Malformed)?;
         let state = core::mem::replace(&mut self.state, State::Closed);
         let (state, said) = match (state, incoming) {
@@ -486,7 +486,7 @@ impl Session {
                 };
                 let (proof, said) = match proof {
                     Proof::Given => (proof, None),
-                    _ => (Proof::Overdue, Some(Said::Unproven { before: proof == Proof::Overdue })),
+                    _ => (Proof::Overdue, Some(BrokerEvent::Unproven { before: proof == Proof::Overdue })),
                 };
                 (State::Ready { link, since, proof }, said)
             }
@@ -518,10 +518,10 @@ impl Session {
         cx: &mut Cx,
         topic: Box<str>,
         answer: &Answer,
-    ) -> Result<Option<Said>, BrokerLoss> {
+    ) -> Result<Option<BrokerEvent>, BrokerLoss> {
         let granted = *answer == Answer::Granted;
         if !self.topics.is_ours(&topic) {
-            return Ok(self.topics.is_followed(&topic).then_some(Said::Followed(topic, granted)));
+            return Ok(self.topics.is_followed(&topic).then_some(BrokerEvent::Followed(topic, granted)));
         }
         let link = match core::mem::replace(&mut self.state, State::Closed) {
             State::Subscribing { mut link } => {
@@ -538,7 +538,7 @@ impl Session {
             return if *answer == Answer::Refused { Err(BrokerLoss::SubscriptionRefused) } else { Ok(None) };
         }
         self.get_ready(cx, link);
-        Ok(Some(Said::State(BrokerState::Ready)))
+        Ok(Some(BrokerEvent::State(BrokerState::Ready)))
     }
 
     fn get_ready(&mut self, cx: &mut Cx, mut link: Link) {
@@ -553,24 +553,24 @@ impl Session {
     }
 
     /// A payload for us, unless it is foreign, kept or too long, or a record too many.
-    fn judge(&mut self, cx: &mut Cx, topic: &str, payload: &[u8], retain: bool) -> Option<Said> {
+    fn judge(&mut self, cx: &mut Cx, topic: &str, payload: &[u8], retain: bool) -> Option<BrokerEvent> {
         if self.topics.is_followed(topic) && payload.len() <= MAX_RECORD {
             if !self.records.take(cx.now) {
                 cx.stats.messages_over_limit += 1;
                 return None;
             }
-            return Some(Said::Record(topic.into(), Bytes::copy_from_slice(payload), retain));
+            return Some(BrokerEvent::Record(topic.into(), Bytes::copy_from_slice(payload), retain));
         }
         // Signalling never retains: a retained message is somebody's old one.
         if retain || payload.len() > MAX_ENVELOPE || !self.topics.is_ours(topic) {
             cx.stats.bad_messages += 1;
             return None;
         }
-        Some(Said::Payload(Bytes::copy_from_slice(payload)))
+        Some(BrokerEvent::Payload(Bytes::copy_from_slice(payload)))
     }
 
     /// Closes what is open, and waits before the next try.
-    fn lose(&mut self, cx: &mut Cx, loss: BrokerLoss) -> News {
+    fn lose(&mut self, cx: &mut Cx, loss: BrokerLoss) -> BrokerEvents {
         self.unready = self.sock().is_some()
             && matches!(loss, BrokerLoss::ClosedByBroker | BrokerLoss::Silent | BrokerLoss::Io(_));
         match &mut self.state {
@@ -606,8 +606,8 @@ impl Session {
         let retry = (from + half + Duration::from_nanos(jitter)).max(cx.now + first / 2);
         self.state = State::Idle { retry };
         self.arm(cx);
-        let lost = Said::State(BrokerState::Lost(loss));
-        core::iter::once(lost).chain(ends_at_messages.then_some(Said::EndsAtMessages)).collect()
+        let lost = BrokerEvent::State(BrokerState::Lost(loss));
+        core::iter::once(lost).chain(ends_at_messages.then_some(BrokerEvent::EndsAtMessages)).collect()
     }
 
     /// Sends what waits. Of a broker that has said nothing since many messages it is asked first whether it lives.

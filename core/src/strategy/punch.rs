@@ -3,8 +3,9 @@
 //! A NAT lets a SYN in where it saw one leave for the same place. Where the external ports of each side can be
 //! predicted, each dials the other's. The SYNs cross, or the later one finds the hole that the earlier one left, and
 //! the ends open simultaneously (RFC 9293 section 3.5). Where one side's ports are random, that side dials from many
-//! ports and the other tries many. 256 x 1,024 of 64,512 meet with probability 98.3 %. Where neither is known, each tries
-//! the ports that the other may have, if those are few. A filter that lets in any port of an address, or anybody, spares one
+//! ports and the other tries many. 256 x 1,024 of 64,512 meet with probability 98.3 %. Where neither is known, all flows
+//! of each go to one agreed port of the other's. Flows to one destination have ports of their own, so that enough of them come
+//! from the agreed one too. A filter that lets in any port of an address, or anybody, spares one
 //! side the guess.
 //!
 //! The reasons: ADR 14 in docs/src/adr.
@@ -30,8 +31,6 @@ const STEPS: u16 = 32;
 const STEPS_ALONE: u16 = 16;
 /// Least probability of a hit, in thousandths, for which both sides search at once.
 const WORTH_SEARCHING: u32 = 20;
-/// Mappings of ours for each of others while both sides search: eight, of 500 a second.
-const OTHERS_AMONG: u16 = 8;
 /// Largest number of others that is expected.
 pub(crate) const MAX_OTHERS: u16 = 4096;
 
@@ -76,9 +75,19 @@ impl Ports {
         Ports { low, step: 1, of: (high.max(low) - low).saturating_add(1) }
     }
 
+    /// Returns the port that all flows go to where the ports are few. It lies in the middle, since the ends are estimates. Four
+    /// rungs have the same one: flows of one rung leave to the next those ports that they have not come from.
+    fn agreed(self, rung: u8) -> u16 {
+        self.at(self.of / 2 + u16::from(rung / 4).min(self.of / 4))
+    }
+
     /// Returns the `n`th of these ports in an order that `key` chooses. Each comes once.
     pub(crate) fn nth(self, key: u64, n: u16) -> u16 {
-        let place = walk(key, n, self.of) as i32 * i32::from(self.step);
+        self.at(walk(key, n, self.of))
+    }
+
+    fn at(self, place: u16) -> u16 {
+        let place = i32::from(place) * i32::from(self.step);
         // Nobody would dial port 0.
         (i32::from(self.low) + place).rem_euclid(65_536).max(1) as u16
     }
@@ -95,12 +104,6 @@ impl Side {
         }
     }
 
-    /// Returns true if each dial of a search leaves from a local port of its own, one after the other, since each keeps its number
-    /// for one destination only.
-    pub(crate) fn walks(&self) -> bool {
-        self.next() == Next::KnownOnce
-    }
-
     /// Returns the announced port if anybody may dial it: a mapping that is kept open. Of counted ports a window is
     /// announced otherwise, of random ones none.
     fn open_port(&self) -> Option<u16> {
@@ -110,19 +113,21 @@ impl Side {
         }
     }
 
-    /// Returns the ports that the side's next `dials` mappings have, others' included.
-    fn range(&self, dials: u16) -> Ports {
+    /// Returns the ports of which the side's next mapping has one. Of those that are predicted the likeliest stands for all.
+    fn range(&self) -> Ports {
         match self.next() {
             Next::Random(ports) => ports,
-            Next::Counted(step) => {
-                let low = self.ports.first().copied().unwrap_or(self.listen);
-                Ports { low, step, of: dials.saturating_add(dials / OTHERS_AMONG) }
+            Next::Known | Next::KnownOnce | Next::Counted(_) => {
+                Ports { low: self.ports.first().copied().unwrap_or(self.listen), step: 1, of: 1 }
             }
-            // The local ports that a search leaves from.
-            Next::KnownOnce => {
-                Ports { low: self.ports.first().copied().unwrap_or(self.listen), step: 1, of: dials.max(1) }
-            }
-            Next::Known => Ports { low: self.ports.first().copied().unwrap_or(self.listen), step: 1, of: 1 },
+        }
+    }
+
+    /// Returns the port that a search from both sides goes to. A counter comes to the last port of its window.
+    fn agreed(&self, rung: u8) -> u16 {
+        match self.next() {
+            Next::Counted(_) => self.ports.last().copied().unwrap_or(self.listen),
+            _ => self.range().agreed(rung),
         }
     }
 }
@@ -149,12 +154,23 @@ pub(crate) enum Tactic {
     Meet(SmallVec<[(From, SocketAddr); 1]>),
     /// Waits: the peer dials a port of ours that anybody may use.
     Await,
-    /// Dials one address from many ports; on each of these a listener waits as well if `listens` is true.
-    Spray { to: SocketAddr, from: u16, listens: bool },
-    /// Dials many ports of one address, each once. If `both` is true, the peer searches for ours at the same time.
-    Probe { to: IpAddr, ports: Ports, count: u16, both: bool },
+    /// Dials one address from many ports.
+    Spray { to: SocketAddr, from: u16, with: Spray },
+    /// Dials many ports of one address, each once.
+    Probe { to: IpAddr, ports: Ports, count: u16 },
     /// No dial can work, for this reason.
     Hopeless(&'static str),
+}
+
+/// Kind of a spray.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Spray {
+    /// The peer probes our ports.
+    Probed,
+    /// The peer probes our ports from any of its own: a listener waits on each of ours.
+    Listening,
+    /// The peer's ports are not known either, and all its flows go to an agreed one of ours.
+    Agreed,
 }
 
 /// Returns true behind one router, or on one machine: no NAT lies between the inside addresses.
@@ -196,10 +212,11 @@ pub(crate) fn tactic(ours: &Side, theirs: &Side, rung: u8) -> Tactic {
         (None, Some(_), None) => return Tactic::Await,
         (None, None, _) => {}
     }
-    let probe = |both| {
-        let ports = theirs.range(PROBES);
-        Tactic::Probe { to: theirs.external, ports, count: PROBES.min(ports.of), both }
+    let probe = || {
+        let ports = theirs.range();
+        Tactic::Probe { to: theirs.external, ports, count: PROBES.min(ports.of) }
     };
+    let spray = |port, with| Tactic::Spray { to: at(port), from: SPRAY, with };
     let shares = |side: &Side| side.behaviour.shares_mapping();
     match (ours.next(), theirs.next()) {
         (Next::Known | Next::KnownOnce, Next::Known | Next::KnownOnce | Next::Counted(_)) => {
@@ -224,21 +241,32 @@ pub(crate) fn tactic(ours: &Side, theirs: &Side, rung: u8) -> Tactic {
             once(From::Listener, theirs.listen)
         }
         // One side has one port for all of the other's, which is known: the other comes from many.
-        (Next::Random(_), Next::Known) => spray(at(first.unwrap_or(theirs.listen)), false),
+        (Next::Random(_), Next::Known) => spray(first.unwrap_or(theirs.listen), Spray::Probed),
         (Next::Random(_), Next::KnownOnce | Next::Counted(_)) if shares(theirs) => {
-            spray(at(first.unwrap_or(theirs.listen)), false)
+            spray(first.unwrap_or(theirs.listen), Spray::Probed)
         }
-        (Next::Known, Next::Random(_)) => probe(false),
-        (Next::KnownOnce | Next::Counted(_), Next::Random(_)) if shares(ours) => probe(false),
+        (Next::Known, Next::Random(_)) => probe(),
+        (Next::KnownOnce | Next::Counted(_), Next::Random(_)) if shares(ours) => probe(),
         // Neither has. A filter that lets in any port of an address needs mappings for it, as many as the other side can hit,
         // each to a port of its own: the other side may come to several of them from one port. Of two such filters one does.
         (Next::Random(_), _) if admits(ours) && !(admits(theirs) && ours.external > theirs.external) => {
-            spray(at(first.unwrap_or(theirs.listen)), true)
+            spray(first.unwrap_or(theirs.listen), Spray::Listening)
         }
-        (_, Next::Random(_)) if admits(theirs) => probe(false),
+        (_, Next::Random(_)) if admits(theirs) => probe(),
         _ => {
             if both_permille(ours, theirs) >= WORTH_SEARCHING {
-                return probe(true);
+                let to = theirs.agreed(rung);
+                return match ours.next() {
+                    Next::Random(range) => {
+                        let from = PROBES.min(range.of.saturating_add(range.of / 4));
+                        Tactic::Spray { to: at(to), from, with: Spray::Agreed }
+                    }
+                    Next::Counted(_) => {
+                        let from = STEPS.min(ours.others + AHEAD + 1);
+                        Tactic::Spray { to: at(to), from, with: Spray::Agreed }
+                    }
+                    Next::Known | Next::KnownOnce => once(From::Listener, to),
+                };
             }
             Tactic::Hopeless(match (ours.next(), theirs.next()) {
                 (Next::Random(_), Next::Random(_)) => "both NATs pick random ports",
@@ -251,36 +279,35 @@ pub(crate) fn tactic(ours: &Side, theirs: &Side, rung: u8) -> Tactic {
     }
 }
 
-fn spray(to: SocketAddr, listens: bool) -> Tactic {
-    Tactic::Spray { to, from: SPRAY, listens }
+/// Returns true on a rung whose hit is a matter of both sides' flows to one port of each.
+pub(crate) fn both_search(ours: &Side, theirs: &Side, tactic: &Tactic) -> bool {
+    let one_of_ours = matches!((ours.next(), theirs.next()), (Next::KnownOnce, Next::Random(_)));
+    match tactic {
+        Tactic::Spray { with, .. } => *with == Spray::Agreed,
+        Tactic::Meet(_) => one_of_ours,
+        Tactic::Await | Tactic::Probe { .. } | Tactic::Hopeless(_) => false,
+    }
 }
 
 /// Returns the probability of a hit within a rung, in thousandths and at most 999. `None`: the tactic is no search.
 pub(crate) fn chance(ours: &Side, theirs: &Side, tactic: &Tactic) -> Option<u32> {
     let permille = match tactic {
-        Tactic::Spray { .. } => hit_permille(SPRAY.into(), PROBES.into(), ours.range(0).of.into()),
-        Tactic::Probe { both: true, .. } => both_permille(ours, theirs),
+        Tactic::Spray { with: Spray::Agreed, .. } => both_permille(ours, theirs),
+        Tactic::Spray { .. } => hit_permille(SPRAY.into(), PROBES.into(), ours.range().of.into()),
         Tactic::Probe { ports, .. } => hit_permille(SPRAY.into(), PROBES.into(), ports.of.into()),
         Tactic::Meet(_) | Tactic::Await | Tactic::Hopeless(_) => return None,
     };
     Some(permille.min(999))
 }
 
-/// Returns the probability, in thousandths, that two sides which probe each other's ranges dial the same pair of ports.
-///
-/// A dial of ours is one of the pairs of their ports and ours, and so is each of theirs.
+/// Returns the probability, in thousandths, that flows of each side come from the port that the other's go to: the product of the
+/// shares of their ranges that the flows take.
 fn both_permille(ours: &Side, theirs: &Side) -> u32 {
-    const ONE: u64 = 1 << 40;
-    let [a, b] = [ours, theirs].map(|side| u64::from(side.range(PROBES).of.max(1)));
-    let [from_a, from_b] = [a, b].map(|range| u64::from(PROBES).min(range));
-    // We dial `from_b` of their ports, each from a random one of ours.
-    let (dials, of_theirs) = (from_b, from_a);
-    let hit = (ONE / (a * b)).saturating_mul(of_theirs).min(ONE);
-    let mut miss = ONE;
-    for _ in 0..dials {
-        miss -= (u128::from(miss) * u128::from(hit) / u128::from(ONE)) as u64;
-    }
-    ((ONE - miss) * 1000 / ONE) as u32
+    let share = |side: &Side| {
+        let of = u32::from(side.range().of.max(1));
+        u32::from(PROBES).min(of) * 1000 / of
+    };
+    share(ours) * share(theirs) / 1000
 }
 
 /// Predicts the ports that a counter comes to after `seen`, of which others are expected to take `others` first. The
@@ -371,12 +398,17 @@ mod tests {
         Tactic::Meet([(from, to(port))].into_iter().collect())
     }
 
-    fn probe(both: bool, low: u16, step: i16, of: u16) -> Tactic {
-        Tactic::Probe { to: to(0).ip(), ports: Ports { low, step, of }, count: PROBES.min(of), both }
+    fn probe(low: u16, of: u16) -> Tactic {
+        Tactic::Probe { to: to(0).ip(), ports: Ports { low, step: 1, of }, count: PROBES.min(of) }
     }
 
     fn sprays(port: u16, listens: bool) -> Tactic {
-        Tactic::Spray { to: to(port), from: SPRAY, listens }
+        let with = if listens { Spray::Listening } else { Spray::Probed };
+        Tactic::Spray { to: to(port), from: SPRAY, with }
+    }
+
+    fn agreed(port: u16, from: u16) -> Tactic {
+        Tactic::Spray { to: to(port), from, with: Spray::Agreed }
     }
 
     const AD: Option<Mapping> = Some(Mapping::AddressDependent);
@@ -403,7 +435,7 @@ mod tests {
         assert_eq!(tactic(&busy(10), &equal(2, 7004)), aimed(11));
         assert_eq!(tactic(&busy(100), &equal(2, 7004)), aimed(16));
         assert_eq!(tactic(&random(1), &equal(2, 4001)), sprays(4001, false));
-        let everywhere = probe(false, 1024, 1, 64_512);
+        let everywhere = probe(1024, 64_512);
         assert_eq!(tactic(&equal(1, 4000), &random(2)), everywhere);
         assert!(matches!(tactic(&random(1), &random(2)), Tactic::Hopeless(_)));
         assert!(matches!(tactic(&random(1), &counting(2)), Tactic::Hopeless(_)));
@@ -437,17 +469,16 @@ mod tests {
         let kept = |n| side(n, AD, EQUAL, &[9000]);
         let random = |n| side(n, APD, RANDOM, &[]);
         for (known, port) in [(&counting as &dyn Fn(u8) -> Side, 7001), (&kept, 9000)] {
-            assert_eq!(tactic(&known(1), &random(2), 0), probe(false, 1024, 1, 64_512));
+            assert_eq!(tactic(&known(1), &random(2), 0), probe(1024, 64_512));
             assert_eq!(tactic(&random(1), &known(2), 0), sprays(port, false));
         }
         // A port that is kept for one destination cannot be searched from.
         let kept_once = side(1, APD, EQUAL, &[9000]);
         assert!(matches!(tactic(&kept_once, &random(2), 0), Tactic::Hopeless(_)));
-        // A search of few ports leaves from one after the other of such ports.
+        // Of few ports one is agreed on.
         let block = |n| side(n, APD, Some(Allocation::Random { low: 5000, high: 6023 }), &[]);
-        assert_eq!(tactic(&kept_once, &block(2), 0), probe(true, 5000, 1, 1024));
-        assert_eq!(tactic(&block(1), &side(2, APD, EQUAL, &[9000]), 0), probe(true, 9000, 1, 1024));
-        assert!(kept_once.walks() && !block(2).walks());
+        assert_eq!(tactic(&kept_once, &block(2), 0), once(From::Listener, 5512));
+        assert_eq!(tactic(&block(1), &side(2, APD, EQUAL, &[9000]), 0), agreed(9000, 1024));
         assert_eq!(tactic(&kept_once, &side(2, APD, EQUAL, &[9001]), 0), once(From::Listener, 9001));
     }
 
@@ -463,7 +494,7 @@ mod tests {
         let by_address = |side| with(Filtering::AddressDependent, side);
         let anybody = |side| with(Filtering::EndpointIndependent, side);
         // Mappings for the peer, as many as it can hit, each to a port that listens.
-        let everywhere = probe(false, 1024, 1, 64_512);
+        let everywhere = probe(1024, 64_512);
         for rung in [0, 1, 2, 4] {
             assert_eq!(tactic(&by_address(random(1)), &random(2), rung), sprays(4000, true));
             assert_eq!(tactic(&random(1), &by_address(random(2)), rung), everywhere);
@@ -471,10 +502,8 @@ mod tests {
             assert_eq!(tactic(&by_address(random(1)), &counting(2), rung), sprays(7001, true));
             // Both could: the one with the lower address does.
             assert_eq!(tactic(&by_address(random(1)), &by_address(random(2)), rung), sprays(4000, true));
-            assert!(matches!(
-                tactic(&by_address(random(2)), &by_address(random(1)), rung),
-                Tactic::Probe { both: false, .. }
-            ));
+            let other = tactic(&by_address(random(2)), &by_address(random(1)), rung);
+            assert!(matches!(other, Tactic::Probe { .. }), "{other:?}");
         }
         // The port that is predicted is dialled from anywhere.
         let window = [7001, 7002].into_iter().map(|p| (From::Listener, to(p))).collect();
@@ -495,28 +524,28 @@ mod tests {
     }
 
     #[test]
-    fn both_search_where_both_ranges_are_small() {
+    fn two_small_ranges_meet_at_one_port_of_each() {
         let block = |n, low, high| side(n, APD, Some(Allocation::Random { low, high }), &[]);
-        let counting = side(2, APD, Some(Allocation::Sequential(2)), &[7001, 7003]);
         let (ours, theirs) = (block(1, 5000, 6023), block(2, 2000, 3023));
-        let plan = tactic(&ours, &theirs, 0);
-        assert_eq!(plan, probe(true, 2000, 1, 1024));
-        assert_eq!(tactic(&block(2, 2000, 3023), &ours, 0), {
-            Tactic::Probe {
-                to: [203, 0, 113, 1].into(),
-                ports: Ports { low: 5000, step: 1, of: 1024 },
-                count: 1024,
-                both: true,
-            }
-        });
-        // 1,024 of a million pairs on each side.
-        assert_eq!(chance(&ours, &theirs, &plan), Some(632));
-        assert_eq!(both_permille(&block(1, 5000, 5511), &theirs), 632);
-        assert_eq!(both_permille(&block(1, 5000, 7047), &block(2, 2000, 4047)), 221);
-        assert_eq!(both_permille(&block(1, 5000, 5511), &block(2, 2000, 2511)), 632);
-        // A counter's next ports are a range as well: 1,152 with those of others.
-        assert_eq!(tactic(&ours, &counting, 0), probe(true, 7001, 2, 1152));
-        assert!(both_permille(&ours, &counting).abs_diff(589) <= 2, "{}", both_permille(&ours, &counting));
+        for rung in 0..4 {
+            assert_eq!(tactic(&ours, &theirs, rung), agreed(2512, 1024));
+        }
+        assert_eq!(
+            tactic(&ours, &theirs, 4),
+            agreed(2513, 1024),
+            "another port, in case that one is somebody's"
+        );
+        let from_there =
+            Tactic::Spray { to: ([203, 0, 113, 1], 5512).into(), from: 1024, with: Spray::Agreed };
+        assert_eq!(tactic(&block(2, 2000, 3023), &ours, 0), from_there);
+        assert_eq!(chance(&ours, &theirs, &agreed(2512, 1024)), Some(999));
+        // Half of each range in a rung, and a quarter of all pairs of ports.
+        assert_eq!(both_permille(&block(1, 5000, 7047), &block(2, 2000, 4047)), 250);
+        assert!(matches!(tactic(&block(1, 5000, 5255), &block(2, 1024, u16::MAX), 0), Tactic::Hopeless(_)));
+        // A counter comes to the port that it aims at, as where both count.
+        let counting = |n| side(n, APD, Some(Allocation::Sequential(2)), &[7001, 7003, 7017]);
+        assert_eq!(tactic(&ours, &counting(2), 0), agreed(7017, 1024));
+        assert_eq!(tactic(&counting(1), &theirs, 0), agreed(2512, 9));
         let ports = Ports { low: 65_530, step: 2, of: 9 };
         let all: BTreeSet<u16> = (0..9).map(|n| ports.nth(7, n)).collect();
         assert_eq!(all.into_iter().collect::<Vec<_>>(), [1, 2, 4, 6, 8, 10, 65_530, 65_532, 65_534]);

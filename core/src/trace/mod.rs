@@ -55,6 +55,7 @@
 //! survey yes | no
 //! hairpin yes | no
 //! portmap yes | no
+//! external-port port
 //! brokers number-of-brokers, and for each: id host port
 //! stun number-of-servers, and for each: host port
 //! turn number-of-servers, and for each: host port transport auth lifetimes alternates proxy
@@ -385,6 +386,7 @@ fn header(config: &Config, seed: &[u8; 32], now: Instant) -> String {
         survey,
         hairpin,
         portmap,
+        external_port,
         ntp,
         max_pipes,
         liveness,
@@ -411,6 +413,7 @@ fn header(config: &Config, seed: &[u8; 32], now: Instant) -> String {
     line("survey", survey);
     line("hairpin", hairpin);
     line("portmap", portmap);
+    line("external-port", external_port);
     line("brokers", brokers);
     line("stun", stun);
     line("turn", turn);

@@ -1,6 +1,8 @@
 //! Simulated internets from the command line: one pair, every pair of presets, seeds without end, and how
 //! fast all that is.
 
+#[path = "sim/calibrate.rs"]
+mod calibrate;
 #[path = "sim/census.rs"]
 mod census;
 #[path = "sim/crowd.rs"]
@@ -99,6 +101,8 @@ enum Command {
     },
     /// Punches pairs of kinds of NAT, 46,656 in all, and holds each against what physics allows.
     Grid(grid::Grid),
+    /// Holds what punches and reports state against what is so, for drawn pairs of NATs.
+    Calibrate(calibrate::Calibrate),
     /// Runs every pair of presets and holds each against the oracle.
     Matrix {
         /// Runs of each pair.
@@ -173,6 +177,15 @@ enum Command {
         /// Gives the homes no TURN server, so that none can show another where it is.
         #[arg(long)]
         without_turn: bool,
+        /// Draws from the extended census: five more classes of NAT, and pairs that meet over IPv6.
+        #[arg(long)]
+        extended: bool,
+        /// Prints what becomes of the result where a class has half, or one and a half times, as many homes.
+        #[arg(long)]
+        sensitivity: bool,
+        /// Worlds run at the same time.
+        #[arg(long, default_value_t = 1)]
+        threads: usize,
         /// Seed of the only pair to run.
         #[arg(long)]
         one: Option<u64>,
@@ -306,6 +319,7 @@ fn main() -> ExitCode {
             true
         }
         Command::Grid(options) => grid::run(&options),
+        Command::Calibrate(options) => calibrate::run(&options),
         Command::Matrix { seeds, dials, json } => matrix(seeds, dials, json.as_deref()),
         Command::Shrink { seed, relay, routers, strangers } => {
             shrink_one(seed, With { relay, routers, strangers })
@@ -332,10 +346,24 @@ fn main() -> ExitCode {
             census::reliability(seed, pairs);
             true
         }
-        Command::Census { pairs, seed, ours, without_turn, one, trace, .. } => match one {
-            Some(seed) => census::one(seed, !without_turn, trace),
-            None => census::all(seed, pairs, ours, !without_turn),
-        },
+        Command::Census {
+            pairs,
+            seed,
+            ours,
+            without_turn,
+            extended,
+            sensitivity,
+            threads,
+            one,
+            trace,
+            ..
+        } => {
+            let homes = census::Homes { extended, turn: !without_turn };
+            match one {
+                Some(seed) => census::one(seed, homes, trace),
+                None => census::all(seed, pairs, homes, ours, sensitivity, threads),
+            }
+        }
         Command::Relay { bench: Some(seeds), .. } => {
             relay::bench(seeds.max(1));
             true

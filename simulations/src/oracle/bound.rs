@@ -83,15 +83,18 @@ struct End {
     range: u32,
     /// One port serves all flows from one inside port to the other end's address. Otherwise each flow has its own.
     shared: bool,
+    /// SYNs that cross are not let in.
+    deaf: bool,
 }
 
 impl End {
     fn of(chain: &Chain) -> End {
-        let mut end = End { filtering: Dependence::Endpoint, range: 1, shared: true };
+        let mut end = End { filtering: Dependence::Endpoint, range: 1, shared: true, deaf: false };
         let mut mapping = Dependence::Endpoint;
         // The host's own NAT comes first, so that each translates what the one before made of the port.
         for nat in &chain.0 {
             end.filtering = end.filtering.max(nat.filtering);
+            end.deaf |= !nat.simultaneous_open;
             if !nat.translate {
                 continue;
             }
@@ -167,6 +170,10 @@ fn dialled(to: End, budget: Budget) -> Bound {
 /// would meet with 1 - exp(-x y), where x and y are those shares; with one agreed target each they meet with x y, which
 /// is more.
 fn met(a: End, b: End, budget: Budget) -> Bound {
+    // Whichever SYN comes first is answered by a SYN-ACK if the other end lets it in, and that passes in any case.
+    if a.deaf && b.deaf {
+        return Bound { probability: 0.0, dials: 0 };
+    }
     match (a.range, b.range) {
         // Each dials what the other has announced.
         (1, 1) => return Bound::known(),
@@ -321,6 +328,13 @@ mod tests {
         );
         let pool = of("linux,alloc=random,pool=4,paired=no", "apdm.apdf.seq");
         about(pool, 32.0);
+    }
+
+    #[test]
+    fn of_two_firewalls_one_has_to_let_crossing_syns_in() {
+        let deaf = "firewall,sim-open=no";
+        assert_eq!(of(deaf, "firewall"), Bound::known());
+        assert_eq!(of(deaf, deaf).probability, 0.0);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use p2pd_core::Strategy;
 
 use super::pair::{Ending, Pair, Relaying, run};
 use crate::engine::{Domain, Keyed, MILLI, Nanos};
-use crate::nat::{Chain, Kind, Pattern};
+use crate::nat::{Chain, Hairpin, Kind, NatSpec, Pattern};
 use crate::net::LinkSpec;
 use crate::oracle::{Bound, Budget, bound};
 
@@ -43,6 +43,25 @@ pub fn sample(mut cells: Vec<Cell>, count: usize, seed: u64) -> Vec<Cell> {
     cells
 }
 
+/// Draws the chains of a pair beside the grid: of one kind or two in a row, with one external address or several, and with
+/// or without hairpins.
+pub fn beside(seed: u64) -> [Chain; 2] {
+    let rng = Keyed::new(seed);
+    [0, 1].map(|side| {
+        let below = |n: u64, bound: u64| rng.below(Domain::Scenario, 3_000 + side, n, bound);
+        let nat = |n: u64| {
+            let kind = Kind::all().nth(below(n, Kind::COUNT as u64) as usize).map(Kind::spec);
+            let mut nat = kind.unwrap_or(NatSpec::LINUX);
+            if below(n + 1, 4) == 0 {
+                (nat.pool, nat.paired) = (2 + below(n + 2, 3) as u8, below(n + 3, 2) == 0);
+            }
+            nat.hairpin = [Hairpin::Dropped, Hairpin::External][below(n + 4, 2) as usize];
+            nat
+        };
+        Chain((0..=below(0, 2)).map(|n| nat(1 + 10 * n)).collect())
+    })
+}
+
 /// The world of two chains, in which our nodes punch. They know each other, and do nothing else.
 pub fn pair(seed: u64, chains: [Chain; 2]) -> Pair {
     let mut pair = Pair::new(seed, chains);
@@ -64,8 +83,8 @@ pub fn least_time(bound: Bound) -> Nanos {
 /// Outcome of the runs of a pair.
 #[derive(Clone, Debug)]
 pub struct Tried {
-    /// The pair.
-    pub cell: Cell,
+    /// The NATs of the listener and of the caller.
+    pub chains: [Chain; 2],
     /// What can be reached.
     pub bound: Bound,
     /// Number of runs.
@@ -83,6 +102,12 @@ pub struct Tried {
 }
 
 impl Tried {
+    /// Returns the pair of kinds, if that is what the chains are.
+    pub fn cell(&self) -> Option<Cell> {
+        let kind = |chain: &Chain| chain.0.first().filter(|_| chain.0.len() == 1).and_then(Kind::of);
+        Some([kind(&self.chains[0])?, kind(&self.chains[1])?])
+    }
+
     /// Returns the share of probability that was left on the table; below 0 where luck gave more than can be counted on.
     pub fn regret(&self) -> f64 {
         self.bound.probability - f64::from(self.joined) / f64::from(self.runs.max(1))
@@ -100,14 +125,18 @@ impl Tried {
     }
 }
 
-/// Runs a pair with these seeds.
+/// Runs a pair of the grid with these seeds.
 pub fn try_cell(cell: Cell, budget: Budget, seeds: core::ops::Range<u64>) -> Tried {
-    let chains = cell.map(|kind| Chain(vec![kind.spec()]));
+    try_chains(cell.map(|kind| Chain(vec![kind.spec()])), budget, seeds)
+}
+
+/// Runs two chains with these seeds.
+pub fn try_chains(chains: [Chain; 2], budget: Budget, seeds: core::ops::Range<u64>) -> Tried {
     let bound = bound(&chains[0], &chains[1], budget);
     let (violations, digests, why) = (Vec::new(), Vec::new(), String::new());
-    let mut tried = Tried { cell, bound, runs: 0, joined: 0, took: 0, why, violations, digests };
+    let mut tried = Tried { chains, bound, runs: 0, joined: 0, took: 0, why, violations, digests };
     for seed in seeds {
-        let Ending { strategy, took, why, violations, digest, .. } = run(&pair(seed, chains.clone()));
+        let Ending { strategy, took, why, violations, digest, .. } = run(&pair(seed, tried.chains.clone()));
         tried.runs += 1;
         tried.digests.push(digest);
         tried.violations.extend(violations.into_iter().map(|v| format!("seed {seed}: {v}")));
@@ -135,5 +164,9 @@ mod tests {
         assert_ne!(some, sample(all, 300, 2));
         let patterns = ["apdm.apdf.seq".parse().unwrap(), "eim".parse().unwrap()];
         assert_eq!(cells(Some(&patterns)).len(), 3 * 72);
+        let beside: Vec<Chain> = (0..500).flat_map(beside).collect();
+        let count = |of: fn(&Chain) -> bool| beside.iter().filter(|chain| of(chain)).count();
+        assert!(count(|c| c.0.len() == 2).abs_diff(500) < 70);
+        assert!(count(|c| c.0.iter().any(|nat| nat.pool > 1)).abs_diff(345) < 70);
     }
 }

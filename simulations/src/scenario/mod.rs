@@ -1,5 +1,6 @@
 //! Worlds that are set up the same way again and again.
 
+pub mod calibration;
 pub mod census;
 pub mod crowd;
 pub mod flood;

@@ -187,6 +187,10 @@ pub struct Ending {
     pub took: Nanos,
     /// Times at which the rungs of a punch began to dial, after the call.
     pub rungs: Vec<Nanos>,
+    /// Probability of a connection that each of these stated, in thousandths, if it did.
+    pub stated: Vec<Option<u32>>,
+    /// The first report of each node on its NATs.
+    pub nats: [Option<NatReport>; 2],
     /// Reason of a failure, for a person.
     pub why: String,
     /// Outcome of the call after the faults, if there was one: the winning strategy, or the reason of the failure.
@@ -380,6 +384,7 @@ pub(super) fn build(pair: &Pair) -> Run {
 fn end(mut run: Run, pair: &Pair, first: Call, again: Option<Result<Strategy, String>>) -> Ending {
     flooded::end(&mut run);
     let both = run.hosts;
+    let nats = both.map(|host| run.world.app(host).node().node.nats().next().cloned());
     let hosts = if pair.place == Place::Oneself { &both[..1] } else { &both };
     for host in hosts {
         run.world.with(*host, |p, cx| p.node_mut().close_pipes(cx));
@@ -458,6 +463,8 @@ fn end(mut run: Run, pair: &Pair, first: Call, again: Option<Result<Strategy, St
         strategy: first.strategy,
         took: first.took,
         rungs: first.rungs,
+        stated: first.stated,
+        nats,
         why: first.why,
         again,
         ports,

@@ -5,11 +5,9 @@
 //! never lacks any.
 
 mod asks;
-pub(in crate::node) mod door;
 mod inbox;
 mod marks;
 mod named;
-pub(in crate::node) mod places;
 mod replies;
 mod requests;
 mod source;
@@ -20,6 +18,7 @@ pub(in crate::node) use inbox::{Stamp, Verdict};
 pub(in crate::node) use named::Entry;
 pub(in crate::node) use replies::Worth;
 pub(in crate::node) use requests::{Denied, Place};
+pub(in crate::node) use source::Source;
 pub(in crate::node) use wish::{How, Kind, Wish};
 
 use crate::strategy::ours::Trust;

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv6Addr};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(in crate::node) struct Source {
     /// The customer: the same IPv4 address, or the /56 that holds the /64.
-    pub(super) site: IpAddr,
+    pub(in crate::node) site: IpAddr,
     net: IpAddr,
 }
 

@@ -1,6 +1,6 @@
 //! The one thing to do after a connect that gave no pipe, from what was seen of it.
 
-use super::Attempt;
+use super::Ongoing;
 use crate::call::{Refusal, Strategy};
 use crate::event::{Advice, FailReason};
 use crate::node::strategy::Ctx;
@@ -35,7 +35,7 @@ impl Heard {
     }
 }
 
-impl Attempt {
+impl Ongoing {
     /// The advice for a call that is over. `None`: there is nothing that would help for certain.
     pub(super) fn advice(&self, ctx: &Ctx<'_>, reason: FailReason) -> Option<Advice> {
         if let FailReason::RefusedByPeer(why) = reason {

@@ -4,8 +4,8 @@
 //! early request, which is no outcome.
 
 mod advice;
-mod attempt;
 pub(super) mod facts;
+mod ongoing;
 
 use core::time::Duration;
 use std::collections::BTreeMap;
@@ -15,8 +15,8 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use advice::Heard;
-use attempt::{Attempt, Run, RunState, order};
 use facts::Call;
+use ongoing::{Ongoing, Run, RunState, order};
 
 use super::session::Winner;
 use super::strategy::relay::Way;
@@ -46,7 +46,7 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
 #[derive(Default)]
 pub(super) struct Calls {
     // Boxed: a map makes room for eleven at once, and few nodes have eleven calls.
-    all: BTreeMap<ConnectId, Box<Attempt>>,
+    all: BTreeMap<ConnectId, Box<Ongoing>>,
     by_session: BTreeMap<SessionId, ConnectId>,
     next: u32,
 }
@@ -91,7 +91,7 @@ impl Calls {
         let deadline = now + plan.timeout.min(MAX_TIMEOUT);
         let address = to.clone();
         let call = Call { connect, session, peer, address, plan, started: now, deadline };
-        let attempt = Attempt {
+        let ongoing = Ongoing {
             call: Arc::new(call),
             runs,
             clock_offset: None,
@@ -99,7 +99,7 @@ impl Calls {
             heard: Heard::default(),
             dial_refused: false,
         };
-        self.all.insert(connect, Box::new(attempt));
+        self.all.insert(connect, Box::new(ongoing));
         self.by_session.insert(session, connect);
         self.drive(all, ctx, connect);
     }
@@ -107,8 +107,8 @@ impl Calls {
     /// Ends a call that has no pipe yet without an outcome.
     pub(super) fn cancel(&mut self, all: &mut Strategies, ctx: &mut Ctx<'_>, connect: ConnectId) {
         let waits = self.all.get(&connect).is_some_and(|a| !a.answered);
-        if waits && let Some(attempt) = self.take(all, ctx, connect) {
-            abandon(all, ctx, attempt.call.key(), attempt.call.peer);
+        if waits && let Some(ongoing) = self.take(all, ctx, connect) {
+            abandon(all, ctx, ongoing.call.key(), ongoing.call.peer);
         }
     }
 
@@ -165,9 +165,9 @@ impl Calls {
     /// Wakes the calls that wait for a change: a broker is ready, or our address is known.
     pub(super) fn wake(&mut self, all: &mut Strategies, ctx: &mut Ctx<'_>) {
         for connect in self.ids() {
-            let Some(attempt) = self.all.get(&connect) else { continue };
-            let waits = |r: &Run| r.is_running() && all.of(r.strategy).waits(&attempt.call);
-            if attempt.runs.iter().any(waits) {
+            let Some(ongoing) = self.all.get(&connect) else { continue };
+            let waits = |r: &Run| r.is_running() && all.of(r.strategy).waits(&ongoing.call);
+            if ongoing.runs.iter().any(waits) {
                 self.drive(all, ctx, connect);
             }
         }
@@ -176,13 +176,13 @@ impl Calls {
     /// Sends again what may have been lost with the last session of a broker that is back.
     pub(super) fn broker_is_back(&mut self, all: &mut Strategies, ctx: &mut Ctx<'_>, place: u8) {
         for connect in self.ids() {
-            let Some(attempt) = self.all.get(&connect) else { continue };
-            if !ctx.signalling.shared_with(&attempt.call.address).contains(&place) {
+            let Some(ongoing) = self.all.get(&connect) else { continue };
+            if !ctx.signalling.shared_with(&ongoing.call.address).contains(&place) {
                 continue;
             }
-            let call = Arc::clone(&attempt.call);
+            let call = Arc::clone(&ongoing.call);
             let running: SmallVec<[Strategy; 4]> =
-                attempt.runs.iter().filter(|r| r.is_running()).map(|r| r.strategy).collect();
+                ongoing.runs.iter().filter(|r| r.is_running()).map(|r| r.strategy).collect();
             for strategy in running {
                 let request = all.of(strategy).request(&call).and_then(Option::as_mut);
                 if request.is_some_and(|r| r.hurry(ctx.cx.now))
@@ -203,13 +203,13 @@ impl Calls {
             }
             Said::GoesOn(connect) => self.drive(all, ctx, connect),
             Said::Asked(connect) => {
-                if let Some(attempt) = self.all.get_mut(&connect) {
-                    attempt.heard.asked();
+                if let Some(ongoing) = self.all.get_mut(&connect) {
+                    ongoing.heard.asked();
                 }
             }
             Said::Left(key, peer, parting) => all.leave(ctx, key, peer, parting),
             Said::Relayed(pipe, settled, since) => {
-                let (answers, since) = self.settle(all, ctx, &settled, since);
+                let (answers, since) = self.end_settled(all, ctx, &settled, since);
                 all.relay.hand_out(ctx, pipe, settled.kept.is_some(), answers, since);
             }
             Said::Searched(key, peer) => {
@@ -223,7 +223,7 @@ impl Calls {
 
     /// Ends what is still done for sessions that have their pipe. Returns the calls that it answers, and since when they
     /// ran.
-    pub(super) fn settle(
+    fn end_settled(
         &mut self,
         all: &mut Strategies,
         ctx: &mut Ctx<'_>,
@@ -258,7 +258,7 @@ impl Calls {
     /// Makes a stream the pipe, or a way of the one that there is, and ends what it settles.
     pub(super) fn won(&mut self, all: &mut Strategies, ctx: &mut Ctx<'_>, winner: Winner) {
         let joins = all.relay.moving_pipe(winner.key);
-        let (answers, since) = self.settle(all, ctx, &winner.settled, winner.since);
+        let (answers, since) = self.end_settled(all, ctx, &winner.settled, winner.since);
         let Some(pipe) = joins else { return ctx.sessions.hand_out(ctx.cx, winner, answers, since) };
         let Winner { strategy, local, remote, .. } = winner;
         if let Some((sock, keys)) = ctx.sessions.give_away(winner) {
@@ -276,11 +276,11 @@ impl Calls {
         why: DialEnd,
     ) {
         let Some(connect) = self.by_session.get(&session).copied() else { return };
-        let Some(attempt) = self.all.get_mut(&connect) else { return };
-        all.direct.lost_stream(ctx, &attempt.call, sock, remote, why);
-        attempt.dial_refused |= why == DialEnd::Io(IoFailure::Refused);
+        let Some(ongoing) = self.all.get_mut(&connect) else { return };
+        all.direct.lost_stream(ctx, &ongoing.call, sock, remote, why);
+        ongoing.dial_refused |= why == DialEnd::Io(IoFailure::Refused);
         if let DialEnd::Refused(why) = why {
-            attempt.heard.note(Some(why));
+            ongoing.heard.note(Some(why));
         }
         match why {
             // No other stream would fare better.
@@ -299,7 +299,7 @@ impl Calls {
         call: &Arc<Call>,
         why: Refusal,
     ) {
-        let Some(attempt) = self.all.get(&call.connect) else { return };
+        let Some(ongoing) = self.all.get(&call.connect) else { return };
         let means = |strategy: Strategy| match why {
             Refusal::NoSearchForStrangers | Refusal::NoSearchInSilence => strategy == Strategy::Punch,
             Refusal::PrivateForStrangers { asked } => strategy == asked,
@@ -314,7 +314,7 @@ impl Calls {
             why => format!("the peer refused: {why}"),
         };
         let asking: SmallVec<[Strategy; 4]> =
-            attempt.runs.iter().filter(|r| r.is_running() && means(r.strategy)).map(|r| r.strategy).collect();
+            ongoing.runs.iter().filter(|r| r.is_running() && means(r.strategy)).map(|r| r.strategy).collect();
         // The refusal of an early request is no outcome, since another one follows.
         let mut early = false;
         for strategy in asking {
@@ -355,9 +355,9 @@ impl Calls {
         offset: i64,
     ) {
         let Some(call) = self.asked_by(all, peer, about) else { return };
-        let attempt = self.all.get_mut(&call.connect).filter(|a| a.clock_offset.is_none());
-        let Some(attempt) = attempt else { return };
-        attempt.clock_offset = Some(offset);
+        let ongoing = self.all.get_mut(&call.connect).filter(|a| a.clock_offset.is_none());
+        let Some(ongoing) = ongoing else { return };
+        ongoing.clock_offset = Some(offset);
         ctx.signalling.set_offset(peer, self.offset_of(peer));
         // Whatever else was sent in the wrong time was not heard either.
         for strategy in [Strategy::Reverse, Strategy::Relay, Strategy::Punch] {
@@ -382,8 +382,8 @@ impl Calls {
 
     /// Notes that the peer answered a request of a call, by a refusal or otherwise.
     pub(super) fn heard(&mut self, call: &Call, refusal: Option<Refusal>) {
-        if let Some(attempt) = self.all.get_mut(&call.connect) {
-            attempt.heard.note(refusal);
+        if let Some(ongoing) = self.all.get_mut(&call.connect) {
+            ongoing.heard.note(refusal);
         }
     }
 
@@ -400,8 +400,8 @@ impl Calls {
             } else {
                 ctx.sessions.close_dials_of(ctx.cx, call.key());
             }
-            if let Some(attempt) = self.all.get_mut(&connect) {
-                attempt.roam(all, ctx.cx.now, offline);
+            if let Some(ongoing) = self.all.get_mut(&connect) {
+                ongoing.roam(all, ctx.cx.now, offline);
             }
             self.drive(all, ctx, connect);
         }
@@ -410,11 +410,11 @@ impl Calls {
     /// Goes on under another session, without the streams of this one.
     fn renew_session(&mut self, all: &mut Strategies, ctx: &mut Ctx<'_>, connect: ConnectId) {
         let session = SessionId(ctx.cx.random.bytes(Domain::SessionId));
-        let Some(attempt) = self.all.get_mut(&connect) else { return };
-        let Call { peer, ref address, ref plan, started, deadline, .. } = *attempt.call;
+        let Some(ongoing) = self.all.get_mut(&connect) else { return };
+        let Call { peer, ref address, ref plan, started, deadline, .. } = *ongoing.call;
         let (address, plan) = (address.clone(), plan.clone());
         let fresh = Call { connect, session, peer, address, plan, started, deadline };
-        let old = core::mem::replace(&mut attempt.call, Arc::new(fresh));
+        let old = core::mem::replace(&mut ongoing.call, Arc::new(fresh));
         self.by_session.remove(&old.session);
         self.by_session.insert(session, connect);
         abandon(all, ctx, old.key(), peer);
@@ -430,14 +430,14 @@ impl Calls {
         strategy: Strategy,
         end: End,
     ) {
-        let Some(attempt) = self.all.get_mut(&connect) else { return };
-        all.of(strategy).forget(&attempt.call);
-        if let Some(run) = attempt.runs.iter_mut().find(|r| r.strategy == strategy) {
+        let Some(ongoing) = self.all.get_mut(&connect) else { return };
+        all.of(strategy).forget(&ongoing.call);
+        if let Some(run) = ongoing.runs.iter_mut().find(|r| r.strategy == strategy) {
             run.state = RunState::Ended(end);
         }
-        let others = attempt.runs.iter().filter(|r| r.strategy != Strategy::Relay);
+        let others = ongoing.runs.iter().filter(|r| r.strategy != Strategy::Relay);
         let alone = others.clone().all(|r| matches!(r.state, RunState::Ended(_)));
-        for run in &mut attempt.runs {
+        for run in &mut ongoing.runs {
             if let RunState::Pending { at } = &mut run.state
                 && (alone || run.strategy != Strategy::Relay)
             {
@@ -450,9 +450,9 @@ impl Calls {
     /// Arms the call's timer, or ends it when every strategy has.
     fn conclude(&mut self, all: &mut Strategies, ctx: &mut Ctx<'_>, connect: ConnectId) {
         let now = ctx.cx.now;
-        let Some(attempt) = self.all.get(&connect) else { return };
-        let call = &attempt.call;
-        if attempt.runs.iter().all(|r| matches!(r.state, RunState::Ended(_))) {
+        let Some(ongoing) = self.all.get(&connect) else { return };
+        let call = &ongoing.call;
+        if ongoing.runs.iter().all(|r| matches!(r.state, RunState::Ended(_))) {
             if ctx.sessions.may_be_settled(call.key()) {
                 let again = (now + GLARE_CHECK).min(call.deadline);
                 return ctx.cx.timers.set(Timer::Connect(connect), Some(again));
@@ -460,7 +460,7 @@ impl Calls {
             return self.fail(all, ctx, connect, FailReason::AllStrategiesFailed);
         }
         let waits = waits_for_nat64(ctx, call);
-        let next = attempt.runs.iter().filter_map(|r| match &r.state {
+        let next = ongoing.runs.iter().filter_map(|r| match &r.state {
             RunState::Pending { at } => Some(*at).filter(|at| *at > now || !waits),
             RunState::Running => all.of(r.strategy).next(now, call),
             RunState::Ended(_) => None,
@@ -470,20 +470,20 @@ impl Calls {
     }
 
     fn fail(&mut self, all: &mut Strategies, ctx: &mut Ctx<'_>, connect: ConnectId, reason: FailReason) {
-        let Some(attempt) = self.all.get(&connect) else { return };
-        let strategies = attempt.runs.iter().map(|run| run.report(all, ctx, &attempt.call)).collect();
-        let Some(attempt) = self.take(all, ctx, connect) else { return };
+        let Some(ongoing) = self.all.get(&connect) else { return };
+        let strategies = ongoing.runs.iter().map(|run| run.report(all, ctx, &ongoing.call)).collect();
+        let Some(ongoing) = self.take(all, ctx, connect) else { return };
         if reason != FailReason::Shutdown {
             ctx.doubt();
         }
-        let (elapsed, advice) = (ctx.cx.now.since(attempt.call.started), attempt.advice(ctx, reason));
+        let (elapsed, advice) = (ctx.cx.now.since(ongoing.call.started), ongoing.advice(ctx, reason));
         let report = Box::new(Report { elapsed, strategies, advice });
-        match (attempt.answered, reason) {
+        match (ongoing.answered, reason) {
             (false, _) => ctx.cx.notify(Event::Failed { connect, reason, report }),
             (true, FailReason::Shutdown) => {}
             (true, _) => ctx.cx.notify(Event::StaysRelayed { connect, reason, report }),
         }
-        abandon(all, ctx, attempt.call.key(), attempt.call.peer);
+        abandon(all, ctx, ongoing.call.key(), ongoing.call.peer);
     }
 
     /// Takes out the call that a pipe answers: its id, if it was not answered before, and when it began.
@@ -494,8 +494,8 @@ impl Calls {
         session: SessionId,
     ) -> Option<(Option<ConnectId>, Instant)> {
         let connect = *self.by_session.get(&session)?;
-        let attempt = self.take(all, ctx, connect)?;
-        Some(((!attempt.answered).then_some(connect), attempt.call.started))
+        let ongoing = self.take(all, ctx, connect)?;
+        Some(((!ongoing.answered).then_some(connect), ongoing.call.started))
     }
 
     /// Answers a call by its relay, while its other strategies go on: its id and when it began.
@@ -506,42 +506,42 @@ impl Calls {
         session: SessionId,
     ) -> Option<(ConnectId, Instant)> {
         let connect = *self.by_session.get(&session)?;
-        let attempt = self.all.get_mut(&connect)?;
-        attempt.answered = true;
+        let ongoing = self.all.get_mut(&connect)?;
+        ongoing.answered = true;
         // What the peer says of the relay from now on is too late, and a change of network leaves the pipe alone.
-        all.of(Strategy::Relay).forget(&attempt.call);
-        if let Some(run) = attempt.runs.iter_mut().find(|r| r.strategy == Strategy::Relay) {
+        all.of(Strategy::Relay).forget(&ongoing.call);
+        if let Some(run) = ongoing.runs.iter_mut().find(|r| r.strategy == Strategy::Relay) {
             run.state = RunState::Ended(End { outcome: Outcome::Won, detail: String::new() });
         }
         // Perhaps no strategy is left, which the timer shows.
         ctx.cx.timers.set(Timer::Connect(connect), Some(ctx.cx.now));
-        Some((connect, attempt.call.started))
+        Some((connect, ongoing.call.started))
     }
 
-    fn take(&mut self, all: &mut Strategies, ctx: &mut Ctx<'_>, connect: ConnectId) -> Option<Attempt> {
-        let attempt = *self.all.remove(&connect)?;
-        let call = &attempt.call;
+    fn take(&mut self, all: &mut Strategies, ctx: &mut Ctx<'_>, connect: ConnectId) -> Option<Ongoing> {
+        let ongoing = *self.all.remove(&connect)?;
+        let call = &ongoing.call;
         self.by_session.remove(&call.session);
         ctx.cx.timers.set(Timer::Connect(connect), None);
         ctx.admission.call_ended(call.peer);
-        if attempt.clock_offset.is_some() {
+        if ongoing.clock_offset.is_some() {
             ctx.signalling.set_offset(call.peer, self.offset_of(call.peer));
         }
-        for run in &attempt.runs {
+        for run in &ongoing.runs {
             all.of(run.strategy).forget(call);
         }
-        Some(attempt)
+        Some(ongoing)
     }
 
     /// Returns the call to this peer whose request has this id.
     fn asked_by(&self, all: &mut Strategies, peer: NodeId, about: MessageId) -> Option<Arc<Call>> {
         let mut to_peer = self.all.values().filter(|a| a.call.peer == peer);
-        let mut asked = |a: &Attempt, r: &Run| {
+        let mut asked = |a: &Ongoing, r: &Run| {
             let request = all.of(r.strategy).request(&a.call).and_then(|request| request.as_ref());
             r.is_running() && request.is_some_and(|request| request.id == about)
         };
-        let attempt = to_peer.find(|a| a.runs.iter().any(|r| asked(a, r)))?;
-        Some(Arc::clone(&attempt.call))
+        let ongoing = to_peer.find(|a| a.runs.iter().any(|r| asked(a, r)))?;
+        Some(Arc::clone(&ongoing.call))
     }
 
     /// Returns the peer's clock minus ours, where a call to it has learned that.

@@ -143,7 +143,7 @@ impl Network {
         for listener in self.listeners.all.iter_mut().filter(|l| l.beside) {
             match listener.state {
                 ListenState::Opening(sock) | ListenState::Open(sock, _) if !wanted.contains(&listener.ip) => {
-                    self.news.push_back(super::News::Shut(sock));
+                    self.news.push_back(super::NetworkEvent::Shut(sock));
                     cx.close(sock, CloseHow::Drop);
                     listener.state = ListenState::Failed;
                 }

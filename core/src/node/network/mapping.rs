@@ -59,13 +59,13 @@ impl Mappings {
     }
 
     /// Sees to an interface: tells the mapper what STUN sees, or asks for a mapping of the listener's port, where there
-    /// is one that has to be opened.
+    /// is one that has to be opened. The ports are the listener's and the external one to ask for.
     pub(super) fn cover(
         &mut self,
         cx: &mut Cx,
         interface: Interface,
         seen: Option<IpAddr>,
-        port: Option<u16>,
+        ports: Option<[u16; 2]>,
     ) {
         let known = self.all.iter().find(|(_, m)| m.interface.ip == interface.ip);
         match (known.map(|(n, m)| (*n, m.seen)), seen) {
@@ -77,22 +77,22 @@ impl Mappings {
                 });
             }
             (None, Some(seen)) if interface.gateway.is_some() => {
-                if let Some(port) = port {
-                    self.map_port(cx, interface, port, seen);
+                if let Some(ports) = ports {
+                    self.map_port(cx, interface, ports, seen);
                 }
             }
             _ => {}
         }
     }
 
-    fn map_port(&mut self, cx: &mut Cx, interface: Interface, port: u16, seen: IpAddr) {
+    fn map_port(&mut self, cx: &mut Cx, interface: Interface, [port, external]: [u16; 2], seen: IpAddr) {
         let now = cx.now;
         let mut config = portmap::Config::new(interface.ip, interface.prefix);
         (config.gateway, config.zone) = (interface.gateway, interface.index);
         let mut mapper = Mapper::new(config, cx.random.draw(Domain::PortMapping), now);
         mapper.seen(now, Some(seen));
         // A new mapper has room, and the port is a listener's.
-        let _ = mapper.map(now, Protocol::Tcp, port, port);
+        let _ = mapper.map(now, Protocol::Tcp, port, external);
         let n = self.next;
         self.next += 1;
         let udp = cx.bind_udp(Owner::Mapping(n), SocketAddr::new(interface.ip, 0));

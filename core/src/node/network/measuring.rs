@@ -3,7 +3,7 @@
 use core::time::Duration;
 use std::net::IpAddr;
 
-use super::{Network, News};
+use super::{Network, NetworkEvent};
 use crate::cx::{Cx, Timer};
 use crate::nat::vantage::Vantage;
 use crate::nat::{NatType, Network as Place};
@@ -133,7 +133,8 @@ impl Network {
             let seen = self.seen_of(interface.ip);
             let behind = seen.is_some_and(|seen| self.is_behind(interface.ip, seen));
             let port = self.listen_port(interface.ip.is_ipv4()).filter(|_| behind);
-            self.mappings.cover(cx, interface, seen, port);
+            let ports = port.map(|own| [own, if self.external_port == 0 { own } else { self.external_port }]);
+            self.mappings.cover(cx, interface, seen, ports);
         }
     }
 
@@ -150,7 +151,7 @@ impl Network {
 
     /// Tells of a sample that has ended.
     pub(super) fn sampled(&mut self, sampled: Option<crate::nat::surveyor::Sampled>) {
-        self.news.extend(sampled.map(News::Sampled));
+        self.news.extend(sampled.map(NetworkEvent::Sampled));
     }
 
     /// Returns the outside address of an address of ours. Where no server answered, a public IPv6 address counts as its

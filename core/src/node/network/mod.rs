@@ -1,5 +1,5 @@
 //! Our network: the interfaces that are used, the listeners on them, the outside addresses and NATs in front, ports that
-//! routers open, the network's NAT64, and the time. Others read it, and are told by [`News`].
+//! routers open, the network's NAT64, and the time. Others read it, and are told by [`NetworkEvent`].
 
 mod announcing;
 mod choosing;
@@ -46,9 +46,9 @@ const SETTLE_WITHIN: Duration = Duration::from_secs(4);
 /// A new address is handed out after this long even if its NAT is still being measured.
 const RESETTLE_WITHIN: Duration = Duration::from_secs(2);
 
-/// Change that others have to hear of.
+/// Change of the network that others have to hear of.
 #[derive(Debug)]
-pub(super) enum News {
+pub(super) enum NetworkEvent {
     /// The listener with this id was closed.
     Shut(SockId),
     /// A sample for a punch has ended.
@@ -77,6 +77,7 @@ pub(super) struct Network {
     survey: bool,
     hairpin: bool,
     portmap: bool,
+    external_port: u16,
     has_stun: bool,
     listeners: Listeners,
     /// Addresses of this machine, used or not.
@@ -100,7 +101,7 @@ pub(super) struct Network {
     waited: bool,
     /// There was a list of interfaces.
     started: bool,
-    news: VecDeque<News>,
+    news: VecDeque<NetworkEvent>,
 }
 
 impl Network {
@@ -111,6 +112,7 @@ impl Network {
             survey: config.survey,
             hairpin: config.hairpin,
             portmap: config.portmap,
+            external_port: config.external_port,
             has_stun: !config.stun.is_empty(),
             listeners: Listeners::default(),
             listed: Vec::new(),
@@ -132,7 +134,7 @@ impl Network {
     }
 
     /// Returns the next change.
-    pub(super) fn poll_news(&mut self) -> Option<News> {
+    pub(super) fn poll_event(&mut self) -> Option<NetworkEvent> {
         if let Some(news) = self.news.pop_front() {
             return Some(news);
         }
@@ -233,7 +235,7 @@ impl Network {
                         // Those of names may be translated.
                         self.external.forget_addresses();
                     }
-                    self.news.push_back(News::Nat64(another));
+                    self.news.push_back(NetworkEvent::Nat64(another));
                 }
             }
             Owner::Listener(_)

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use smallvec::SmallVec;
 
-use super::News;
+use super::NetworkEvent;
 use crate::clock::Clock;
 use crate::config::NtpServer;
 use crate::cx::{Cx, Owner, Timer};
@@ -107,8 +107,8 @@ impl Timekeeper {
     }
 
     /// Returns what has changed since the last call.
-    pub(super) fn take_news(&mut self) -> Option<News> {
-        self.news.take().map(|set| if set { News::TimeSet } else { News::TimeKnown })
+    pub(super) fn take_news(&mut self) -> Option<NetworkEvent> {
+        self.news.take().map(|set| if set { NetworkEvent::TimeSet } else { NetworkEvent::TimeKnown })
     }
 
     /// The driver read its clock.

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use super::door::Fate;
 use super::hello::MAX_OF_SESSION;
 use super::stream::Stream;
 use super::{Env, Sessions};
@@ -10,7 +11,6 @@ use crate::cx::Timer;
 use crate::hello::{Hello, Offer, Purpose};
 use crate::identity::NodeId;
 use crate::io::{CloseHow, SockId};
-use crate::node::admission::door::Entry;
 use crate::pipe::Terms;
 use crate::random::Domain;
 use crate::strategy::agreement::{Key, Requester};
@@ -49,7 +49,7 @@ impl Sessions {
 
     fn accepted_caller(&mut self, env: &mut Env<'_>, sock: SockId, local: SocketAddr, remote: SocketAddr) {
         match self.door.enter(env.cx.now, sock, remote.ip()) {
-            Entry::Place { within, of } => {
+            Fate::Place { within, of } => {
                 if let Some(silent) = of {
                     env.cx.stats.streams_over_limit += 1;
                     self.turn_away(env.cx, silent);
@@ -60,7 +60,7 @@ impl Sessions {
                 self.hello_began(env.cx, sock, None);
                 env.cx.timers.set(Timer::Stream(sock), Some(env.cx.now + within));
             }
-            Entry::Refused => {
+            Fate::Refused => {
                 env.cx.stats.streams_over_limit += 1;
                 env.cx.close(sock, CloseHow::Reset);
             }

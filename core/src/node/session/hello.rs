@@ -7,7 +7,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::stream::{HelloStage, Role, Stream};
-use super::{Env, News, Sessions};
+use super::{Env, SessionEvent, Sessions};
 use crate::call::{Refusal, Strategy};
 use crate::cx::{Cx, Timer};
 use crate::event::Stage;
@@ -347,7 +347,7 @@ impl Sessions {
         let Some(stream) = self.streams.get(sock) else { return };
         let (Some((key, peer, _)), initiator) = (stream.session, stream.initiator) else { return };
         let remote = stream.remote.ip();
-        self.news.push_back(News::Met { peer, ip: remote });
+        self.news.push_back(SessionEvent::Met { peer, ip: remote });
         self.shift(sock, HelloStage::Candidate);
         cx.timers.set(Timer::Stream(sock), Some(cx.now + AGREE_WITHIN));
         let decision = self.agreement.candidate(Candidate::Stream(sock), key, initiator);

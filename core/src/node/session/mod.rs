@@ -1,9 +1,11 @@
 //! Streams between hosts, from a dial or a listener up to the one that becomes a pipe, and the pipes that were handed out.
 //!
-//! Strategies dial and listen for streams here. What becomes of those is told by [`News`]: sessions call nobody.
+//! Strategies dial and listen for streams here. What becomes of those is told by [`SessionEvent`]: sessions call nobody.
 
 mod accepting;
+mod door;
 mod hello;
+mod places;
 mod stream;
 mod table;
 
@@ -15,12 +17,12 @@ use smallvec::SmallVec;
 
 pub(super) use stream::Role;
 
+use door::Door;
+use places::Places;
 use stream::{HelloStage, Stream};
 use table::Streams;
 
 use super::admission::Admission;
-use super::admission::door::Door;
-use super::admission::places::Places;
 use crate::call::{ConnectId, Refusal, Strategy};
 use crate::config::{Config, DEFAULT_PIPES};
 use crate::cx::{Cx, Owner, Timer};
@@ -45,9 +47,9 @@ pub(super) struct Env<'a> {
     pub(super) calls: &'a BTreeMap<SessionId, ConnectId>,
 }
 
-/// News of streams, in the order in which they happened.
+/// Event of a stream, in the order in which they happened.
 #[derive(Debug)]
-pub(super) enum News {
+pub(super) enum SessionEvent {
     /// The peer has proved its identity on a stream to or from this address.
     Met { peer: NodeId, ip: IpAddr },
     /// A stream of a session is gone.
@@ -87,7 +89,7 @@ pub(super) struct Sessions {
     punched: BTreeSet<Key>,
     /// The user serves one pipe at a time, and has one.
     busy: bool,
-    news: VecDeque<News>,
+    news: VecDeque<SessionEvent>,
 }
 
 impl Sessions {
@@ -106,7 +108,7 @@ impl Sessions {
     }
 
     /// Returns what has happened next.
-    pub(super) fn poll_news(&mut self) -> Option<News> {
+    pub(super) fn poll_event(&mut self) -> Option<SessionEvent> {
         self.news.pop_front()
     }
 
@@ -344,7 +346,7 @@ impl Sessions {
         let mut next = first.or_else(|| self.agreement.nominate(peer));
         while let Some(decision) = next {
             if self.carry_out(cx, decision) == Done::ByOthers {
-                return self.news.push_back(News::GoesOn(peer));
+                return self.news.push_back(SessionEvent::GoesOn(peer));
             }
             next = self.agreement.nominate(peer);
         }
@@ -373,8 +375,8 @@ impl Sessions {
     }
 
     #[cfg(test)]
-    pub(super) fn tell(&mut self, news: News) {
-        self.news.push_back(news);
+    pub(super) fn tell(&mut self, event: SessionEvent) {
+        self.news.push_back(event);
     }
 
     #[cfg(test)]
@@ -388,7 +390,7 @@ impl Sessions {
 
     fn carry_out(&mut self, cx: &mut Cx, decision: Decision) -> Done {
         let Candidate::Stream(sock) = decision.candidate() else {
-            self.news.push_back(News::ByRelay(decision));
+            self.news.push_back(SessionEvent::ByRelay(decision));
             return Done::ByOthers;
         };
         match decision {
@@ -416,7 +418,7 @@ impl Sessions {
         };
         let Stream { strategy, local, remote, since, .. } = stream;
         let winner = Winner { sock, hello, key, settled, since, peer, terms, strategy, local, remote };
-        self.news.push_back(News::Won(Box::new(winner)));
+        self.news.push_back(SessionEvent::Won(Box::new(winner)));
         Done::ByOthers
     }
 
@@ -455,7 +457,7 @@ impl Sessions {
         let decision = self.agreement.lost(Candidate::Stream(sock));
         let Some((key, peer, _)) = stream.session else { return };
         self.agree(cx, peer, decision);
-        self.news.push_back(News::Lost { key, peer, sock, remote: stream.remote, why });
+        self.news.push_back(SessionEvent::Lost { key, peer, sock, remote: stream.remote, why });
     }
 
     fn shift(&mut self, sock: SockId, to: impl FnOnce(Hello) -> HelloStage) {

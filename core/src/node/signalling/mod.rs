@@ -20,7 +20,7 @@ use crate::io::Input;
 use crate::login::Login;
 use crate::random::Domain;
 use crate::session::SessionId;
-use crate::signal::broker::{News, Session};
+use crate::signal::broker::{BrokerEvents, Session};
 use crate::signal::message::{Body, Message, MessageId};
 use crate::signal::seal;
 use crate::time::{Instant, WallTime};
@@ -96,8 +96,8 @@ impl Signalling {
     }
 
     /// Takes in an input of a socket or a query of the broker at this place.
-    pub(super) fn handle(&mut self, cx: &mut Cx, place: u8, input: Input<'_>) -> News {
-        let Some(broker) = self.brokers.get_mut(usize::from(place)) else { return News::new() };
+    pub(super) fn handle(&mut self, cx: &mut Cx, place: u8, input: Input<'_>) -> BrokerEvents {
+        let Some(broker) = self.brokers.get_mut(usize::from(place)) else { return BrokerEvents::new() };
         let session = &mut broker.session;
         match input {
             Input::Resolved { query, result } => session.resolved(cx, query, result),
@@ -105,11 +105,11 @@ impl Signalling {
             Input::Stream { sock, data } => session.received(cx, sock, data),
             Input::Failed { sock, cause } => session.failed(cx, sock, cause),
             Input::Eof { sock } => session.ended(cx, sock),
-            _ => News::new(),
+            _ => BrokerEvents::new(),
         }
     }
 
-    pub(super) fn timeout(&mut self, cx: &mut Cx, place: u8) -> News {
+    pub(super) fn timeout(&mut self, cx: &mut Cx, place: u8) -> BrokerEvents {
         self.brokers.get_mut(usize::from(place)).map(|b| b.session.timeout(cx)).unwrap_or_default()
     }
 
@@ -120,7 +120,7 @@ impl Signalling {
         place: u8,
         moved: bool,
         gone: &impl Fn(IpAddr) -> bool,
-    ) -> News {
+    ) -> BrokerEvents {
         self.brokers.get_mut(usize::from(place)).map(|b| b.session.roam(cx, moved, gone)).unwrap_or_default()
     }
 

@@ -17,7 +17,7 @@ impl Mappings {
         false
     }
 
-    pub(super) fn cover(&mut self, _: &mut Cx, _: Interface, _: Option<IpAddr>, _: Option<u16>) {}
+    pub(super) fn cover(&mut self, _: &mut Cx, _: Interface, _: Option<IpAddr>, _: Option<[u16; 2]>) {}
 
     pub(super) fn check(&mut self, _: &mut Cx) {}
 

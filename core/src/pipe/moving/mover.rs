@@ -37,7 +37,7 @@ pub struct Mover {
     on: Option<CarrierId>,
     out: Outgoing,
     inn: Incoming,
-    news: News,
+    news: Untold,
     /// Time at which the pipe gives up, as it has no carrier.
     stranded_until: Option<Instant>,
     state: State,
@@ -107,8 +107,9 @@ struct Incoming {
     ack_at: Option<Instant>,
 }
 
+/// Events that `poll_event` has to tell.
 #[derive(Debug, Default)]
-struct News {
+struct Untold {
     moved: Option<CarrierId>,
     silent: SmallVec<[CarrierId; MAX_CARRIERS]>,
     stranded: bool,
@@ -143,7 +144,7 @@ impl Mover {
                 limit: FIRST_LIMIT,
                 ack_at: None,
             },
-            news: News::default(),
+            news: Untold::default(),
             stranded_until: Some(now + config.linger),
             state: State::Open,
         }
@@ -359,7 +360,7 @@ impl Mover {
         self.advance(now);
         if self.state == State::Open {
             self.state = State::Closed;
-            self.news = News::default();
+            self.news = Untold::default();
         }
     }
 

@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use p2pd_simulations::engine::{MILLI, Nanos};
-use p2pd_simulations::scenario::census::{Class, Drawn, Group, draw, wilson};
+use p2pd_simulations::scenario::census::{BASIC, Census, Class, Drawn, EXTENDED, Group, draw_from, wilson};
 use p2pd_simulations::scenario::pair::run;
 use p2pd_simulations::scenario::reliability::{CASES, stated, tally};
 use p2pd_simulations::scenario::rivals::{Rival, joins};
 
+use super::grid::in_threads;
+
 /// Tried and joined, by kind of pair.
 #[derive(Default)]
-struct Row([(u64, u64); 4]);
+struct Row([(u64, u64); Group::ALL.len()]);
 
 impl Row {
     fn add(&mut self, group: Group, joined: bool) {
@@ -23,7 +25,7 @@ impl Row {
     fn print(&self, name: &str) {
         print!("{name:<22}");
         let all = self.0.iter().fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
-        for (tried, hits) in self.0.into_iter().chain([all]) {
+        for (tried, hits) in self.0.into_iter().chain([all]).filter(|(tried, _)| *tried > 0) {
             let (low, high) = wilson(hits, tried);
             let percent = |x: u64| format!("{}.{}", x / 100, x % 100 / 10);
             let share = percent(hits * 10_000 / tried.max(1));
@@ -47,10 +49,29 @@ fn words(drawn: &Drawn) -> String {
     )
 }
 
+/// Choices about the homes.
+#[derive(Clone, Copy)]
+pub struct Homes {
+    /// Draws from the extended census.
+    pub extended: bool,
+    /// Gives the homes a TURN server.
+    pub turn: bool,
+}
+
+impl Homes {
+    fn census(self) -> &'static Census {
+        if self.extended { &EXTENDED } else { &BASIC }
+    }
+
+    fn draw(self, seed: u64) -> Drawn {
+        Drawn { turn: self.turn, ..draw_from(self.census(), seed) }
+    }
+}
+
 /// Runs one pair and says everything about it.
-pub fn one(seed: u64, turn: bool, trace: bool) -> bool {
-    let drawn = Drawn { turn, ..draw(seed) };
-    println!("seed {seed}: {}", words(&drawn));
+pub fn one(seed: u64, homes: Homes, trace: bool) -> bool {
+    let drawn = homes.draw(seed);
+    println!("seed {seed}: {}; bound {:.1} %", words(&drawn), drawn.bound() * 100.0);
     for rival in Rival::ALL {
         println!("{:<22} {}", rival.name(), if joins(rival, &drawn) { "joined" } else { "failed" });
     }
@@ -68,59 +89,122 @@ pub fn one(seed: u64, turn: bool, trace: bool) -> bool {
     ending.violations.is_empty()
 }
 
-/// Runs `pairs` pairs under every policy, and prints the table and the pairs that p2pd loses.
-pub fn all(first: u64, pairs: u64, ours_only: bool, turn: bool) -> bool {
+/// A pair of homes, and what became of it.
+struct Outcome {
+    drawn: Drawn,
+    rivals: [bool; Rival::ALL.len()],
+    joined: bool,
+    took: Nanos,
+    why: String,
+    violations: Vec<String>,
+}
+
+/// Runs `pairs` pairs under every policy, and prints the table, the bound, and the pairs that p2pd loses.
+pub fn all(first: u64, pairs: u64, homes: Homes, ours_only: bool, sensitivity: bool, threads: usize) -> bool {
     let begin = Instant::now();
-    let mut ours = Row::default();
-    let mut rivals = Rival::ALL.map(|r| (r, Row::default()));
-    let mut lost: BTreeMap<(Class, Class), (u64, Vec<String>)> = BTreeMap::new();
-    let mut tried: BTreeMap<(Class, Class), u64> = BTreeMap::new();
-    let (mut wrong, mut took): (Vec<String>, Vec<Nanos>) = (Vec::new(), Vec::new());
-    for seed in first..first + pairs {
-        let drawn = Drawn { turn, ..draw(seed) };
-        let group = drawn.group();
-        for (rival, row) in rivals.iter_mut().filter(|_| !ours_only) {
-            row.add(group, joins(*rival, &drawn));
-        }
-        *tried.entry(drawn.classes()).or_default() += 1;
-        let Some(ending) = drawn.ours() else {
-            ours.add(group, false);
-            continue;
+    let seeds: Vec<u64> = (first..first + pairs).collect();
+    let outcomes = in_threads(&seeds, threads, |seed| {
+        let drawn = homes.draw(*seed);
+        let rivals = Rival::ALL.map(|rival| !ours_only && joins(rival, &drawn));
+        let (joined, took, why, violations) = match drawn.ours() {
+            Some(e) => (e.strategy.is_some(), e.took, e.why, e.violations),
+            None => (false, 0, String::new(), Vec::new()),
         };
-        ours.add(group, ending.strategy.is_some());
-        wrong.extend(ending.violations.iter().map(|v| format!("seed {seed}: {v}")));
-        if ending.strategy.is_some() {
-            took.push(ending.took);
-        } else {
-            let (count, examples) = lost.entry(drawn.classes()).or_default();
-            *count += 1;
-            if examples.len() < 3 {
-                examples.push(format!("seed {seed}: {}", ending.why));
-            }
-        }
-    }
+        Outcome { drawn, rivals, joined, took, why, violations }
+    });
     println!("{pairs} pairs from seed {first}, per cent joined by punching alone, 95 % intervals (Wilson)");
+    let row = |joined: &dyn Fn(&Outcome) -> bool| {
+        let mut row = Row::default();
+        outcomes.iter().for_each(|o| row.add(o.drawn.group(), joined(o)));
+        row
+    };
+    let ours = row(&|o| o.joined);
     print!("{:<22}", "");
-    Group::ALL.iter().for_each(|g| print!("{:>6}               ", g.name()));
+    let tried = Group::ALL.iter().zip(ours.0).filter(|(_, (tried, _))| *tried > 0);
+    tried.for_each(|(g, _)| print!("{:>6}               ", g.name()));
     println!("   all");
-    for (rival, row) in rivals.iter().filter(|_| !ours_only) {
-        row.print(rival.name());
+    for (n, rival) in Rival::ALL.into_iter().enumerate().filter(|_| !ours_only) {
+        row(&|o| o.rivals[n]).print(rival.name());
     }
     ours.print("ours");
+    bounds(&outcomes);
+    let mut took: Vec<Nanos> = outcomes.iter().filter(|o| o.joined).map(|o| o.took).collect();
     took.sort_unstable();
     if let (Some(middle), Some(late)) = (took.get(took.len() / 2), took.get(took.len() * 19 / 20)) {
         println!("ours: open after {} ms (median), {} ms (95 %)", middle / MILLI, late / MILLI);
     }
-    println!("pairs that ours loses, by classes:");
-    let mut lost: Vec<_> = lost.into_iter().collect();
-    lost.sort_by_key(|(_, (count, _))| core::cmp::Reverse(*count));
-    for (classes, (count, examples)) in lost {
-        println!("  {:?}-{:?}: {count} of {}", classes.0, classes.1, tried[&classes]);
-        examples.iter().for_each(|e| println!("    {e}"));
+    lost(&outcomes);
+    if sensitivity {
+        print_sensitivity(&outcomes, homes.census());
     }
     println!("one of them: sim census --one SEED --trace; {} s", begin.elapsed().as_secs());
-    wrong.iter().for_each(|w| println!("VIOLATION {w}"));
+    let wrong = outcomes.iter().flat_map(|o| o.violations.iter().map(|v| (o.drawn.seed, v)));
+    let wrong: Vec<_> = wrong.collect();
+    wrong.iter().for_each(|(seed, v)| println!("VIOLATION seed {seed}: {v}"));
     wrong.is_empty()
+}
+
+/// Prints the most that any punch can reach, for the kinds of pairs.
+fn bounds(outcomes: &[Outcome]) {
+    print!("{:<22}", "bound");
+    let mean = |of: &dyn Fn(&Outcome) -> bool| {
+        let bounds: Vec<f64> = outcomes.iter().filter(|o| of(o)).map(|o| o.drawn.bound()).collect();
+        (!bounds.is_empty()).then(|| 100.0 * bounds.iter().sum::<f64>() / bounds.len() as f64)
+    };
+    for group in Group::ALL {
+        if let Some(mean) = mean(&|o| o.drawn.group() == group) {
+            print!("{mean:>6.1}               ");
+        }
+    }
+    println!("{:>6.2}", mean(&|_| true).unwrap_or(0.0));
+}
+
+/// Prints the pairs that p2pd loses, by classes.
+fn lost(outcomes: &[Outcome]) {
+    let mut lost: BTreeMap<(Class, Class), (u64, f64, Vec<&Outcome>)> = BTreeMap::new();
+    for outcome in outcomes {
+        let (count, bound, lost) = lost.entry(outcome.drawn.classes()).or_default();
+        (*count, *bound) = (*count + 1, *bound + outcome.drawn.bound());
+        if !outcome.joined && outcome.drawn.group() != Group::Closed {
+            lost.push(outcome);
+        }
+    }
+    println!("pairs that ours loses, by classes:");
+    let mut lost: Vec<_> = lost.into_iter().filter(|(_, (.., lost))| !lost.is_empty()).collect();
+    lost.sort_by_key(|(_, (.., lost))| core::cmp::Reverse(lost.len()));
+    for (classes, (count, bound, lost)) in lost {
+        let bound = 100.0 * bound / count as f64;
+        println!("  {:?}-{:?}: {} of {count}, bound {bound:.1} %", classes.0, classes.1, lost.len());
+        lost.iter().take(3).for_each(|o| println!("    seed {}: {}", o.drawn.seed, o.why));
+    }
+}
+
+/// Prints what becomes of the shares where each class in turn has half or one and a half times as many homes, and the
+/// others as many in proportion as the rest.
+fn print_sensitivity(outcomes: &[Outcome], census: &Census) {
+    println!("if a class were half, or one and a half times, as frequent: joined, bound");
+    for (class, weight, source) in census.weights {
+        let told = [0.5, 1.5].map(|factor| {
+            let share = f64::from(*weight) / 1_000.0;
+            let rest = (1.0 - share * factor) / (1.0 - share);
+            let (mut all, mut joined, mut bound) = (0.0, 0.0, 0.0);
+            for outcome in outcomes {
+                // A pair stands for as many more or fewer pairs as its homes are more or less frequent.
+                let of = |other: Class| match other {
+                    // IPv6 has its share of the pairs, whatever the NATs.
+                    Class::V => 1.0,
+                    _ if other == *class => factor,
+                    _ => rest,
+                };
+                let weight: f64 = outcome.drawn.homes.iter().map(|home| of(home.class)).product();
+                all += weight;
+                joined += if outcome.joined { weight } else { 0.0 };
+                bound += weight * outcome.drawn.bound();
+            }
+            format!("{:.2} {:.2}", 100.0 * joined / all, 100.0 * bound / all)
+        });
+        println!("  {class:?} {:>4.1} %: {}; {}   ({source})", f64::from(*weight) / 10.0, told[0], told[1]);
+    }
 }
 
 /// Prints the hit rate of searches and the rate that the report states.

@@ -7,9 +7,9 @@ use std::time::Instant;
 
 use clap::Args;
 use p2pd_simulations::engine::{Digest, MILLI};
-use p2pd_simulations::nat::{Kind, Pattern, SpecError};
+use p2pd_simulations::nat::{Chain, Kind, Pattern, SpecError};
 use p2pd_simulations::oracle::Budget;
-use p2pd_simulations::scenario::grid::{Cell, Tried, cells, least_time, sample, try_cell};
+use p2pd_simulations::scenario::grid::{Cell, Tried, beside, cells, least_time, sample, try_chains};
 
 /// Options of `sim grid`.
 #[derive(Args)]
@@ -26,6 +26,9 @@ pub struct Grid {
     /// Runs this many of the pairs, drawn by --seed.
     #[arg(long)]
     sample: Option<usize>,
+    /// Runs this many pairs that are drawn beside the grid instead: chains of two, several addresses, hairpins.
+    #[arg(long)]
+    beside: Option<u64>,
     /// Dials that the bound allows each end.
     #[arg(long, default_value_t = Budget::CORE.dials)]
     dials: u32,
@@ -104,9 +107,12 @@ impl Sum {
 
 /// Runs the grid, or a part of it, and prints how far it is from the bound.
 pub fn run(grid: &Grid) -> bool {
-    let cells = match chosen(grid) {
-        Ok(cells) => cells,
-        Err(why) => {
+    let chains: Vec<[Chain; 2]> = match (grid.beside, chosen(grid)) {
+        (Some(count), _) => (grid.seed..grid.seed + count).map(beside).collect(),
+        (None, Ok(cells)) => {
+            cells.into_iter().map(|cell| cell.map(|kind| Chain(vec![kind.spec()]))).collect()
+        }
+        (None, Err(why)) => {
             eprintln!("sim: --pairs: {why}");
             return false;
         }
@@ -114,15 +120,18 @@ pub fn run(grid: &Grid) -> bool {
     let begin = Instant::now();
     let budget = Budget { dials: grid.dials, ..Budget::CORE };
     let seeds = grid.seed..grid.seed + grid.seeds;
-    let all = in_threads(&cells, grid.threads, |cell| try_cell(*cell, budget, seeds.clone()));
+    let all = in_threads(&chains, grid.threads, |chains| try_chains(chains.clone(), budget, seeds.clone()));
     if grid.list {
         all.iter().for_each(|tried| println!("{}", line(tried)));
     }
     let mut digest = Digest::default();
     all.iter().flat_map(|tried| &tried.digests).for_each(|d| digest.word(*d));
-    table(&all);
-    matrix(&all);
-    missed(&all);
+    let of_grid: Vec<(Cell, &Tried)> = all.iter().filter_map(|tried| Some((tried.cell()?, tried))).collect();
+    if grid.beside.is_none() {
+        table(&of_grid);
+        matrix(&of_grid);
+        missed(&of_grid);
+    }
     println!("the worst pairs, listener:caller");
     let mut worst: Vec<&Tried> = all.iter().filter(|t| t.regret() > 0.0).collect();
     worst.sort_by(|a, b| b.regret().total_cmp(&a.regret()));
@@ -138,7 +147,7 @@ pub fn run(grid: &Grid) -> bool {
 }
 
 fn pair(tried: &Tried) -> String {
-    format!("{}:{}", tried.cell[0], tried.cell[1])
+    format!("{}:{}", tried.chains[0], tried.chains[1])
 }
 
 fn line(tried: &Tried) -> String {
@@ -148,10 +157,10 @@ fn line(tried: &Tried) -> String {
 }
 
 /// Prints a line for each class of listeners, over all their callers.
-fn table(all: &[Tried]) {
+fn table(all: &[(Cell, &Tried)]) {
     let mut rows: BTreeMap<(Kind, String), Sum> = BTreeMap::new();
-    for tried in all {
-        let kind = tried.cell[0];
+    for ([kind, _], tried) in all {
+        let kind = *kind;
         rows.entry((first_of(kind), kind.class())).or_default().add(tried);
     }
     println!(
@@ -171,10 +180,10 @@ fn first_of(kind: Kind) -> Kind {
 }
 
 /// Prints the regret of each class of listeners with each class of callers, in per cent.
-fn matrix(all: &[Tried]) {
+fn matrix(all: &[(Cell, &Tried)]) {
     let mut cells: BTreeMap<[Kind; 2], Sum> = BTreeMap::new();
-    for tried in all {
-        cells.entry(tried.cell.map(first_of)).or_default().add(tried);
+    for (cell, tried) in all {
+        cells.entry(cell.map(first_of)).or_default().add(tried);
     }
     let classes: Vec<Kind> = Kind::all().filter(|kind| first_of(*kind) == *kind).collect();
     println!(
@@ -196,14 +205,14 @@ fn matrix(all: &[Tried]) {
 }
 
 /// Prints what must be joined and was not, by kinds.
-fn missed(all: &[Tried]) {
+fn missed(all: &[(Cell, &Tried)]) {
     let mut kinds: BTreeMap<[String; 2], (u32, u32)> = BTreeMap::new();
-    for tried in all.iter().filter(|t| t.bound.must()) {
+    for (cell, tried) in all.iter().filter(|(_, t)| t.bound.must()) {
         let without_refusal = |kind: Kind| {
             let text = kind.to_string();
             text.rsplit_once('.').map_or(text.clone(), |(kind, _)| kind.to_owned())
         };
-        let (count, of) = kinds.entry(tried.cell.map(without_refusal)).or_default();
+        let (count, of) = kinds.entry(cell.map(without_refusal)).or_default();
         *count += u32::from(tried.is_missed());
         *of += 1;
     }

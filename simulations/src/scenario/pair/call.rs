@@ -46,6 +46,7 @@ pub(super) struct Call {
     pub(super) strategy: Option<Strategy>,
     pub(super) took: Nanos,
     pub(super) rungs: Vec<Nanos>,
+    pub(super) stated: Vec<Option<u32>>,
     pub(super) why: String,
     pub(super) address: String,
 }
@@ -120,7 +121,7 @@ fn call_now(run: &mut Run, pair: &Pair) -> Call {
     if syns > MOST_SYNS {
         run.violations.push(format!("{syns} SYNs for one connect"));
     }
-    call.rungs = rungs_after(run.world.app(caller).node(), begin);
+    (call.rungs, call.stated) = rungs_after(run.world.app(caller).node(), begin).into_iter().unzip();
     call
 }
 
@@ -284,9 +285,36 @@ fn both_ways(
     Ok(())
 }
 
-/// Returns the times, from `begin` on, at which this node's punches began their rungs.
-fn rungs_after(node: &NodeProgram, begin: Nanos) -> Vec<Nanos> {
-    let punching = |n: &Event| matches!(n, Event::Progress { stage: Stage::Punching { .. }, .. });
-    let all = node.events.iter().filter(|(at, n)| *at >= begin && punching(n));
-    all.map(|(at, _)| at - begin).collect()
+/// Returns the times, from `begin` on, at which this node's punches began their rungs, and the probability that each
+/// stated.
+fn rungs_after(node: &NodeProgram, begin: Nanos) -> Vec<(Nanos, Option<u32>)> {
+    let of = |(at, event): &(Nanos, Event)| match event {
+        Event::Progress { stage: stage @ Stage::Punching { .. }, .. } if *at >= begin => {
+            Some((at - begin, stated(&stage.to_string())))
+        }
+        _ => None,
+    };
+    node.events.iter().filter_map(of).collect()
+}
+
+/// Returns the probability that a text states as `P = 63.2 %`, in thousandths.
+fn stated(text: &str) -> Option<u32> {
+    let (_, rest) = text.split_once("P = ")?;
+    let (percent, _) = rest.split_once(" %")?;
+    let (whole, tenths) = percent.split_once('.').unwrap_or((percent, "0"));
+    Some(whole.parse::<u32>().ok()? * 10 + tenths.get(..1)?.parse::<u32>().ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statements_are_read() {
+        let cases =
+            [("punching, try 1, P = 63.2 %", Some(632)), ("P = 7 %, or so", Some(70)), ("try 1", None)];
+        for (text, permille) in cases {
+            assert_eq!(stated(text), permille, "{text}");
+        }
+    }
 }

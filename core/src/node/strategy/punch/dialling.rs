@@ -21,7 +21,7 @@ use crate::random::Domain;
 use crate::strategy::agreement::{Key, Requester};
 use crate::strategy::dialler::DialEnd;
 use crate::strategy::ours::Trust;
-use crate::strategy::punch::{From, Tactic, trusts_filters};
+use crate::strategy::punch::{self, From, Spray, Tactic, trusts_filters};
 
 impl Punches {
     /// Starts the dials that are due.
@@ -65,7 +65,8 @@ impl Punches {
             self.seek_proof(ctx, key, ip);
         }
         let Some(punch) = self.all.get_mut(&key) else { return };
-        let waits = matches!(punch.tactic, Some(Tactic::Await));
+        // The peer's dials come to a port that anybody may use, or to listeners.
+        let waits = matches!(punch.tactic, Some(Tactic::Await)) || !punch.listeners.is_empty();
         let idle = punch.live.is_empty() && punch.waiting.is_empty() && punch.search.is_none() && !waits;
         if punch.stage == PunchStage::Punching && idle && key.1 == Requester::Us {
             punch.until = now;
@@ -143,7 +144,9 @@ impl Punches {
                 }
                 refused_search = refused && punch.searches();
                 let after = if tries <= AT_ONCE { Duration::ZERO } else { random };
-                Some(again(after))
+                // The later of two flows that fit meets the other's listener, and every dial is worth another flow.
+                let is_one_of_many = matches!(punch.tactic, Some(Tactic::Spray { with: Spray::Agreed, .. }));
+                (!(refused && is_one_of_many)).then(|| again(after))
             }
             DialEnd::Broken | DialEnd::Lost | DialEnd::Silent | DialEnd::Stalled => Some(again(random)),
             DialEnd::Hello(_) | DialEnd::Refused(_) => None,
@@ -172,14 +175,16 @@ impl Punches {
         let Some(punch) = self.all.get_mut(&key) else { return };
         let Some(tactic) = punch.tactic() else { return };
         punch.stage = PunchStage::Punching;
+        let both =
+            punch.theirs.as_ref().is_some_and(|theirs| punch::both_search(&punch.ours, theirs, &tactic));
         let listen = punch.port;
         let at = now + wait;
         punch.took = Some(at.since(punch.announced));
         let mut old: Vec<SockId> = punch.live.keys().copied().collect();
         punch.until = at
             + match tactic {
+                _ if both => BOTH_SEARCH_FOR,
                 Tactic::Meet(_) | Tactic::Await => MEET_FOR,
-                Tactic::Probe { both: true, .. } => BOTH_SEARCH_FOR,
                 Tactic::Spray { .. } | Tactic::Probe { .. } | Tactic::Hopeless(_) => SEARCH_FOR,
             };
         match &tactic {
@@ -202,10 +207,11 @@ impl Punches {
                 old.retain(|sock| !dials.iter().any(|(_, to)| live.get(sock).is_some_and(|l| l.to == *to)));
             }
             Tactic::Await => {}
-            Tactic::Spray { to, from, listens } => {
-                punch.search = Some(Search::Spray { to: *to, left: *from, listens: *listens });
+            Tactic::Spray { to, from, with } => {
+                let listens = *with == Spray::Listening;
+                punch.search = Some(Search::Spray { to: *to, left: *from, listens });
             }
-            Tactic::Probe { to, ports, count, .. } => {
+            Tactic::Probe { to, ports, count } => {
                 punch.walk = search;
                 punch.search =
                     Some(Search::Probe { to: *to, ports: *ports, key: search, next: 0, count: *count });

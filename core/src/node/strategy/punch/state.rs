@@ -221,8 +221,8 @@ impl Punch {
             }
             Search::Probe { to, ports, key, next, count } => {
                 let to_port = SocketAddr::new(to, ports.nth(key, next));
-                let from = if self.ours.walks() { listen.wrapping_add(next).max(1) } else { listen };
-                let planned = Planned { from, to: to_port, tries: 0, at: now, once: true, listens: false };
+                let planned =
+                    Planned { from: listen, to: to_port, tries: 0, at: now, once: true, listens: false };
                 self.probed = next.saturating_add(1);
                 let rest = Search::Probe { to, ports, key, next: self.probed, count };
                 (planned, (self.probed < count).then_some(rest))

@@ -29,7 +29,7 @@ pub(in crate::node) use mover::Way;
 
 use calling::Calling;
 use mover::Moving;
-use state::{News, Relay, RelayStage};
+use state::{Relay, RelayEvent, RelayStage};
 
 use super::{Ctx, End, Parting, Said};
 use crate::call::{ConnectId, Refusal, Strategy};
@@ -214,7 +214,7 @@ impl Relays {
         }
     }
 
-    fn news(&mut self, ctx: &mut Ctx<'_>, id: PipeId, said: News) {
+    fn news(&mut self, ctx: &mut Ctx<'_>, id: PipeId, said: RelayEvent) {
         match self.all.get_mut(&id) {
             // Its pipe is about to be handed out, and what comes after is the user's.
             Some(relay) if relay.stage == RelayStage::Won => return relay.later.push(said),
@@ -222,10 +222,10 @@ impl Relays {
             None => return,
         }
         match said {
-            News::Stream(event) => self.stream_news(ctx, id, event),
-            News::Answered => self.begin_stream(ctx, id),
-            News::Server(news) => self.server_news(ctx, id, news),
-            News::Mover(event) => self.mover_news(ctx, id, event),
+            RelayEvent::Stream(event) => self.stream_news(ctx, id, event),
+            RelayEvent::Answered => self.begin_stream(ctx, id),
+            RelayEvent::Server(news) => self.server_news(ctx, id, news),
+            RelayEvent::Mover(event) => self.mover_news(ctx, id, event),
         }
     }
 

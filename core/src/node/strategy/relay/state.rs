@@ -78,7 +78,7 @@ pub(in crate::node) struct Relay {
     /// State of a pipe that may move, apart from its stream.
     pub(super) moving: Option<Box<Moving>>,
     /// News that came while the pipe was about to be handed out.
-    pub(super) later: Vec<News>,
+    pub(super) later: Vec<RelayEvent>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -98,7 +98,7 @@ pub(super) enum RelayStage {
 }
 
 #[derive(Debug)]
-pub(super) enum News {
+pub(super) enum RelayEvent {
     Stream(StreamEvent),
     /// A knock was answered.
     Answered,
@@ -204,17 +204,17 @@ impl Relay {
     }
 
     /// Sends all that is to be sent, takes all that came, and arms the timer. Returns the news for `Relays`.
-    pub(super) fn pump(&mut self, cx: &mut Cx) -> SmallVec<[News; 2]> {
+    pub(super) fn pump(&mut self, cx: &mut Cx) -> SmallVec<[RelayEvent; 2]> {
         let mut news = SmallVec::new();
         if core::mem::take(&mut self.answered) {
-            news.push(News::Answered);
+            news.push(RelayEvent::Answered);
         }
         self.knock(cx);
         loop {
             let mut moved = false;
             if let Some(moving) = &mut self.moving {
                 moving.carry(cx, self.stream.as_deref_mut());
-                news.extend(core::iter::from_fn(|| moving.mover.poll_event()).map(News::Mover));
+                news.extend(core::iter::from_fn(|| moving.mover.poll_event()).map(RelayEvent::Mover));
             }
             while let Some(datagram) = self.stream.as_mut().and_then(|s| s.poll_transmit(cx.now)) {
                 self.transmit(cx, datagram);
@@ -223,12 +223,12 @@ impl Relay {
             while let Some(event) = self.stream.as_mut().and_then(|s| s.poll_event()) {
                 // The mover has to look at it.
                 moved |= self.moving.is_some();
-                news.push(News::Stream(event));
+                news.push(RelayEvent::Stream(event));
             }
             while let Some(said) = self.servers.as_mut().and_then(Servers::poll_news) {
                 match said {
                     ServerNews::Data(from, data) => self.relayed(cx, from, &data),
-                    other => news.push(News::Server(other)),
+                    other => news.push(RelayEvent::Server(other)),
                 }
                 moved = true;
             }
@@ -238,7 +238,7 @@ impl Relay {
         }
         // What came through our own relay may have been the answer.
         if core::mem::take(&mut self.answered) {
-            news.push(News::Answered);
+            news.push(RelayEvent::Answered);
         }
         self.release(cx);
         let knock = self.knock.as_ref().and_then(Knock::poll_timeout);

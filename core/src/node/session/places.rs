@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::source::Source;
 use crate::config::PIPE_DESCRIPTORS;
 use crate::identity::NodeId;
 use crate::io::SockId;
+use crate::node::admission::Source;
 use crate::pipe::PipeId;
 use crate::strategy::agreement::Candidate;
 use crate::strategy::ours::Trust;
@@ -22,7 +22,7 @@ const RELAYED: usize = 5_usize.div_ceil(PIPE_DESCRIPTORS);
 /// second frame has come. Of such streams there are a quarter. A relayed pipe takes three places, and comes from no
 /// network: only its server's address is seen.
 #[derive(Debug)]
-pub(in crate::node) struct Places {
+pub(super) struct Places {
     all: usize,
     held: BTreeMap<Candidate, Holder>,
     taken: usize,
@@ -47,7 +47,7 @@ struct Holder {
 }
 
 impl Places {
-    pub(in crate::node) fn new(all: usize) -> Self {
+    pub(super) fn new(all: usize) -> Self {
         Places {
             all,
             held: BTreeMap::new(),
@@ -61,13 +61,13 @@ impl Places {
     }
 
     /// Gives this stream a place. False: the peer, its network or all have as many as they may.
-    pub(in crate::node) fn enter(&mut self, sock: SockId, peer: NodeId, trust: Trust, from: IpAddr) -> bool {
+    pub(super) fn enter(&mut self, sock: SockId, peer: NodeId, trust: Trust, from: IpAddr) -> bool {
         let source = (trust == Trust::Stranger).then(|| Source::of(from));
         self.take(Candidate::Stream(sock), Holder { peer, trust, source, places: 1, proven: false })
     }
 
     /// Gives a place to a relay whose other end has proved its identity.
-    pub(in crate::node) fn enter_relayed(&mut self, id: PipeId, peer: NodeId, trust: Trust) -> bool {
+    pub(super) fn enter_relayed(&mut self, id: PipeId, peer: NodeId, trust: Trust) -> bool {
         let places = RELAYED.min(self.all / 8).max(1);
         self.take(Candidate::Relay(id), Holder { peer, trust, source: None, places, proven: true })
     }
@@ -108,7 +108,7 @@ impl Places {
     }
 
     /// Notes that a frame of the peer has come that cannot be a recorded one.
-    pub(in crate::node) fn prove(&mut self, of: Candidate) {
+    pub(super) fn prove(&mut self, of: Candidate) {
         let Some(holder) = self.held.get_mut(&of).filter(|h| !h.proven) else { return };
         holder.proven = true;
         if holder.trust == Trust::Known {
@@ -117,7 +117,7 @@ impl Places {
     }
 
     /// Frees the places: the stream, the relay or its pipe is gone.
-    pub(in crate::node) fn leave(&mut self, of: Candidate) {
+    pub(super) fn leave(&mut self, of: Candidate) {
         self.prove(of);
         let Some(Holder { peer, trust, source, places, .. }) = self.held.remove(&of) else { return };
         self.taken -= places;

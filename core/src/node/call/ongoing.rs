@@ -1,4 +1,4 @@
-//! Strategies of one call: their order, and where each of them stands.
+//! A call that goes on: the order of its strategies, where each of them stands, and what the peer has answered.
 
 use core::time::Duration;
 use std::sync::Arc;
@@ -23,8 +23,9 @@ const HEAD_START: Duration = Duration::from_millis(250);
 /// A relay costs whoever runs it: others have so long before.
 const BEFORE_RELAY: Duration = Duration::from_secs(3);
 
+/// A call until its end. What does not change while it runs is [`Call`], which its strategies read.
 #[derive(Debug)]
-pub(super) struct Attempt {
+pub(super) struct Ongoing {
     pub(super) call: Arc<Call>,
     pub(super) runs: SmallVec<[Run; 2]>,
     /// The peer's clock minus ours, in microseconds, once it told us.
@@ -50,7 +51,7 @@ pub(super) enum RunState {
     Ended(End),
 }
 
-impl Attempt {
+impl Ongoing {
     pub(super) fn has(&self, strategy: Strategy) -> bool {
         self.runs.iter().any(|run| run.strategy == strategy)
     }

@@ -10,9 +10,9 @@ use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 
-use super::source::Source;
 use crate::io::SockId;
 use crate::limit::Bucket;
+use crate::node::admission::Source;
 use crate::time::Instant;
 
 /// Most callers that have not proved their identity; fewer where there are few descriptors.
@@ -36,7 +36,7 @@ const WINDOW: u32 = 16;
 const CROWD: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(5)];
 
 #[derive(Debug)]
-pub(in crate::node) struct Door {
+pub(super) struct Door {
     places: usize,
     callers: BTreeMap<SockId, Caller>,
     turns: Turns,
@@ -60,7 +60,7 @@ struct Caller {
 
 /// Fate of a caller.
 #[derive(PartialEq, Eq, Debug)]
-pub(in crate::node) enum Entry {
+pub(super) enum Fate {
     /// The caller gets a place for the time `within`. The place was this stream's until now.
     Place { within: Duration, of: Option<SockId> },
     /// The caller's network floods us with hellos.
@@ -69,7 +69,7 @@ pub(in crate::node) enum Entry {
 
 impl Door {
     /// Returns a door with at most so many places.
-    pub(in crate::node) fn new(most: usize) -> Self {
+    pub(super) fn new(most: usize) -> Self {
         Door {
             places: most.clamp(4, PLACES),
             callers: BTreeMap::new(),
@@ -83,27 +83,27 @@ impl Door {
     }
 
     /// Adds a listener that is open.
-    pub(in crate::node) fn opened(&mut self, listener: SockId) {
+    pub(super) fn opened(&mut self, listener: SockId) {
         self.listeners.insert(listener, 0);
     }
 
     /// Forgets a listener that is no more.
-    pub(in crate::node) fn shut(&mut self, listener: SockId) {
+    pub(super) fn shut(&mut self, listener: SockId) {
         self.listeners.remove(&listener);
     }
 
     /// Notes that a listener has accepted a stream.
-    pub(in crate::node) fn came(&mut self, listener: SockId) {
+    pub(super) fn came(&mut self, listener: SockId) {
         if let Some(credit) = self.listeners.get_mut(&listener) {
             *credit = credit.saturating_sub(1);
         }
     }
 
     /// Gives a caller a place, or refuses it.
-    pub(in crate::node) fn enter(&mut self, now: Instant, sock: SockId, from: IpAddr) -> Entry {
+    pub(super) fn enter(&mut self, now: Instant, sock: SockId, from: IpAddr) -> Fate {
         let source = Source::of(from);
         if self.is_flooded(now) && self.turns.len >= self.places / 2 && self.turns.has_its_share(source) {
-            return Entry::Refused;
+            return Fate::Refused;
         }
         let silent = |c: &&Caller| c.source == source && !c.waits;
         let many = self.callers.values().filter(silent).count() >= SILENT_OF_MANY.0;
@@ -114,11 +114,11 @@ impl Door {
             self.left(of);
         }
         self.callers.insert(sock, Caller { source, since: now, waits: false });
-        Entry::Place { within: if many { SILENT_OF_MANY.1 } else { SILENT }, of }
+        Fate::Place { within: if many { SILENT_OF_MANY.1 } else { SILENT }, of }
     }
 
     /// Notes that a caller has said its first frame. False: it has no place.
-    pub(in crate::node) fn spoke(&mut self, now: Instant, sock: SockId) -> bool {
+    pub(super) fn spoke(&mut self, now: Instant, sock: SockId) -> bool {
         let Some(caller) = self.callers.get_mut(&sock).filter(|c| !c.waits) else { return false };
         caller.waits = true;
         self.turns.push(caller.source, sock);
@@ -129,7 +129,7 @@ impl Door {
     }
 
     /// Forgets a caller that has proved its identity, or is gone.
-    pub(in crate::node) fn left(&mut self, sock: SockId) {
+    pub(super) fn left(&mut self, sock: SockId) {
         if let Some(Caller { source, waits: true, .. }) = self.callers.remove(&sock) {
             self.turns.remove(source, sock);
             self.calm();
@@ -140,7 +140,7 @@ impl Door {
     }
 
     /// Returns the caller to be heard now. The caller keeps its place until it has left.
-    pub(in crate::node) fn next_turn(&mut self, now: Instant) -> Option<SockId> {
+    pub(super) fn next_turn(&mut self, now: Instant) -> Option<SockId> {
         if self.turns.len == 0 || !self.hellos.take(now) {
             return None;
         }
@@ -153,12 +153,12 @@ impl Door {
     }
 
     /// Takes a turn for a hello that waits for none. False: there is none left.
-    pub(in crate::node) fn take_turn(&mut self, now: Instant) -> bool {
+    pub(super) fn take_turn(&mut self, now: Instant) -> bool {
         self.hellos.take(now)
     }
 
     /// Returns the credit to give listeners now.
-    pub(in crate::node) fn credit(&mut self, now: Instant) -> impl Iterator<Item = (SockId, u32)> {
+    pub(super) fn credit(&mut self, now: Instant) -> impl Iterator<Item = (SockId, u32)> {
         let young = self.makes_room().is_some_and(|(_, at)| at > now);
         if young {
             self.pressed.get_or_insert(now);
@@ -174,7 +174,7 @@ impl Door {
     }
 
     /// Returns the time to ask for turns and credit again.
-    pub(in crate::node) fn due(&self, now: Instant) -> Option<Instant> {
+    pub(super) fn due(&self, now: Instant) -> Option<Instant> {
         let turn = (self.turns.len > 0).then(|| self.hellos.next(now));
         let short = !self.is_crowded(now) && self.listeners.values().any(|left| *left <= WINDOW / 2);
         let older = self.makes_room().map_or(now, |(_, at)| at);
@@ -182,7 +182,7 @@ impl Door {
         turn.into_iter().chain(accept).min()
     }
 
-    pub(in crate::node) fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         (self.callers, self.turns, self.listeners) = Default::default();
         (self.crowded, self.pressed) = (None, None);
     }
@@ -348,7 +348,7 @@ mod tests {
                 let sock = SockId::accepted(self.next);
                 self.door.came(LISTENER);
                 match self.door.enter(self.now, sock, from) {
-                    Entry::Place { of, .. } => {
+                    Fate::Place { of, .. } => {
                         if let Some(of) = of {
                             self.inside.remove(&of).unwrap();
                             self.evicted.push(of);
@@ -358,7 +358,7 @@ mod tests {
                             assert!(self.door.spoke(self.now, sock));
                         }
                     }
-                    Entry::Refused => self.refused.push(from),
+                    Fate::Refused => self.refused.push(from),
                 }
             }
         }
@@ -512,8 +512,8 @@ mod tests {
             SockId::accepted(n),
             from.parse().unwrap(),
         ) {
-            Entry::Place { within, .. } => within,
-            Entry::Refused => Duration::ZERO,
+            Fate::Place { within, .. } => within,
+            Fate::Refused => Duration::ZERO,
         };
         for n in 0..16 {
             assert_eq!(within(n, "192.0.2.1"), SILENT);
