@@ -56,7 +56,7 @@ pub struct Kind {
     pub allot: Allot,
     /// Filtering behaviour.
     pub filtering: Dependence,
-    /// Answer to unsolicited packets: one of [`Kind::REFUSALS`].
+    /// Answer to unsolicited packets: silence, RST or ICMP port unreachable.
     pub refusal: Unsolicited,
 }
 
