@@ -61,10 +61,6 @@ impl Counter {
         let others = u64::from(self.others) * within.as_micros() as u64 / over;
         others.min(MAX_OTHERS.into()) as u16
     }
-
-    pub(crate) fn last(&self) -> Sight {
-        self.last
-    }
 }
 
 /// Returns the distance from one port to another, in the direction that the NAT counts.
@@ -91,7 +87,7 @@ mod tests {
         // A quiet while halves the rate.
         assert_eq!(counter.see(sight(40_022, 400, 15)), Ok(()));
         assert_eq!(counter.expected(Duration::from_millis(100)), 1);
-        assert_eq!(counter.last(), sight(40_022, 400, 15));
+        assert_eq!(counter.last, sight(40_022, 400, 15));
     }
 
     #[test]

@@ -554,7 +554,8 @@ impl Survey {
                 behaviour.allocation = Some(Allocation::Equal);
             } else {
                 self.mappings = self.in_order(seen);
-                self.judge();
+                let last = self.seen.iter().flatten().next_back().map(|(_, sight)| *sight);
+                self.judge(last);
             }
         }
         // A mapping that cannot be foreseen and serves others than its server is kept open, so that it stays true.
@@ -585,16 +586,14 @@ impl Survey {
         of_listener.chain(samples).collect()
     }
 
-    /// Judges the NAT by all its mappings that were seen, in the order in which they were made.
-    fn judge(&mut self) {
+    /// Judges the NAT by all its mappings that were seen, in the order in which they were made; `last` is that of the latest.
+    fn judge(&mut self, last: Option<Sight>) {
         let Some(judged) = model::judge(&self.mappings) else { return };
         self.report.hypotheses = judged.hypotheses.to_vec();
         let behaviour = &mut self.report.behaviour;
         (behaviour.mapping, behaviour.allocation) = (judged.mapping, judged.allocation);
-        let last = self.seen.iter().flatten().next_back().map(|(_, sight)| *sight);
-        self.counter = match (self.counter, behaviour.foresight(), last) {
-            (Some(counter), Foresight::Next(step), _) => Some(Counter::new(step, counter.last())),
-            (None, Foresight::Next(step), Some(last)) => Some(Counter::new(step, last)),
+        self.counter = match (behaviour.foresight(), last) {
+            (Foresight::Next(step), Some(last)) => Some(Counter::new(step, last)),
             _ => None,
         };
     }
@@ -609,7 +608,7 @@ impl Survey {
         self.mappings.push(Seen { local, towards: Towards::Server, external });
         let follows = self.counter.as_mut().map(|c| c.see(sight).is_ok());
         if self.done && self.report.behaviour.is_symmetric() && follows != Some(true) {
-            self.judge();
+            self.judge(Some(sight));
         }
     }
 

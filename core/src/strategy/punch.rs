@@ -56,23 +56,22 @@ enum Next {
     /// One port, for one destination only.
     KnownOnce,
     /// One of a few, or of those that follow.
-    Counted(i16),
+    Counted,
     /// One of a range.
     Random(Ports),
 }
 
-/// Ports that are searched: `of` of them from `low` on, `step` apart.
+/// Ports that are searched: `of` of them from `low` on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Ports {
     low: u16,
-    step: i16,
     of: u16,
 }
 
 impl Ports {
     fn between(low: u16, high: u16) -> Ports {
         let (low, high) = (low.max(1), high.max(1));
-        Ports { low, step: 1, of: (high.max(low) - low).saturating_add(1) }
+        Ports { low, of: (high.max(low) - low).saturating_add(1) }
     }
 
     /// Returns the port that all flows go to where the ports are few. It lies in the middle, since the ends are estimates. Four
@@ -87,9 +86,7 @@ impl Ports {
     }
 
     fn at(self, place: u16) -> u16 {
-        let place = i32::from(place) * i32::from(self.step);
-        // Nobody would dial port 0.
-        (i32::from(self.low) + place).rem_euclid(65_536).max(1) as u16
+        self.low.saturating_add(place)
     }
 }
 
@@ -97,7 +94,7 @@ impl Side {
     fn next(&self) -> Next {
         let behaviour = self.behaviour;
         match behaviour.foresight() {
-            Foresight::Next(step) => Next::Counted(step),
+            Foresight::Next(_) => Next::Counted,
             Foresight::Nothing { low, high } => Next::Random(Ports::between(low, high)),
             _ if behaviour.keeps_once() && !behaviour.shares_mapping() => Next::KnownOnce,
             Foresight::Offset(_) | Foresight::Measured => Next::Known,
@@ -117,8 +114,8 @@ impl Side {
     fn range(&self) -> Ports {
         match self.next() {
             Next::Random(ports) => ports,
-            Next::Known | Next::KnownOnce | Next::Counted(_) => {
-                Ports { low: self.ports.first().copied().unwrap_or(self.listen), step: 1, of: 1 }
+            Next::Known | Next::KnownOnce | Next::Counted => {
+                Ports { low: self.ports.first().copied().unwrap_or(self.listen), of: 1 }
             }
         }
     }
@@ -126,7 +123,7 @@ impl Side {
     /// Returns the port that a search from both sides goes to. A counter comes to the last port of its window.
     fn agreed(&self, rung: u8) -> u16 {
         match self.next() {
-            Next::Counted(_) => self.ports.last().copied().unwrap_or(self.listen),
+            Next::Counted => self.ports.last().copied().unwrap_or(self.listen),
             _ => self.range().agreed(rung),
         }
     }
@@ -219,10 +216,10 @@ pub(crate) fn tactic(ours: &Side, theirs: &Side, rung: u8) -> Tactic {
     let spray = |port, with| Tactic::Spray { to: at(port), from: SPRAY, with };
     let shares = |side: &Side| side.behaviour.shares_mapping();
     match (ours.next(), theirs.next()) {
-        (Next::Known | Next::KnownOnce, Next::Known | Next::KnownOnce | Next::Counted(_)) => {
+        (Next::Known | Next::KnownOnce, Next::Known | Next::KnownOnce | Next::Counted) => {
             meet(&mut theirs.ports.iter().map(|port| (From::Listener, at(*port))))
         }
-        (Next::Counted(_), Next::Known | Next::KnownOnce | Next::Counted(_)) => {
+        (Next::Counted, Next::Known | Next::KnownOnce | Next::Counted) => {
             let (aim, steps) = match theirs.ports.last() {
                 Some(aim) if theirs.ports.len() > 1 => (*aim, STEPS.min(ours.others + AHEAD + 1)),
                 _ => (first.unwrap_or(theirs.listen), STEPS_ALONE.min(ours.others + 1)),
@@ -233,20 +230,20 @@ pub(crate) fn tactic(ours: &Side, theirs: &Side, rung: u8) -> Tactic {
         (Next::Random(_), Next::Known | Next::KnownOnce) if admits(theirs) || !surveyed(theirs) => {
             meet(&mut [(From::Fresh, at(first.unwrap_or(theirs.listen))); 2].into_iter())
         }
-        (Next::Random(_), Next::Counted(_)) if admits(theirs) => {
+        (Next::Random(_), Next::Counted) if admits(theirs) => {
             meet(&mut theirs.ports.iter().map(|port| (From::Listener, at(*port))))
         }
         // Any packet of ours to the peer's address opens our filter for its dials.
-        (Next::Known | Next::KnownOnce | Next::Counted(_), Next::Random(_)) if admits(ours) => {
+        (Next::Known | Next::KnownOnce | Next::Counted, Next::Random(_)) if admits(ours) => {
             once(From::Listener, theirs.listen)
         }
         // One side has one port for all of the other's, which is known: the other comes from many.
         (Next::Random(_), Next::Known) => spray(first.unwrap_or(theirs.listen), Spray::Probed),
-        (Next::Random(_), Next::KnownOnce | Next::Counted(_)) if shares(theirs) => {
+        (Next::Random(_), Next::KnownOnce | Next::Counted) if shares(theirs) => {
             spray(first.unwrap_or(theirs.listen), Spray::Probed)
         }
         (Next::Known, Next::Random(_)) => probe(),
-        (Next::KnownOnce | Next::Counted(_), Next::Random(_)) if shares(ours) => probe(),
+        (Next::KnownOnce | Next::Counted, Next::Random(_)) if shares(ours) => probe(),
         // Neither has. A filter that lets in any port of an address needs mappings for it, as many as the other side can hit,
         // each to a port of its own: the other side may come to several of them from one port. Of two such filters one does.
         (Next::Random(_), _) if admits(ours) && !(admits(theirs) && ours.external > theirs.external) => {
@@ -261,7 +258,7 @@ pub(crate) fn tactic(ours: &Side, theirs: &Side, rung: u8) -> Tactic {
                         let from = PROBES.min(range.of.saturating_add(range.of / 4));
                         Tactic::Spray { to: at(to), from, with: Spray::Agreed }
                     }
-                    Next::Counted(_) => {
+                    Next::Counted => {
                         let from = STEPS.min(ours.others + AHEAD + 1);
                         Tactic::Spray { to: at(to), from, with: Spray::Agreed }
                     }
@@ -399,7 +396,7 @@ mod tests {
     }
 
     fn probe(low: u16, of: u16) -> Tactic {
-        Tactic::Probe { to: to(0).ip(), ports: Ports { low, step: 1, of }, count: PROBES.min(of) }
+        Tactic::Probe { to: to(0).ip(), ports: Ports { low, of }, count: PROBES.min(of) }
     }
 
     fn sprays(port: u16, listens: bool) -> Tactic {
@@ -546,9 +543,6 @@ mod tests {
         let counting = |n| side(n, APD, Some(Allocation::Sequential(2)), &[7001, 7003, 7017]);
         assert_eq!(tactic(&ours, &counting(2), 0), agreed(7017, 1024));
         assert_eq!(tactic(&counting(1), &theirs, 0), agreed(2512, 9));
-        let ports = Ports { low: 65_530, step: 2, of: 9 };
-        let all: BTreeSet<u16> = (0..9).map(|n| ports.nth(7, n)).collect();
-        assert_eq!(all.into_iter().collect::<Vec<_>>(), [1, 2, 4, 6, 8, 10, 65_530, 65_532, 65_534]);
     }
 
     #[test]

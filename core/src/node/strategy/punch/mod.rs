@@ -53,8 +53,7 @@ const DIAL_FOR: Duration = Duration::from_secs(10);
 /// shorter.
 const STRANGERS_DIAL_FOR: Duration = Duration::from_millis(3500);
 /// Time of a rung on which both sides search: two seconds of dials, a round trip, and less than the second retransmission of the
-/// first SYN, 3 s after it. Another rung is worth more
-/// than a longer one, since each draws other ports.
+/// first SYN, 3 s after it. Another rung is worth more than a longer one: its flows take ports that those before left.
 const BOTH_SEARCH_FOR: Duration = Duration::from_millis(2900);
 /// Time of a rung that searches.
 const SEARCH_FOR: Duration = Duration::from_secs(10);
@@ -135,13 +134,13 @@ impl Punches {
         // peer's SYN by its listener, with a sequence number that our NAT does not expect any more.
         let (mut live, mut waiting) = before.map(|p| (p.live, p.waiting)).unwrap_or_default();
         // A search leaves holes in our NAT for two minutes, in which the listener could be met by the next one.
-        let both_vary = |theirs: bool| theirs && behaviour.is_symmetric();
+        let varies = behaviour.is_symmetric();
         let searches = behaviour.filters_by_port()
             && match theirs {
-                Some(theirs) => theirs.ports.is_empty() || both_vary(theirs.behaviour.is_symmetric()),
+                Some(theirs) => theirs.ports.is_empty() || (varies && theirs.behaviour.is_symmetric()),
                 None => address
                     .interfaces()
-                    .any(|i| picks_random_ports(i) || both_vary(i.nat == NatType::Symmetric)),
+                    .any(|i| picks_random_ports(i) || (varies && i.nat == NatType::Symmetric)),
             };
         // The survey has made mappings of the listener's port, which a NAT that keeps ports keeps for one only.
         let fresh = rung >= FRESH_FROM || searches || behaviour.keeps_once();
