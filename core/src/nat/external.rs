@@ -1,9 +1,9 @@
 //! The addresses that the world sees: STUN Binding (RFC 8489) from each of our interfaces.
 //!
-//! Each chosen interface asks up to three servers at once over UDP, repeats at 0.5 s and 1.5 s (RFC 8489
-//! section 6.2.1, cut short), and where no server answers over UDP asks the first over TCP. Of a server's name every
-//! address is asked, one shortly after the other. An address that two servers agree on ends the wait for the others, and
-//! the first answer of a host ends the wait for its other ports.
+//! Each chosen interface asks up to three servers at once over UDP, and repeats at 0.5 s and 1.5 s (RFC 8489
+//! section 6.2.1, cut short). Of a server's name every address is asked, one shortly after the other. An address that two
+//! servers agree on ends the wait for the others, and the first answer of a host ends the wait for its other ports.
+//! After one second one answer is enough; without any, those servers are asked over TCP too, since networks drop UDP.
 //!
 //! What a server says has to be plausible: no address that cannot be ours counts. Where the rest disagree, an address of
 //! the internet that was seen over the internet goes before others, then the interface's own, then the one named most
@@ -15,30 +15,26 @@ use std::net::{IpAddr, SocketAddr};
 
 use smallvec::SmallVec;
 
+use super::question::Question;
 use super::vantage::{Vantage, is_outside};
 use crate::config::StunServer;
 use crate::cx::{Cx, Owner, Timer};
 use crate::failure::IoFailure;
 use crate::io::{CloseHow, QueryId, SockId};
-use crate::random::Domain;
-use crate::reach::{Reach, reach};
-use crate::server::{Dials, Race};
 use crate::time::Instant;
 use crate::wire::Transport;
-use crate::wire::stun::{self, BindingOutcome, StunSplitter, TransactionId};
+use crate::wire::stun::{self, BindingOutcome};
 
 /// Servers asked per interface.
 const SERVERS: usize = 3;
-/// A transaction is sent at these times after its start.
-const SEND_AT: [Duration; 3] = [Duration::ZERO, Duration::from_millis(500), Duration::from_millis(1500)];
-/// Then UDP is given up.
+/// Time after which UDP is given up.
 const UDP_UNTIL: Duration = Duration::from_millis(3000);
-/// Limit of the attempt over TCP after that, look-up and dial included.
+/// Time after which one answer is enough, and TCP is tried beside UDP if there is none.
+const UDP_ALONE: Duration = Duration::from_secs(1);
+/// Limit of the attempts over TCP after that, dials included.
 const TCP_WITHIN: Duration = Duration::from_secs(3);
 /// Limit of a name look-up.
 const RESOLVE_WITHIN: Duration = Duration::from_secs(3);
-/// Longest message read over TCP.
-const TCP_CREDIT: u32 = 2048;
 
 /// The client for all interfaces.
 #[derive(Debug)]
@@ -86,48 +82,17 @@ pub struct StunAnswer {
     pub believed: bool,
 }
 
-/// Server that is asked, at its addresses.
 #[derive(Debug)]
-struct Question {
-    place: usize,
-    port: u16,
-    ips: SmallVec<[IpAddr; 2]>,
-    race: Race,
-    asked: SmallVec<[Asked; 2]>,
-}
-
-#[derive(Debug)]
-struct Asked {
-    id: TransactionId,
-    at: SocketAddr,
-    since: Instant,
-    sent: usize,
-}
-
-#[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "a node has one for each of a few interfaces")]
 enum State {
     /// No server's address is known.
     Waiting,
     Binding {
         sock: SockId,
     },
+    /// Asking over UDP where there is a socket, and over the open questions' streams.
     Asking {
-        sock: SockId,
+        udp: Option<SockId>,
         since: Instant,
-    },
-    Dialling {
-        place: usize,
-        port: u16,
-        dials: Dials,
-    },
-    AskingTcp {
-        sock: SockId,
-        place: usize,
-        id: TransactionId,
-        at: SocketAddr,
-        by: Instant,
-        splitter: StunSplitter,
     },
     /// The answer, if there is one.
     Done(Option<IpAddr>),
@@ -289,75 +254,54 @@ impl External {
         let Some(probe) = self.probe(sock).filter(|p| matches!(p.state, State::Binding { .. })) else {
             return;
         };
-        probe.state = State::Asking { sock, since: cx.now };
-        probe.drive(cx);
-        self.arm(cx);
+        probe.state = State::Asking { udp: Some(sock), since: cx.now };
+        self.drive(cx);
     }
 
     pub(crate) fn datagram(&mut self, cx: &mut Cx, sock: SockId, from: SocketAddr, data: &[u8]) {
         let asking = |p: &&mut Probe| matches!(p.state, State::Asking { .. });
-        let pending = !self.queries.is_empty();
         let Some(probe) = self.probe(sock).filter(asking) else { return };
-        if probe.answered(cx, from, data, pending).is_none() {
+        if probe.datagram(cx, from, data).is_none() {
             cx.stats.bad_stun += 1;
         }
-        self.arm(cx);
+        self.drive(cx);
     }
 
     pub(crate) fn connected(&mut self, cx: &mut Cx, sock: SockId) {
-        let Some(probe) = self.probe(sock) else { return };
-        let State::Dialling { place, port, dials } = &mut probe.state else { return };
-        let Some(ip) = dials.connected(cx, sock) else { return };
-        let (place, at) = (*place, SocketAddr::new(ip, *port));
-        let id = TransactionId(cx.random.bytes(Domain::StunTransaction));
-        cx.read(sock, TCP_CREDIT);
-        cx.send(sock, stun::binding_request(id, None));
-        let (by, splitter) = (cx.now + TCP_WITHIN, StunSplitter::new());
-        probe.state = State::AskingTcp { sock, place, id, at, by, splitter };
-        self.arm(cx);
+        if let Some((probe, n)) = self.stream(sock) {
+            probe.open[n].connected(cx, sock);
+        }
+        self.drive(cx);
     }
 
     pub(crate) fn received(&mut self, cx: &mut Cx, sock: SockId, data: &[u8]) {
-        let Some(probe) = self.probe(sock) else { return };
-        let State::AskingTcp { splitter, place, id, at, .. } = &mut probe.state else { return };
-        let (place, id, at) = (*place, *id, *at);
-        let message = splitter.push(data).and_then(|()| splitter.next_message());
-        let heard = match message {
-            Ok(None) => return,
-            Ok(Some(message)) => stun::decode_binding(&message, Transport::Tcp)
-                .ok()
-                .filter(|reply| reply.transaction == id)
-                .map(|reply| probe.count(place, at, reply.outcome)),
-            Err(_) => None,
-        };
-        if heard.is_none() {
-            cx.stats.bad_stun += 1;
+        if let Some((probe, n)) = self.stream(sock) {
+            probe.received(cx, n, data);
         }
-        // One question, one answer: whatever it was, the stream has no more use.
-        let Some(probe) = self.probe(sock) else { return };
-        let found = probe.winner();
-        probe.end(cx, found);
-        self.arm(cx);
+        self.drive(cx);
     }
 
     /// The driver says that a socket failed, or that its stream ended.
     pub(crate) fn failed(&mut self, cx: &mut Cx, sock: SockId) {
-        let Some(probe) = self.probe(sock) else { return };
-        match &mut probe.state {
-            State::Binding { .. } | State::Asking { .. } => probe.dial(cx),
-            State::Dialling { dials, .. } => {
-                if dials.failed(cx, sock) {
-                    probe.end(cx, None);
-                }
-            }
-            _ => probe.end(cx, None),
+        if let Some((probe, n)) = self.stream(sock) {
+            probe.open[n].failed(cx, sock);
+        } else if let Some(probe) = self.probe(sock) {
+            cx.close(sock, CloseHow::Drop);
+            let since = if let State::Asking { since, .. } = probe.state { since } else { cx.now };
+            probe.state = State::Asking { udp: None, since };
         }
-        self.arm(cx);
+        self.drive(cx);
     }
 
     pub(crate) fn timeout(&mut self, cx: &mut Cx) {
+        self.drive(cx);
+    }
+
+    /// Does what is due.
+    fn drive(&mut self, cx: &mut Cx) {
+        let pending = !self.queries.is_empty();
         for probe in &mut self.probes {
-            probe.drive(cx);
+            probe.drive(cx, pending);
         }
         self.arm(cx);
     }
@@ -384,10 +328,9 @@ impl External {
                     && probe.asked.len() < SERVERS
                     && !probe.asked.contains(place)
                 {
-                    let race = Race::among(cx, &server.host, &ips, UDP_UNTIL);
-                    let (place, port) = (*place, server.port);
-                    probe.asked.push(place);
-                    probe.open.push(Question { place, port, ips, race, asked: SmallVec::new() });
+                    probe.asked.push(*place);
+                    let of = (*place, &*server.host, server.port);
+                    probe.open.push(Question::new(cx, of, ips, UDP_UNTIL));
                 }
             }
             match probe.state {
@@ -396,110 +339,109 @@ impl External {
                     probe.state = State::Binding { sock };
                 }
                 State::Waiting if !pending => probe.state = State::Done(None),
-                State::Asking { .. } if probe.open.is_empty() && !pending => {
-                    let found = probe.winner();
-                    probe.end(cx, found);
-                }
-                _ => probe.drive(cx),
+                _ => probe.drive(cx, pending),
             }
         }
     }
 
     fn probe(&mut self, sock: SockId) -> Option<&mut Probe> {
-        self.probes.iter_mut().find(|p| p.has(sock))
+        self.probes.iter_mut().find(|p| p.sock() == Some(sock))
+    }
+
+    /// The probe and the place of its open question to which a stream belongs.
+    fn stream(&mut self, sock: SockId) -> Option<(&mut Probe, usize)> {
+        self.probes.iter_mut().find_map(|p| {
+            let n = p.open.iter().position(|q| q.has(sock))?;
+            Some((p, n))
+        })
     }
 
     fn arm(&self, cx: &mut Cx) {
-        let at = self.probes.iter().filter_map(|p| match &p.state {
-            State::Asking { since, .. } => {
-                let due = |q: &Question| q.asked.iter().filter_map(Asked::due).chain(q.race.due()).min();
-                p.open.iter().filter_map(due).chain([*since + UDP_UNTIL]).min()
-            }
-            State::Dialling { dials, .. } => dials.due(),
-            State::AskingTcp { by, .. } => Some(*by),
-            _ => None,
-        });
-        cx.timers.set(Timer::External, at.min());
-    }
-}
-
-impl Asked {
-    /// Returns the time of the next copy.
-    fn due(&self) -> Option<Instant> {
-        SEND_AT.get(self.sent).map(|after| self.since + *after)
+        cx.timers.set(Timer::External, self.probes.iter().filter_map(|p| p.due(cx.now)).min());
     }
 }
 
 impl Probe {
-    fn has(&self, sock: SockId) -> bool {
-        match &self.state {
-            State::Dialling { dials, .. } => dials.has(sock),
-            _ => self.sock() == Some(sock),
-        }
-    }
-
+    /// The socket for UDP.
     fn sock(&self) -> Option<SockId> {
-        match &self.state {
-            State::Binding { sock } | State::Asking { sock, .. } | State::AskingTcp { sock, .. } => {
-                Some(*sock)
-            }
-            State::Waiting | State::Dialling { .. } | State::Done(_) => None,
+        match self.state {
+            State::Binding { sock } => Some(sock),
+            State::Asking { udp, .. } => udp,
+            State::Waiting | State::Done(_) => None,
         }
     }
 
-    /// Does what is due.
-    fn drive(&mut self, cx: &mut Cx) {
-        match &mut self.state {
-            State::Asking { sock, since } => {
-                let (sock, until) = (*sock, *since + UDP_UNTIL);
-                for question in &mut self.open {
-                    while let Some(ip) = question.race.next(cx.now) {
-                        let id = TransactionId(cx.random.bytes(Domain::StunTransaction));
-                        let at = SocketAddr::new(ip, question.port);
-                        question.asked.push(Asked { id, at, since: cx.now, sent: 0 });
-                    }
-                    for asked in &mut question.asked {
-                        while asked.due().is_some_and(|at| at <= cx.now) {
-                            asked.sent += 1;
-                            cx.send_datagram(sock, asked.at, stun::binding_request(asked.id, None));
-                        }
-                    }
-                }
-                if until <= cx.now {
-                    match self.winner() {
-                        Some(found) => self.end(cx, Some(found)),
-                        None => self.dial(cx),
-                    }
-                }
-            }
-            State::Dialling { dials, .. } => dials.drive(cx),
-            State::AskingTcp { by, .. } if *by <= cx.now => self.end(cx, None),
-            _ => {}
-        }
-    }
-
-    /// Counts what came over UDP; `pending` says that further servers may be asked. `None`: it is no answer.
-    fn answered(&mut self, cx: &mut Cx, from: SocketAddr, data: &[u8], pending: bool) -> Option<()> {
-        let reply = stun::decode_binding(data, Transport::Udp).ok()?;
-        // Only from the server that was asked, with the transaction that it was asked.
-        let its = |asked: &Asked| asked.id == reply.transaction && asked.at == from;
-        let at = self.open.iter().position(|question| question.asked.iter().any(its))?;
-        let question = self.open.remove(at);
-        self.open.retain(|other| other.race.host() != question.race.host());
-        cx.experience.works(question.race.host(), from.ip());
-        self.count(question.place, from, reply.outcome);
+    /// Does what is due; `pending` says that further servers may be asked.
+    fn drive(&mut self, cx: &mut Cx, pending: bool) {
+        let State::Asking { udp, since } = self.state else { return };
         let found = self.winner();
+        if self.is_enough(cx.now >= since + UDP_ALONE, pending) || self.until(udp, since, pending) <= cx.now {
+            return self.end(cx, found);
+        }
+        for question in &mut self.open {
+            if let Some(sock) = udp {
+                question.ask_over_udp(cx, sock);
+            }
+            if udp.is_none() || since + UDP_ALONE <= cx.now {
+                question.ask_over_tcp(cx, self.vantage.ip, TCP_WITHIN);
+            }
+        }
+    }
+
+    /// Returns true if the answers so far will do. `waited` says that one of them is enough.
+    fn is_enough(&self, waited: bool, pending: bool) -> bool {
         let seen = |ip| self.answers.values().filter(|a| a.plausible && a.said == Some(ip)).count();
         // Whoever has not answered may be on the internet, and the others not.
         let outranked = |ip| {
-            let internet = |ip| reach(ip, &[]) == Reach::Internet;
             !self.answers.values().any(|a| a.said == Some(ip) && a.is_outside())
-                && self.open.iter().flat_map(|q| &q.asked).any(|asked| internet(asked.at.ip()))
+                && self.open.iter().any(Question::is_at_the_internet)
         };
-        if (self.open.is_empty() && !pending) || found.is_some_and(|ip| seen(ip) >= 2 && !outranked(ip)) {
-            self.end(cx, found);
+        (self.open.is_empty() && !pending)
+            || self.winner().is_some_and(|ip| (waited || seen(ip) >= 2) && !outranked(ip))
+    }
+
+    /// Returns the time at which what has not answered is given up.
+    fn until(&self, udp: Option<SockId>, since: Instant, pending: bool) -> Instant {
+        let failed = self.open.iter().all(Question::has_failed_over_tcp);
+        match udp {
+            None if failed && !pending => since,
+            Some(_) if failed => since + UDP_UNTIL,
+            _ => since + UDP_ALONE + TCP_WITHIN,
         }
+    }
+
+    /// Returns the time to [`drive`](Self::drive) the probe.
+    fn due(&self, now: Instant) -> Option<Instant> {
+        let State::Asking { udp, since } = self.state else { return None };
+        let asked = self.open.iter().filter_map(|q| q.due(udp.is_some()));
+        let begin = Some(since + UDP_ALONE).filter(|at| *at > now);
+        asked.chain(begin).chain([self.until(udp, since, true)]).min()
+    }
+
+    /// Takes an answer over UDP. `None`: it is none.
+    fn datagram(&mut self, cx: &mut Cx, from: SocketAddr, data: &[u8]) -> Option<()> {
+        let reply = stun::decode_binding(data, Transport::Udp).ok()?;
+        let n = self.open.iter().position(|question| question.is_answered_by(from, &reply))?;
+        self.answered(cx, n, from, reply.outcome);
         Some(())
+    }
+
+    /// Takes bytes of the stream of the open question `n`.
+    fn received(&mut self, cx: &mut Cx, n: usize, data: &[u8]) {
+        if let Some((at, outcome)) = self.open[n].received(cx, data) {
+            self.answered(cx, n, at, outcome);
+        }
+    }
+
+    /// Takes the answer to the open question `n`, and ends those of the same host.
+    fn answered(&mut self, cx: &mut Cx, n: usize, from: SocketAddr, outcome: BindingOutcome) {
+        let (place, host) = (self.open[n].place(), Box::<str>::from(self.open[n].host()));
+        for question in self.open.iter_mut().filter(|q| q.host() == &*host) {
+            question.close(cx);
+        }
+        self.open.retain(|q| q.host() != &*host);
+        cx.experience.works(&host, from.ip());
+        self.count(place, from, outcome);
     }
 
     fn count(&mut self, place: usize, server: SocketAddr, outcome: BindingOutcome) {
@@ -519,30 +461,15 @@ impl Probe {
         plausible().rev().max_by_key(|a| rank(a)).and_then(|a| a.said)
     }
 
-    /// UDP is shut: asks the first server over TCP.
-    fn dial(&mut self, cx: &mut Cx) {
-        if let Some(sock) = self.sock() {
-            cx.close(sock, CloseHow::Drop);
-        }
-        match self.open.first() {
-            Some(Question { place, port, ips, race, .. }) => {
-                let race = Race::among(cx, race.host(), ips, TCP_WITHIN);
-                let (place, port) = (*place, *port);
-                let dials = Dials::start(cx, Owner::External, race, Some(self.vantage.ip), port, None);
-                self.state = State::Dialling { place, port, dials };
-            }
-            None => self.end(cx, None),
-        }
-    }
-
     fn end(&mut self, cx: &mut Cx, found: Option<IpAddr>) {
-        match &mut self.state {
-            State::Done(_) => return,
-            State::Dialling { dials, .. } => dials.close(cx),
-            _ => {}
+        if matches!(self.state, State::Done(_)) {
+            return;
         }
         if let Some(sock) = self.sock() {
             cx.close(sock, CloseHow::Drop);
+        }
+        for mut question in core::mem::take(&mut self.open) {
+            question.close(cx);
         }
         self.state = State::Done(found);
         self.news = true;

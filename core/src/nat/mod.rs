@@ -7,6 +7,7 @@ mod filtering;
 pub(crate) mod memory;
 mod model;
 mod probe;
+mod question;
 mod survey;
 pub(crate) mod surveyor;
 pub(crate) mod vantage;

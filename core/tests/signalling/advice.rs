@@ -4,7 +4,7 @@ use p2pd_core::{Accept, Advice, PipeMode, Plan, Strategy};
 
 use crate::common::stun::{Tcp, Udp};
 use crate::common::view::{direct, plan};
-use crate::common::{Port, S, World};
+use crate::common::{MS, Port, S, World};
 
 /// Nodes 0 and 1 are behind NATs that let nobody in; one broker, one STUN server, one TURN server.
 fn world(seed: u8) -> World {
@@ -122,7 +122,7 @@ fn the_refusal_of_an_early_request_is_not_what_the_call_fails_for() {
     let address = world.address(1);
     let id = world.connect(late, &address, all());
     // It asks with its inside address, which nobody dials for a stranger; then with the other.
-    world.run(2 * S);
+    world.run(1_100 * MS);
     (world.stuns[0].udp, world.stuns[0].tcp) = (Udp::Truth, Tcp::Truth);
     world.run_until(20 * S, |w| w.is_over(late, id));
     assert_eq!(world.advice(late, id), Some(Advice::AddRelay), "{}", world.tail());

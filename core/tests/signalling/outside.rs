@@ -42,8 +42,34 @@ fn servers_that_answer_give_the_outside_address_at_once() {
 #[test]
 fn where_udp_is_silent_tcp_is_asked() {
     let world = world(2, |w| w.stuns.iter_mut().for_each(|s| s.udp = Udp::Silent));
-    assert_eq!(found(&world), (3 * S + 5 * LATENCY, OUTSIDE.into()));
-    assert_eq!([world.stuns[0].asked, world.stuns[1].asked], [(3, 1), (3, 0)]);
+    // Look-up, then a second; the dial takes two latencies, question and answer two.
+    assert_eq!(found(&world), (S + 5 * LATENCY, OUTSIDE.into()));
+    assert_eq!([world.stuns[0].asked, world.stuns[1].asked], [(2, 1), (2, 1)]);
+    assert_eq!(world.stats(0), Stats::default());
+}
+
+#[test]
+fn one_server_of_two_that_is_dead_holds_nothing_up_over_tcp() {
+    for dead in 0..2 {
+        let world = world(2, |w| {
+            w.stuns.iter_mut().for_each(|s| s.udp = Udp::Silent);
+            w.stuns[dead].tcp = Tcp::Silent;
+        });
+        assert_eq!(found(&world), (S + 5 * LATENCY, OUTSIDE.into()), "{dead}");
+    }
+}
+
+#[test]
+fn after_a_second_one_answer_of_three_is_enough() {
+    for alive in 0..3 {
+        let world = world(3, |w| {
+            for dead in (0..3).filter(|n| *n != alive) {
+                (w.stuns[dead].udp, w.stuns[dead].tcp) = (Udp::Silent, Tcp::Silent);
+            }
+        });
+        assert_eq!(found(&world), (S + LATENCY, OUTSIDE.into()), "{alive}");
+        assert_eq!(world.stuns[alive].asked, (1, 0));
+    }
 }
 
 #[test]
@@ -74,21 +100,24 @@ fn names_that_do_not_exist_hold_nothing_up() {
 fn an_answer_from_elsewhere_or_to_another_question_is_not_believed() {
     for udp in [Udp::OtherSource, Udp::WrongTransaction] {
         let world = world(1, |w| w.stuns[0].udp = udp);
-        assert_eq!(found(&world), (3 * S + 5 * LATENCY, OUTSIDE.into()), "{udp:?}: TCP told");
-        assert_eq!(world.stats(0), only(|s| s.bad_stun = 3), "each of three questions");
+        assert_eq!(found(&world), (S + 5 * LATENCY, OUTSIDE.into()), "{udp:?}: TCP told");
+        assert_eq!(world.stats(0), only(|s| s.bad_stun = 2), "each of two questions");
     }
     let world = world(1, |w| (w.stuns[0].udp, w.stuns[0].tcp) = (Udp::Silent, Tcp::WrongTransaction));
-    assert_eq!(found(&world), (3 * S + 5 * LATENCY, INSIDE.into()));
+    assert_eq!(found(&world), (3 * S + LATENCY, INSIDE.into()));
     assert_eq!(world.stats(0), only(|s| s.bad_stun = 1));
 }
 
 #[test]
 fn a_late_answer_counts_while_udp_is_waited_for_and_not_after() {
-    let world = world(1, |w| w.stuns[0].udp = Udp::Late(2 * S));
+    let late = |tcp, by| world(1, |w| (w.stuns[0].udp, w.stuns[0].tcp) = (Udp::Late(by), tcp));
+    let world = late(Tcp::Silent, 2 * S);
     assert_eq!(found(&world), (2 * S + LATENCY, OUTSIDE.into()));
-    assert_eq!(world.stuns[0].asked, (3, 0));
-    let world = self::world(1, |w| w.stuns[0].udp = Udp::Late(4 * S));
-    assert_eq!(found(&world), (3 * S + 5 * LATENCY, OUTSIDE.into()), "by TCP");
+    assert_eq!(world.stuns[0].asked.0, 3);
+    let world = late(Tcp::Silent, 5 * S);
+    assert_eq!(found(&world), (4 * S + LATENCY, INSIDE.into()));
+    let world = late(Tcp::Truth, 2 * S);
+    assert_eq!(found(&world), (S + 5 * LATENCY, OUTSIDE.into()), "by TCP");
     assert_eq!(world.stats(0), Stats::default());
 }
 
@@ -115,7 +144,7 @@ fn a_request_waits_a_second_for_the_address_in_it_and_is_made_again_once_that_is
         let mut world = World::new(4);
         world.add_stun();
         world.add_broker();
-        world.stuns[0].udp = Udp::Late(2 * S);
+        (world.stuns[0].udp, world.stuns[0].tcp) = (Udp::Late(2 * S), Tcp::Silent);
         // The caller can be dialled from outside, but learns its address late; inside nobody is there.
         let (inside, outside) = ([192, 168, 0, 2], [203, 0, 113, 1]);
         world.host(inside.into(), outside.into(), |c| c.survey = false);

@@ -141,7 +141,7 @@ fn surveyed(claims: &[Option<&str>], late: Option<usize>) -> Option<(String, Str
         }
     }
     if let Some(n) = late {
-        world.stuns[n].udp = Udp::Late(2 * S);
+        world.stuns[n].udp = Udp::Late(900 * MS);
     }
     let n = world.open(|_| {});
     world.run(12 * S);
