@@ -128,11 +128,7 @@ pub fn all(first: u64, pairs: u64, homes: Homes, ours_only: bool, sensitivity: b
     }
     ours.print("ours");
     bounds(&outcomes);
-    let mut took: Vec<Nanos> = outcomes.iter().filter(|o| o.joined).map(|o| o.took).collect();
-    took.sort_unstable();
-    if let (Some(middle), Some(late)) = (took.get(took.len() / 2), took.get(took.len() * 19 / 20)) {
-        println!("ours: open after {} ms (median), {} ms (95 %)", middle / MILLI, late / MILLI);
-    }
+    times(&outcomes);
     lost(&outcomes);
     if sensitivity {
         print_sensitivity(&outcomes, homes.census());
@@ -157,6 +153,29 @@ fn bounds(outcomes: &[Outcome]) {
         }
     }
     println!("{:>6.2}", mean(&|_| true).unwrap_or(0.0));
+}
+
+/// Time that a connect of ours is to take at the 95 % point.
+const SLOW: Nanos = 1_200 * MILLI;
+
+/// Prints how long p2pd takes, and which pairs of classes take longer than they should.
+fn times(outcomes: &[Outcome]) {
+    let joined = || outcomes.iter().filter(|o| o.joined);
+    let print = |name: &str, of: &dyn Fn(&Outcome) -> bool| {
+        let mut took: Vec<Nanos> = joined().filter(|o| of(o)).map(|o| o.took).collect();
+        took.sort_unstable();
+        if let (Some(middle), Some(late)) = (took.get(took.len() / 2), took.get(took.len() * 19 / 20)) {
+            println!("ours, {name}: open after {} ms (median), {} ms (95 %)", middle / MILLI, late / MILLI);
+        }
+    };
+    Group::ALL.iter().for_each(|group| print(group.name(), &|o| o.drawn.group() == *group));
+    print("all", &|_| true);
+    let mut slow: BTreeMap<(Class, Class), usize> = BTreeMap::new();
+    joined().filter(|o| o.took > SLOW).for_each(|o| *slow.entry(o.drawn.classes()).or_default() += 1);
+    let mut slow: Vec<_> = slow.into_iter().collect();
+    slow.sort_by_key(|(_, count)| core::cmp::Reverse(*count));
+    let told: Vec<_> = slow.iter().take(8).map(|((a, b), n)| format!("{a:?}-{b:?} {n}")).collect();
+    println!("slower than {} ms, by classes: {}", SLOW / MILLI, told.join(", "));
 }
 
 /// Prints the pairs that p2pd loses, by classes.
