@@ -45,6 +45,9 @@ pub enum Stage {
     Punching {
         /// Number of the try, from 0.
         rung: u8,
+        /// Probability that the try connects, in thousandths and at most 999, by what was measured of both NATs and by the
+        /// tries before. `None`: a NAT was not measured yet.
+        permille: Option<u16>,
     },
     /// A TURN server relays for us, from this address.
     Allocated(SocketAddr),
@@ -66,7 +69,10 @@ impl fmt::Display for Stage {
             Stage::AwaitingBroker => f.write_str("waiting for a broker"),
             Stage::Requested { brokers } => write!(f, "request sent over {brokers} broker(s)"),
             Stage::PeerDials => f.write_str("the peer is dialling us"),
-            Stage::Punching { rung } => write!(f, "punching, try {}", rung + 1),
+            Stage::Punching { rung, permille: None } => write!(f, "punching, try {}", rung + 1),
+            Stage::Punching { rung, permille: Some(p) } => {
+                write!(f, "punching, try {}, at P = {}.{} %", rung + 1, p / 10, p % 10)
+            }
             Stage::Allocated(at) => write!(f, "a server relays for us at {at}"),
             Stage::PeerComes => f.write_str("the peer comes to the relay"),
             Stage::PeerBusy => f.write_str("the peer is busy with another caller; waiting"),

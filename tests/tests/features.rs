@@ -130,7 +130,9 @@ fn reports_and_events_are_data_without_texts_of_rust() {
     ] {
         assert_eq!(json(&event), told);
     }
-    assert_eq!(json(&Stage::Punching { rung: 0 }), json!("punching, try 1"));
+    let punching = |permille| json(&Stage::Punching { rung: 0, permille });
+    assert_eq!(punching(None), json!("punching, try 1"));
+    assert_eq!(punching(Some(632)), json!("punching, try 1, at P = 63.2 %"));
     assert_eq!(json(&FailReason::DeadlinePassed), json!("the deadline passed"));
     // Of this machine, whatever it has.
     let cards = json(&p2pd_sys::cards());

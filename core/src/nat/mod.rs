@@ -19,6 +19,7 @@ pub use behaviour::{Allocation, Behaviour, Filtering, Mapping};
 pub use external::StunAnswer;
 pub use memory::{NatMemory, Network};
 pub use model::{Hypothesis, Rule};
+pub(crate) use survey::Foreseen;
 pub use survey::NatReport;
 pub use verdict::Verdict;
 

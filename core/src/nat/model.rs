@@ -5,13 +5,15 @@
 //! of each likelihood.
 //!
 //! Numbers are logarithms to base 2 in 256ths of a bit, and integers, so that every machine comes to the same.
+//!
+//! Long: hypotheses are weighed against each other, so that they stand together, as do the cases that tell them apart.
 
 use core::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use smallvec::SmallVec;
 
-use super::behaviour::{Allocation, MAX_STEP, Mapping};
+use super::behaviour::{Allocation, Behaviour, Foresight, MAX_STEP, Mapping};
 
 /// Mappings that are judged together, the latest.
 pub(super) const MAX_SEEN: usize = 32;
@@ -46,6 +48,8 @@ pub enum Rule {
     Kept,
     /// The local port while no other mapping has it, else a random one.
     KeptWhileFree,
+    /// The local port in this many of a thousand cases, else a random one: other users have the port so often.
+    KeptInPart(u16),
     /// The local port plus this, modulo 65,536.
     Offset(u16),
     /// The one before plus this, whatever the local port.
@@ -70,6 +74,9 @@ impl fmt::Display for Rule {
         match self {
             Rule::Kept => f.write_str("ports as inside"),
             Rule::KeptWhileFree => f.write_str("ports as inside while they are free, else random"),
+            Rule::KeptInPart(share) => {
+                write!(f, "ports as inside in {} % of all cases, else random", share / 10)
+            }
             Rule::Offset(by) => write!(f, "ports as inside plus {by}"),
             Rule::Counted(step) => write!(f, "ports counted by {step}"),
             Rule::ByLocalPort(step) => write!(f, "ports that go by {step} with the inside port"),
@@ -111,6 +118,11 @@ pub(super) struct Judged {
     pub(super) allocation: Option<Allocation>,
     /// Mapping of the likeliest. `None`: no other destination was seen that could tell.
     pub(super) mapping: Option<Mapping>,
+    /// Probability, in thousandths and at most 999, that the next mapping is foreseen by the same rule. Hypotheses that
+    /// foresee the same count together.
+    pub(super) certainty: u32,
+    /// Share of mappings that have the foreseen port, if the rule is right, in thousandths.
+    pub(super) share: u32,
 }
 
 /// Judges mappings, in the order in which they were made. Returns `None` for none.
@@ -139,17 +151,60 @@ pub(super) fn judge(seen: &[Seen]) -> Option<Judged> {
     let &(_, mapping, rule) = all.first()?;
     let lowest = seen.iter().map(|s| s.external.port()).min()?.min(LOWEST);
     let is_enough = split(seen, mapping).0.len() >= 3;
-    let allocation = is_enough.then_some(match rule {
+    let told = seen.iter().any(|s| s.towards == Towards::OtherAddress);
+    let told = told || mapping == Mapping::AddressPortDependent;
+    let behaviour = |mapping, rule| Behaviour {
+        mapping: told.then_some(mapping),
+        filtering: None,
+        allocation: Some(allocation(mapping, rule, lowest)),
+    };
+    let best = behaviour(mapping, rule);
+    let agrees = |mapping, rule| match (best.foresight(), behaviour(mapping, rule).foresight()) {
+        (Foresight::Nothing { low, high }, Foresight::Nothing { low: l, high: h }) => low <= l && h <= high,
+        (told, other) => told == other,
+    };
+    // Of hypotheses that foresee the same port some foresee it in part.
+    let (mut right, mut kept) = (0, 0);
+    for &(bits, _, rule) in all.iter().filter(|(_, mapping, rule)| agrees(*mapping, *rule)) {
+        right += weight(bits);
+        kept += weight(bits)
+            * match (rule, best.foresight()) {
+                (Rule::KeptInPart(share), Foresight::Offset(_)) => u64::from(share),
+                _ => 1000,
+            };
+    }
+    let certainty = (right * 1000 / sum.max(1)).min(999) as u32;
+    let share = (kept / right.max(1)) as u32;
+    let allocation = best.allocation.filter(|_| is_enough);
+    Some(Judged { hypotheses, allocation, mapping: best.mapping, certainty, share })
+}
+
+/// Returns a hypothesis' rule as peers are told it; `lowest` is the lowest port of a random choice.
+fn allocation(mapping: Mapping, rule: Rule, lowest: u16) -> Allocation {
+    let random = Allocation::Random { low: lowest, high: u16::MAX };
+    match rule {
         Rule::Kept | Rule::KeptWhileFree => Allocation::Equal,
+        // One mapping for all destinations is measured and has not to be foreseen.
+        Rule::KeptInPart(_) if mapping == Mapping::EndpointIndependent => random,
+        Rule::KeptInPart(share) if share >= 500 => Allocation::Equal,
         Rule::Offset(by) => Allocation::Preserving(by),
         Rule::Counted(step) => Allocation::Sequential(step),
         Rule::ByLocalPort(step) => Allocation::Dependent(step),
         Rule::Block { low, high } => Allocation::Random { low, high },
-        Rule::Parity | Rule::Random => Allocation::Random { low: lowest, high: u16::MAX },
-    });
-    let told = seen.iter().any(|s| s.towards == Towards::OtherAddress);
-    let mapping = (told || mapping == Mapping::AddressPortDependent).then_some(mapping);
-    Some(Judged { hypotheses, allocation, mapping })
+        Rule::KeptInPart(_) | Rule::Parity | Rule::Random => random,
+    }
+}
+
+/// Returns the share of mappings that have this address outside, in thousandths. A NAT with several addresses may choose one for
+/// each mapping (RFC 4787 section 4.1, "Arbitrary"). Once that was seen, Laplace's rule of succession tells of the next one.
+pub(super) fn same_address(seen: &[Seen], external: IpAddr) -> u32 {
+    // A mapping that serves several destinations is one.
+    let is_new =
+        |n: usize| !seen[..n].iter().any(|s| (s.local, s.external) == (seen[n].local, seen[n].external));
+    let all: Vec<bool> =
+        (0..seen.len()).filter(|n| is_new(*n)).map(|n| seen[n].external.ip() == external).collect();
+    let (same, of) = (all.iter().filter(|same| **same).count() as u32, all.len() as u32);
+    if same == of { 1000 } else { (same + 1) * 1000 / (of + 2) }
 }
 
 /// 256ths of a bit.
@@ -209,7 +264,8 @@ fn split(seen: &[Seen], mapping: Mapping) -> (Vec<Fresh>, i32) {
             Some(_) => bits += ODD - log2(PORTS),
             None => {
                 let (local, port) = (one.local, one.external.port());
-                let taken = seen[..n].iter().any(|s| s.external.port() == local);
+                let outside = SocketAddr::new(one.external.ip(), local);
+                let taken = seen[..n].iter().any(|s| s.external == outside);
                 fresh.push(Fresh { local, port, taken });
             }
         }
@@ -223,8 +279,8 @@ fn rules(fresh: &[Fresh], symmetric: bool) -> Vec<(i32, Rule)> {
     let each = |of: &dyn Fn(&Fresh) -> i32| fresh.iter().map(of).sum::<i32>();
     let mut all = Vec::new();
     // Where mappings differ by destination, ports are kept while they are free, or not at all.
-    let [kept, offset, counted, by_port, parity, block, random] =
-        if symmetric { [250, 10, 250, 5, 15, 200, 270] } else { [700, 15, 120, 10, 10, 45, 100] };
+    let [kept, in_part, offset, counted, by_port, parity, block, random] =
+        if symmetric { [240, 10, 10, 250, 5, 15, 200, 270] } else { [680, 20, 15, 120, 10, 10, 45, 100] };
     let expected = |right: bool| if right { log2_permille(990) } else { ODD + any };
     if symmetric {
         let bits = each(&|f| match f.taken {
@@ -236,6 +292,8 @@ fn rules(fresh: &[Fresh], symmetric: bool) -> Vec<(i32, Rule)> {
     } else {
         all.push((log2_permille(kept) + each(&|f| expected(f.port == f.local)), Rule::Kept));
     }
+    let (bits, rule) = kept_in_part(fresh);
+    all.push((log2_permille(in_part) + bits, rule));
     let Some(first) = fresh.first() else { return Vec::new() };
     let by = first.port.wrapping_sub(first.local);
     if by != 0 {
@@ -259,6 +317,24 @@ fn rules(fresh: &[Fresh], symmetric: bool) -> Vec<(i32, Rule)> {
     all.extend(in_block(fresh).map(|(bits, rule)| (log2_permille(block) + bits, rule)));
     all.push((log2_permille(random) + any * fresh.len() as i32, Rule::Random));
     all
+}
+
+/// Ports that are kept in a share of all cases which nobody knows: others have the ports of busy carriers' NATs. Each share is as
+/// likely as any other, so that the next port is kept with (kept + 1) / (seen + 2): Laplace's rule of succession.
+fn kept_in_part(fresh: &[Fresh]) -> (i32, Rule) {
+    // Ports that our own mappings have tell nothing.
+    let (mut bits, mut kept, mut seen) = (0, 0, 0);
+    for one in fresh {
+        let is_kept = one.port == one.local;
+        let likely = if is_kept { kept + 1 } else { seen - kept + 1 };
+        bits -= if is_kept { 0 } else { log2(PORTS) };
+        if !one.taken {
+            bits += log2(likely) - log2(seen + 2);
+            kept += u64::from(is_kept);
+            seen += 1;
+        }
+    }
+    (bits, Rule::KeptInPart(((kept + 1) * 1000 / (seen + 2)) as u16))
 }
 
 /// How common a step of a counter is: by 1 in six of ten, by 2 in two, and all others in the rest.
@@ -456,16 +532,62 @@ mod tests {
     #[test]
     fn probabilities_add_up_and_none_is_certain() {
         let judged = judge(&survey([4000; 3], [20_000, 20_003, 20_004])).unwrap();
-        assert_eq!(judged.hypotheses[0].permille, 999);
+        assert_eq!(judged.hypotheses[0].permille, 993);
         assert_eq!(
             judged.hypotheses[0].to_string(),
-            "99.9 %: a mapping the same for every destination, ports as inside"
+            "99.3 %: a mapping the same for every destination, ports as inside"
         );
         // Six ports, all with the parity of those inside: eight times as likely as by chance is not certain.
         let judged = judge(&survey([26_226, 31_008, 9002], [11_228, 50_229, 42_230])).unwrap();
         let of = |rule| judged.hypotheses.iter().find(|h| h.rule == rule).map_or(0, |h| h.permille);
         assert!(of(Rule::Parity) > 500 && of(Rule::Random) > 50, "{:?}", judged.hypotheses);
         assert!(judged.hypotheses.iter().map(|h| h.permille).sum::<u16>() <= 1000);
+    }
+
+    #[test]
+    fn ports_that_are_kept_in_part_are_told_by_their_share() {
+        let judged = |first, samples| {
+            let judged = judge(&survey(first, samples)).unwrap();
+            (judged.hypotheses[0].rule, judged.allocation, judged.certainty, judged.share)
+        };
+        let random = Some(Allocation::Random { low: 1024, high: u16::MAX });
+        // Once of four times others may have had the port by chance: the share is that of both hypotheses.
+        let one_lost = judged([4000, 51_712, 33_019], [20_000, 31_007, 20_004]);
+        assert_eq!(one_lost, (Rule::KeptInPart(666), Some(Allocation::Equal), 999, 825));
+        // Twice of four is a rule of its own. The listener's port is taken by then, and does not count again.
+        let half = judged([4000, 51_712, 33_019], [20_000, 31_007, 41_004]);
+        assert_eq!(half, (Rule::KeptInPart(500), Some(Allocation::Equal), 999, 505));
+        // One mapping for all destinations is measured, whatever its port.
+        let measured = judged([4000; 3], [31_007, 20_003, 41_004]);
+        assert_eq!(measured, (Rule::KeptInPart(500), random, 858, 1000));
+    }
+
+    #[test]
+    fn hypotheses_that_foresee_the_same_count_together() {
+        let certainty = |first, samples| judge(&survey(first, samples)).unwrap().certainty;
+        // One mapping for all destinations is measured: no rule matters.
+        let measured = certainty([40_000; 3], [7001, 21_044, 60_002]);
+        // Ports of a range that may be a counter's, and ports that may be any.
+        let ranged = certainty([40_011, 40_102, 40_149], [40_263, 40_390, 40_482]);
+        let random = certainty([26_225, 31_007, 9001], [11_228, 50_229, 42_230]);
+        assert_eq!([measured, ranged, random], [999, 803, 999]);
+    }
+
+    #[test]
+    fn an_address_for_each_mapping_is_seen() {
+        let at =
+            |local, host, port| Seen { local, towards: Server, external: ([203, 0, 113, host], port).into() };
+        let announced = [203, 0, 113, 1].into();
+        let seen = [at(4000, 1, 7), at(4000, 1, 7), at(5000, 1, 8), at(5003, 1, 9), at(5004, 1, 10)];
+        assert_eq!(same_address(&seen, announced), 1000);
+        // Three of four mappings: the mapping that serves two destinations is one.
+        let spread = [seen[0], seen[1], seen[2], seen[3], at(5004, 2, 10)];
+        assert_eq!(same_address(&spread, announced), 666);
+        assert_eq!(same_address(&spread, [203, 0, 113, 3].into()), 166);
+        assert_eq!(same_address(&[], announced), 1000);
+        // A port that another address of the NAT has is free.
+        let (fresh, _) = split(&[at(4000, 2, 5000), at(5000, 1, 8)], Ei);
+        assert!(!fresh[1].taken);
     }
 
     #[test]

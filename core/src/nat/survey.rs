@@ -21,7 +21,7 @@ use super::counter::{Counter, Sight};
 use super::external::StunAnswer;
 use super::filtering::{FilterTest, SWALLOWED_AFTER};
 use super::memory::{self, CONFIRMED_WITHIN, LONGEST, Patience};
-use super::model::{self, Hypothesis, MAX_SEEN, Rule, Seen, Towards};
+use super::model::{self, Hypothesis, MAX_SEEN, Seen, Towards};
 use super::probe::{self, Probe};
 use super::vantage::Vantage;
 use crate::address::is_dialable;
@@ -82,18 +82,6 @@ impl NatReport {
         believed.or(self.mapped.map(|at| at.ip()))
     }
 
-    /// Returns the probability of the rule of allocation as peers are told it, in thousandths. Hypotheses that lead to the same
-    /// dials count together.
-    pub(crate) fn certainty(&self) -> u32 {
-        let is_random = |rule: Rule| matches!(rule, Rule::Random | Rule::Parity | Rule::Block { .. });
-        let Some(best) = self.hypotheses.first() else { return 1000 };
-        let alike = self
-            .hypotheses
-            .iter()
-            .filter(|h| h.rule == best.rule || (is_random(h.rule) && is_random(best.rule)));
-        alike.map(|h| u32::from(h.permille)).sum::<u32>().min(999)
-    }
-
     /// Creates the report of an interface about which nothing is measured yet.
     pub(super) fn new(local: IpAddr) -> Self {
         NatReport {
@@ -109,6 +97,24 @@ impl NatReport {
             same_by_port: None,
             answers: Vec::new(),
         }
+    }
+}
+
+/// How far the next mapping of an interface is foreseen by what a peer is told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Foreseen {
+    /// Probability of what peers are told, in thousandths.
+    pub(crate) certainty: u32,
+    /// Share of mappings that have the port that peers are told if that is right, in thousandths.
+    pub(crate) port: u32,
+    /// Share of mappings that have the address that peers are told, in thousandths.
+    pub(crate) address: u32,
+}
+
+impl Default for Foreseen {
+    /// Returns what holds without a NAT.
+    fn default() -> Self {
+        Foreseen { certainty: 1000, port: 1000, address: 1000 }
     }
 }
 
@@ -134,9 +140,11 @@ pub(super) struct Survey {
     by_address: Option<SocketAddr>,
     by_port: Option<SocketAddr>,
     /// Samples in the order they were sent.
-    seen: [Option<(u16, Sight)>; 3],
+    seen: [Option<(u16, SocketAddr, Sight)>; 3],
     /// Mappings in the order in which they were made, those of punches' samples after the survey's.
     mappings: Vec<Seen>,
+    /// What those are foreseen by.
+    foreseen: Foreseen,
     /// Watched where ports are counted.
     pub(super) counter: Option<Counter>,
     second: bool,
@@ -236,6 +244,7 @@ impl Survey {
             by_port: None,
             seen: [None; 3],
             mappings: Vec::new(),
+            foreseen: Foreseen::default(),
             counter: None,
             second: false,
             hairpin,
@@ -294,6 +303,18 @@ impl Survey {
 
     pub(super) fn known(&self) -> Option<&NatReport> {
         if self.done { Some(&self.report) } else { self.earlier.as_ref() }
+    }
+
+    /// Returns how far the next mapping is foreseen, if the interface is said to have this address outside; of a `fresh` port, or
+    /// of the listener's.
+    pub(super) fn foreseen(&self, external: IpAddr, fresh: bool) -> Foreseen {
+        let is_one = self.report.behaviour.mapping == Some(Mapping::EndpointIndependent);
+        let address = match self.report.mapped {
+            // It is there already.
+            Some(mapped) if is_one && !fresh => 1000 * u32::from(mapped.ip() == external),
+            _ => model::same_address(&self.mappings, external),
+        };
+        Foreseen { address, ..self.foreseen }
     }
 
     fn begin(&mut self, cx: &mut Cx) {
@@ -372,7 +393,8 @@ impl Survey {
             What::Address => self.by_address = Some(seen),
             What::Port => self.by_port = Some(seen),
             What::Sample(n) => {
-                self.seen[n] = Some((local, Sight { port: seen.port(), at, flows: sock.number() as u32 }));
+                self.seen[n] =
+                    Some((local, seen, Sight { port: seen.port(), at, flows: sock.number() as u32 }));
             }
         }
         self.conclude(cx);
@@ -545,7 +567,8 @@ impl Survey {
             // Somebody else has it.
             self.report.hairpin = Some(false);
         }
-        self.report.samples = self.seen.iter().flatten().map(|(local, sight)| (*local, sight.port)).collect();
+        self.report.samples =
+            self.seen.iter().flatten().map(|(local, seen, _)| (*local, seen.port())).collect();
         let behaviour = &mut self.report.behaviour;
         if let Some(seen) = self.report.mapped {
             self.report.same_by_port = self.by_port.map(|by_port| by_port == seen);
@@ -554,7 +577,7 @@ impl Survey {
                 behaviour.allocation = Some(Allocation::Equal);
             } else {
                 self.mappings = self.in_order(seen);
-                let last = self.seen.iter().flatten().next_back().map(|(_, sight)| *sight);
+                let last = self.seen.iter().flatten().next_back().map(|(.., sight)| *sight);
                 self.judge(last);
             }
         }
@@ -581,8 +604,7 @@ impl Survey {
             .into_iter()
             .filter_map(|(towards, external)| Some(seen(self.port, towards, external?)));
         let samples = self.seen.iter().flatten();
-        let samples = samples
-            .map(|(local, sight)| seen(*local, Towards::Server, SocketAddr::new(first.ip(), sight.port)));
+        let samples = samples.map(|(local, external, _)| seen(*local, Towards::Server, *external));
         of_listener.chain(samples).collect()
     }
 
@@ -592,6 +614,7 @@ impl Survey {
         self.report.hypotheses = judged.hypotheses.to_vec();
         let behaviour = &mut self.report.behaviour;
         (behaviour.mapping, behaviour.allocation) = (judged.mapping, judged.allocation);
+        self.foreseen = Foreseen { certainty: judged.certainty, port: judged.share, address: 1000 };
         self.counter = match (behaviour.foresight(), last) {
             (Foresight::Next(step), Some(last)) => Some(Counter::new(step, last)),
             _ => None,

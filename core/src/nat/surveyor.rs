@@ -8,7 +8,7 @@ use super::behaviour::Behaviour;
 use super::counter::Sight;
 use super::external::StunAnswer;
 use super::probe::{self, Probe};
-use super::survey::{NatReport, Survey};
+use super::survey::{Foreseen, NatReport, Survey};
 use super::vantage::Vantage;
 use crate::cx::{Cx, Owner};
 use crate::io::{CloseHow, SockId};
@@ -90,6 +90,13 @@ impl Surveyor {
 
     pub(crate) fn settled(&self) -> bool {
         self.started && self.surveys.iter().all(|s| s.done)
+    }
+
+    /// Returns how far the next mapping of this interface is foreseen, if it is said to have this address outside; of a `fresh`
+    /// port, or of the listener's.
+    pub(crate) fn foreseen(&self, local: IpAddr, external: IpAddr, fresh: bool) -> Foreseen {
+        let survey = self.surveys.iter().find(|s| s.report.local == local);
+        survey.map(|s| s.foreseen(external, fresh)).unwrap_or_default()
     }
 
     /// Hears the answers of STUN servers about this local address.

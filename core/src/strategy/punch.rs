@@ -8,13 +8,19 @@
 //! from the agreed one too. A filter that lets in any port of an address, or anybody, spares one
 //! side the guess.
 //!
+//! Long: each pair of kinds has its tactic in one place, with its chance and the cases that show it.
+//!
 //! The reasons: ADR 14 in docs/src/adr.
+
+mod belief;
 
 use std::net::{IpAddr, SocketAddr};
 
 use smallvec::SmallVec;
 
-use crate::nat::{Behaviour, Foresight, gcd};
+pub(crate) use belief::{Belief, Ground};
+
+use crate::nat::{Behaviour, Filtering, Foreseen, Foresight, gcd};
 use crate::signal::mappings::MAX_PORTS;
 
 /// Number of our own ports in a spray.
@@ -277,24 +283,54 @@ pub(crate) fn tactic(ours: &Side, theirs: &Side, rung: u8) -> Tactic {
 }
 
 /// Returns true on a rung whose hit is a matter of both sides' flows to one port of each.
-pub(crate) fn both_search(ours: &Side, theirs: &Side, tactic: &Tactic) -> bool {
-    let one_of_ours = matches!((ours.next(), theirs.next()), (Next::KnownOnce, Next::Random(_)));
+pub(crate) fn both_search(ours: &Side, theirs: &Side, tactic: &Tactic, rung: u8) -> bool {
     match tactic {
         Tactic::Spray { with, .. } => *with == Spray::Agreed,
-        Tactic::Meet(_) => one_of_ours,
+        // One flow of ours has one port, and the peer's are to come to it.
+        Tactic::Meet(dials) => {
+            let hidden = matches!((ours.next(), theirs.next()), (Next::KnownOnce, Next::Random(_)));
+            let agreed = dials.iter().all(|(_, to)| to.port() == theirs.agreed(rung));
+            hidden && agreed && theirs.open_port().is_none()
+        }
         Tactic::Await | Tactic::Probe { .. } | Tactic::Hopeless(_) => false,
     }
 }
 
-/// Returns the probability of a hit within a rung, in thousandths and at most 999. `None`: the tactic is no search.
-pub(crate) fn chance(ours: &Side, theirs: &Side, tactic: &Tactic) -> Option<u32> {
+/// Returns the probability that a rung connects if both NATs are as their sides have announced them, in thousandths and at most
+/// 999. Where ports are known that is 999.
+pub(crate) fn chance(ours: &Side, theirs: &Side, tactic: &Tactic, rung: u8) -> u32 {
     let permille = match tactic {
-        Tactic::Spray { with: Spray::Agreed, .. } => both_permille(ours, theirs),
+        Tactic::Hopeless(_) => 0,
+        _ if both_search(ours, theirs, tactic, rung) => both_permille(ours, theirs),
+        Tactic::Meet(_) | Tactic::Await => 999,
         Tactic::Spray { .. } => hit_permille(SPRAY.into(), PROBES.into(), ours.range().of.into()),
         Tactic::Probe { ports, .. } => hit_permille(SPRAY.into(), PROBES.into(), ports.of.into()),
-        Tactic::Meet(_) | Tactic::Await | Tactic::Hopeless(_) => return None,
     };
-    Some(permille.min(999))
+    permille.min(999)
+}
+
+/// Returns what a rung rests on of what is foreseen of our next mapping: the rest counts as certain.
+pub(crate) fn rests_on(ours: &Side, theirs: &Side, rung: u8, foreseen: Foreseen) -> Foreseen {
+    let certain = Foreseen::default();
+    let has_port = !matches!(theirs.next(), Next::Random(_));
+    if theirs.open_port().is_some() {
+        return certain;
+    }
+    // The peer dials a port that we keep open, or lets in any of our ports at its own, which is known.
+    if ours.open_port().is_some() || (has_port && trusts_filters(rung) && !theirs.behaviour.filters_by_port())
+    {
+        return Foreseen { address: foreseen.address, ..certain };
+    }
+    foreseen
+}
+
+/// Returns true if the dials of a rung would be others, were the filters as strict as can be.
+pub(crate) fn relies_on_filters(ours: &Side, theirs: &Side, rung: u8) -> bool {
+    let strict = |side: &Side| {
+        let behaviour = Behaviour { filtering: Some(Filtering::AddressPortDependent), ..side.behaviour };
+        Side { behaviour, ..side.clone() }
+    };
+    tactic(ours, theirs, rung) != tactic(&strict(ours), &strict(theirs), rung)
 }
 
 /// Returns the probability, in thousandths, that flows of each side come from the port that the other's go to: the product of the
@@ -353,7 +389,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::nat::{Allocation, Filtering, Mapping};
+    use crate::nat::{Allocation, Mapping};
 
     const EI: Option<Mapping> = Some(Mapping::EndpointIndependent);
     const APD: Option<Mapping> = Some(Mapping::AddressPortDependent);
@@ -535,7 +571,7 @@ mod tests {
         let from_there =
             Tactic::Spray { to: ([203, 0, 113, 1], 5512).into(), from: 1024, with: Spray::Agreed };
         assert_eq!(tactic(&block(2, 2000, 3023), &ours, 0), from_there);
-        assert_eq!(chance(&ours, &theirs, &agreed(2512, 1024)), Some(999));
+        assert_eq!(chance(&ours, &theirs, &agreed(2512, 1024), 0), 999);
         // Half of each range in a rung, and a quarter of all pairs of ports.
         assert_eq!(both_permille(&block(1, 5000, 7047), &block(2, 2000, 4047)), 250);
         assert!(matches!(tactic(&block(1, 5000, 5255), &block(2, 1024, u16::MAX), 0), Tactic::Hopeless(_)));
@@ -549,8 +585,53 @@ mod tests {
     fn no_probability_is_certainty() {
         let narrow = side(2, APD, Some(Allocation::Random { low: 2000, high: 2063 }), &[]);
         let ours = side(1, EI, EQUAL, &[4000]);
-        assert_eq!(chance(&ours, &narrow, &tactic(&ours, &narrow, 0)), Some(999));
-        assert_eq!(chance(&ours, &ours, &once(From::Listener, 1)), None);
+        assert_eq!(chance(&ours, &narrow, &tactic(&ours, &narrow, 0), 0), 999);
+        assert_eq!(chance(&ours, &ours, &once(From::Listener, 1), 0), 999);
+        assert_eq!(chance(&ours, &ours, &Tactic::Hopeless(""), 0), 0);
+    }
+
+    #[test]
+    fn a_statement_counts_what_the_rung_rests_on() {
+        let foreseen = Foreseen { certainty: 900, port: 500, address: 666 };
+        let with = |filtering, side: Side| {
+            let behaviour = Behaviour { filtering: Some(filtering), ..side.behaviour };
+            Side { behaviour, ..side }
+        };
+        let equal = |n| side(n, EI, EQUAL, &[4000]);
+        let random = |n, ports: &[u16]| side(n, APD, RANDOM, ports);
+        let (any, by_address) = (Filtering::EndpointIndependent, Filtering::AddressDependent);
+        let rests = |ours: &Side, theirs: &Side, rung| rests_on(ours, theirs, rung, foreseen);
+        assert_eq!(rests(&equal(1), &equal(2), 0), foreseen);
+        // A port that is open to anybody, and one that is open to our address.
+        let open = with(any, random(2, &[33_000]));
+        assert_eq!(rests(&equal(1), &open, 0), Foreseen::default());
+        let by_our_address = Foreseen { address: 666, ..Foreseen::default() };
+        assert_eq!(rests(&with(any, random(1, &[33_000])), &equal(2), 0), by_our_address);
+        assert_eq!(rests(&random(1, &[]), &with(by_address, equal(2)), 0), by_our_address);
+        assert_eq!(rests(&random(1, &[]), &with(by_address, equal(2)), 3), foreseen, "not trusted");
+        assert_eq!(rests(&equal(1), &with(by_address, random(2, &[])), 0), foreseen);
+        // Two known ports meet whatever the filters are.
+        assert!(!relies_on_filters(&equal(1), &with(by_address, equal(2)), 0));
+        assert!(relies_on_filters(&random(1, &[]), &with(by_address, equal(2)), 0));
+        assert!(!relies_on_filters(&random(1, &[]), &with(by_address, equal(2)), 3));
+        assert!(relies_on_filters(&equal(1), &open, 0));
+    }
+
+    #[test]
+    fn only_a_meeting_at_an_agreed_port_is_a_search_from_both_sides() {
+        let once_kept = side(1, APD, EQUAL, &[9000]);
+        let wide = side(2, APD, Some(Allocation::Random { low: 5000, high: 7047 }), &[]);
+        let both = |ours: &Side, theirs: &Side| {
+            let tactic = tactic(ours, theirs, 0);
+            (both_search(ours, theirs, &tactic, 0), chance(ours, theirs, &tactic, 0))
+        };
+        assert_eq!(both(&once_kept, &wide), (true, 500));
+        // A filter of ours that lets in any of its ports: we only open it.
+        let behaviour = Behaviour { filtering: Some(Filtering::AddressDependent), ..once_kept.behaviour };
+        assert_eq!(both(&Side { behaviour, ..once_kept.clone() }, &wide), (false, 999));
+        let behaviour = Behaviour { filtering: Some(Filtering::EndpointIndependent), ..wide.behaviour };
+        let open = Side { behaviour, ports: [6000].into_iter().collect(), ..wide };
+        assert_eq!(both(&once_kept, &open), (false, 999));
     }
 
     #[test]

@@ -376,7 +376,7 @@ enum_form! { Stage => Stage {
     "awaiting-broker" AwaitingBroker,
     "requested" Requested { brokers },
     "peer-dials" PeerDials,
-    "punching" Punching { rung },
+    "punching" Punching { rung, permille },
     "allocated" Allocated(at),
     "peer-comes" PeerComes,
     "peer-busy" PeerBusy,

@@ -1,7 +1,7 @@
 //! What punches and reports state, held against what is so. Pairs are drawn of the kinds of the grid and of NATs that
 //! nobody has hypotheses about.
 
-use p2pd_core::nat::{Allocation, Filtering, Mapping, NatReport};
+use p2pd_core::nat::{Allocation, Filtering, Mapping, NatReport, Rule};
 
 use super::grid;
 use super::pair::{Ending, run};
@@ -116,6 +116,12 @@ pub fn judge(drawn: &Drawn) -> Judged {
     judged
 }
 
+/// Returns the name of an allocation without its numbers, so that mistakes of one kind count together.
+fn name(alloc: Alloc) -> String {
+    let text = format!("{alloc:?}");
+    text.split(['(', ' ']).next().unwrap_or_default().to_owned()
+}
+
 /// What a report claims of a NAT, each with the truth where that is another.
 fn claims(report: &NatReport, nat: &NatSpec) -> Vec<(String, Option<String>)> {
     let behaviour = report.behaviour;
@@ -129,7 +135,7 @@ fn claims(report: &NatReport, nat: &NatSpec) -> Vec<(String, Option<String>)> {
         // Where every mapping has the inside port, or one that follows from it, nobody can tell them apart.
         let alike = nat.unique == Unique::Shared && claimed == Dependence::Endpoint;
         let right = claimed == nat.mapping || alike;
-        let truth = (!right).then(|| format!("{:?} with {:?}", nat.mapping, nat.alloc));
+        let truth = (!right).then(|| format!("{:?} with {}", nat.mapping, name(nat.alloc)));
         claims.push((format!("mapping is said to be {claimed:?}"), truth));
     }
     if let Some(filtering) = behaviour.filtering {
@@ -142,7 +148,12 @@ fn claims(report: &NatReport, nat: &NatSpec) -> Vec<(String, Option<String>)> {
         let truth = (claimed != nat.filtering).then(|| format!("{:?}{over}", nat.filtering));
         claims.push((format!("filtering is said to be {claimed:?}"), truth));
     }
-    if let Some(allocation) = behaviour.allocation {
+    let in_part = report.hypotheses.first().is_some_and(|h| matches!(h.rule, Rule::KeptInPart(_)));
+    if in_part {
+        let is_so = matches!(nat.alloc, Alloc::Mixed(_));
+        let truth = (!is_so).then(|| format!("{} with {:?} mapping", name(nat.alloc), nat.mapping));
+        claims.push(("ports are said to be the inside port in part".into(), truth));
+    } else if let Some(allocation) = behaviour.allocation {
         let (claimed, right) = match (allocation, nat.alloc) {
             (Allocation::Equal, alloc) => ("the inside port", matches!(alloc, Alloc::Preserve(_))),
             (Allocation::Preserving(_), alloc) => ("an offset", matches!(alloc, Alloc::Offset(_))),
@@ -159,7 +170,7 @@ fn claims(report: &NatReport, nat: &NatSpec) -> Vec<(String, Option<String>)> {
                 ("random", random || matches!(alloc, Alloc::Block(_) | Alloc::Mixed(_)))
             }
         };
-        let truth = (!right).then(|| format!("{:?} with {:?} mapping", nat.alloc, nat.mapping));
+        let truth = (!right).then(|| format!("{} with {:?} mapping", name(nat.alloc), nat.mapping));
         claims.push((format!("ports are said to be {claimed}"), truth));
     }
     claims

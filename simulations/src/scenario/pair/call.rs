@@ -289,32 +289,10 @@ fn both_ways(
 /// stated.
 fn rungs_after(node: &NodeProgram, begin: Nanos) -> Vec<(Nanos, Option<u32>)> {
     let of = |(at, event): &(Nanos, Event)| match event {
-        Event::Progress { stage: stage @ Stage::Punching { .. }, .. } if *at >= begin => {
-            Some((at - begin, stated(&stage.to_string())))
+        Event::Progress { stage: Stage::Punching { permille, .. }, .. } if *at >= begin => {
+            Some((at - begin, permille.map(u32::from)))
         }
         _ => None,
     };
     node.events.iter().filter_map(of).collect()
-}
-
-/// Returns the probability that a text states as `P = 63.2 %`, in thousandths.
-fn stated(text: &str) -> Option<u32> {
-    let (_, rest) = text.split_once("P = ")?;
-    let (percent, _) = rest.split_once(" %")?;
-    let (whole, tenths) = percent.split_once('.').unwrap_or((percent, "0"));
-    Some(whole.parse::<u32>().ok()? * 10 + tenths.get(..1)?.parse::<u32>().ok()?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn statements_are_read() {
-        let cases =
-            [("punching, try 1, P = 63.2 %", Some(632)), ("P = 7 %, or so", Some(70)), ("try 1", None)];
-        for (text, permille) in cases {
-            assert_eq!(stated(text), permille, "{text}");
-        }
-    }
 }

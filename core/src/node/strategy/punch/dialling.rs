@@ -175,10 +175,14 @@ impl Punches {
         let Some(punch) = self.all.get_mut(&key) else { return };
         let Some(tactic) = punch.tactic() else { return };
         punch.stage = PunchStage::Punching;
-        let both =
-            punch.theirs.as_ref().is_some_and(|theirs| punch::both_search(&punch.ours, theirs, &tactic));
+        let both = punch
+            .theirs
+            .as_ref()
+            .is_some_and(|theirs| punch::both_search(&punch.ours, theirs, &tactic, punch.rung));
         let listen = punch.port;
         let at = now + wait;
+        punch.state(&tactic);
+        let permille = punch.stated;
         punch.took = Some(at.since(punch.announced));
         let mut old: Vec<SockId> = punch.live.keys().copied().collect();
         punch.until = at
@@ -240,7 +244,7 @@ impl Punches {
             self.listen_beside(ctx, key, SocketAddr::new(local, fresh_port));
         }
         if let Some(connect) = connect {
-            ctx.progress(connect, Strategy::Punch, Stage::Punching { rung });
+            ctx.progress(connect, Strategy::Punch, Stage::Punching { rung, permille });
         }
         if let Some(ip) = unproven {
             self.seek_proof(ctx, key, ip);

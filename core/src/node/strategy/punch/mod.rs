@@ -30,7 +30,7 @@ use crate::identity::NodeId;
 use crate::io::CloseHow;
 use crate::limit::Bucket;
 use crate::nat::surveyor::Sampled;
-use crate::nat::{Behaviour, DeltaType, Foresight, NatReport, NatType};
+use crate::nat::{Behaviour, DeltaType, Foreseen, Foresight, NatType};
 use crate::node::admission::Place;
 use crate::pipe::Terms;
 use crate::session::SessionId;
@@ -126,6 +126,7 @@ impl Punches {
             // Our user has named these.
             took_part.extend(address.interfaces().flat_map(|i| [i.external, i.internal]));
         }
+        let belief = before.as_ref().map(|p| p.belief_after()).unwrap_or_default();
         let theirs_before = before.as_ref().and_then(|p| p.theirs.as_ref()).map(|t| t.behaviour);
         let took = before.as_ref().and_then(|p| p.took);
         let (stale, tainted) =
@@ -152,8 +153,6 @@ impl Punches {
             ctx.sessions.close_dials(ctx.cx, core::mem::take(&mut live).into_keys());
         }
         let surveyed = ctx.network.surveyor().settled();
-        let report = ctx.network.surveyor().of(route.internal);
-        let certainty = report.map_or(1000, NatReport::certainty);
         let listen = ctx.network.listen_port(route.internal.is_ipv4()).unwrap_or(0);
         let (internal, external) = (route.internal, route.external);
         let ours = Side { behaviour, external, internal, ports: SmallVec::new(), listen, others: 0 };
@@ -198,7 +197,10 @@ impl Punches {
             tactic: None,
             fresh,
             listeners: BTreeMap::new(),
-            certainty,
+            foreseen: Foreseen::default(),
+            belief,
+            ground: None,
+            stated: None,
             stale,
             tainted,
             walk: 0,
@@ -391,6 +393,7 @@ impl Punches {
         // The sample may have shown that what looked like a counter is none.
         punch.ours.behaviour = report.map_or(punch.ours.behaviour, |r| r.behaviour);
         let (listen, fresh) = (punch.ours.listen, punch.fresh);
+        punch.foreseen = ctx.network.surveyor().foreseen(punch.local, punch.ours.external, fresh);
         let seen = sampled.and_then(|s| s.seen);
         let opens = punch::trusts_filters(punch.rung) && punch.ours.behaviour.admits_all();
         punch.ours.ports = match punch.ours.behaviour.foresight() {

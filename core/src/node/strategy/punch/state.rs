@@ -11,11 +11,12 @@ use crate::call::ConnectId;
 use crate::identity::NodeId;
 use crate::io::SockId;
 use crate::limit::Bucket;
+use crate::nat::Foreseen;
 use crate::node::admission::{Kind, Place};
 use crate::pipe::Terms;
 use crate::session::SessionId;
 use crate::strategy::ours::Trust;
-use crate::strategy::punch::{self, Ports, Side, Tactic};
+use crate::strategy::punch::{self, Belief, Ground, Ports, Side, Tactic};
 use crate::time::Instant;
 
 /// SYNs a second, and at once. EasyTier's 5,000 made routers fall over; two hundred a second are a web page.
@@ -94,8 +95,14 @@ pub(super) struct Punch {
     pub(super) fresh: bool,
     /// Listeners on such ports, where our filter lets in other ports than those that we dial.
     pub(super) listeners: BTreeMap<u16, SockId>,
-    /// Probability of what was measured of our NAT, in thousandths.
-    pub(super) certainty: u32,
+    /// How far our next mapping is foreseen.
+    pub(super) foreseen: Foreseen,
+    /// What the rungs before have told.
+    pub(super) belief: Belief,
+    /// What the rung rests on.
+    pub(super) ground: Option<Ground>,
+    /// The stated probability that the rung connects, in thousandths.
+    pub(super) stated: Option<u16>,
     /// Addresses that the listener's port has dialled, where that dial is gone. Our NAT expects the sequence numbers of
     /// such a dial. Linux's connection tracking lets another stream of the same ends through up to its FIN, or for two
     /// minutes.
@@ -269,6 +276,33 @@ impl Punch {
         matches!(self.tactic, Some(Tactic::Hopeless(_)))
     }
 
+    /// Notes what the rung rests on, and the probability that it connects. Nothing is stated before both NATs are measured.
+    pub(super) fn state(&mut self, tactic: &Tactic) {
+        let Some(theirs) = &self.theirs else { return };
+        if !(self.ours.behaviour.is_surveyed() && theirs.behaviour.is_surveyed()) {
+            return;
+        }
+        let foreseen = punch::rests_on(&self.ours, theirs, self.rung, self.foreseen);
+        let hit = punch::chance(&self.ours, theirs, tactic, self.rung);
+        let ground = Ground {
+            hit: hit * foreseen.port / 1000 * foreseen.address / 1000,
+            certainty: foreseen.certainty,
+            by_filter: punch::relies_on_filters(&self.ours, theirs, self.rung),
+        };
+        let is_tried = !matches!(tactic, Tactic::Hopeless(_));
+        self.ground = is_tried.then_some(ground);
+        self.stated = Some(if is_tried { self.belief.states(ground) } else { 0 });
+    }
+
+    /// Returns what is believed once the rung has come to nothing.
+    pub(super) fn belief_after(&self) -> Belief {
+        let mut belief = self.belief;
+        if let Some(ground) = self.ground {
+            belief.missed(ground);
+        }
+        belief
+    }
+
     pub(super) fn describe(&self, now: Instant) -> String {
         let mut text = format!("our NAT: {}", self.ours.behaviour);
         if let Some(theirs) = &self.theirs {
@@ -276,11 +310,7 @@ impl Punch {
             let _ = write!(text, "; the peer's: {}", theirs.behaviour);
         }
         let seconds = now.since(self.began).as_millis() as f64 / 1e3;
-        let chance = match (&self.theirs, &self.tactic) {
-            (Some(theirs), Some(tactic)) => punch::chance(&self.ours, theirs, tactic),
-            _ => None,
-        };
-        let p = f64::from(chance.unwrap_or(0) * self.certainty / 1000) / 10.0;
+        let p = f64::from(self.stated.unwrap_or(0)) / 10.0;
         let _ = match (&self.tactic, self.stage) {
             (None, PunchStage::Announced) => write!(text, "; the peer did not answer"),
             (None, _) => write!(text, "; our ports could not be told in time"),
