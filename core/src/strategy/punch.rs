@@ -3,7 +3,7 @@
 //! A NAT lets a SYN in where it saw one leave for the same place. Where the external ports of each side can be
 //! predicted, each dials the other's. The SYNs cross, or the later one finds the hole that the earlier one left, and
 //! the ends open simultaneously (RFC 9293 section 3.5). Where one side's ports are random, that side dials from many
-//! ports and the other tries many. 256 x 1,024 of 64,512 meet with probability 98.3 %. Where neither is known, all flows
+//! ports and the other tries many. 512 x 512 of 64,512 meet with probability 98.3 %. Where neither is known, all flows
 //! of each go to one agreed port of the other's. Flows to one destination have ports of their own, so that enough of them come
 //! from the agreed one too. A filter that lets in any port of an address, or anybody, spares one
 //! side the guess.
@@ -23,10 +23,12 @@ pub(crate) use belief::{Belief, Ground};
 use crate::nat::{Behaviour, Filtering, Foreseen, Foresight, gcd};
 use crate::signal::mappings::MAX_PORTS;
 
-/// Number of our own ports in a spray.
-pub const SPRAY: u16 = 256;
-/// Number of the peer's ports tried against a spray.
-pub const PROBES: u16 = 1024;
+/// Most ports of our own in a spray. As many as are tried against it: of all splits of a number of dials this one hits soonest.
+pub const SPRAY: u16 = 512;
+/// Most of the peer's ports that are tried against a spray.
+pub const PROBES: u16 = 512;
+/// Most dials of each side where neither side's ports are known.
+pub(crate) const AGREED: u16 = 1024;
 /// Distance of the aim ahead of the expected value of a counter: others behind the same NAT may take so many more
 /// ports. Where each side counts, each aims so, and takes ports until it comes to the port that it announced.
 const AHEAD: u16 = 8;
@@ -89,6 +91,16 @@ impl Ports {
     /// Returns the `n`th of these ports in an order that `key` chooses. Each comes once.
     pub(crate) fn nth(self, key: u64, n: u16) -> u16 {
         self.at(walk(key, n, self.of))
+    }
+
+    /// Returns the number of ports in a spray. Of a block half is left to others behind the same NAT.
+    fn sprayed(self) -> u16 {
+        SPRAY.min((self.of / 2).max(1))
+    }
+
+    /// Returns the probability that a spray from these ports is hit by the peer's probes, in thousandths.
+    fn hit_permille(self) -> u32 {
+        hit_permille(self.sprayed().into(), PROBES.into(), self.of.into())
     }
 
     fn at(self, place: u16) -> u16 {
@@ -219,7 +231,7 @@ pub(crate) fn tactic(ours: &Side, theirs: &Side, rung: u8) -> Tactic {
         let ports = theirs.range();
         Tactic::Probe { to: theirs.external, ports, count: PROBES.min(ports.of) }
     };
-    let spray = |port, with| Tactic::Spray { to: at(port), from: SPRAY, with };
+    let spray = |port, with| Tactic::Spray { to: at(port), from: ours.range().sprayed(), with };
     let shares = |side: &Side| side.behaviour.shares_mapping();
     match (ours.next(), theirs.next()) {
         (Next::Known | Next::KnownOnce, Next::Known | Next::KnownOnce | Next::Counted) => {
@@ -261,7 +273,7 @@ pub(crate) fn tactic(ours: &Side, theirs: &Side, rung: u8) -> Tactic {
                 let to = theirs.agreed(rung);
                 return match ours.next() {
                     Next::Random(range) => {
-                        let from = PROBES.min(range.of.saturating_add(range.of / 4));
+                        let from = AGREED.min(range.of.saturating_add(range.of / 4));
                         Tactic::Spray { to: at(to), from, with: Spray::Agreed }
                     }
                     Next::Counted => {
@@ -303,8 +315,8 @@ pub(crate) fn chance(ours: &Side, theirs: &Side, tactic: &Tactic, rung: u8) -> u
         Tactic::Hopeless(_) => 0,
         _ if both_search(ours, theirs, tactic, rung) => both_permille(ours, theirs),
         Tactic::Meet(_) | Tactic::Await => 999,
-        Tactic::Spray { .. } => hit_permille(SPRAY.into(), PROBES.into(), ours.range().of.into()),
-        Tactic::Probe { ports, .. } => hit_permille(SPRAY.into(), PROBES.into(), ports.of.into()),
+        Tactic::Spray { .. } => ours.range().hit_permille(),
+        Tactic::Probe { ports, .. } => ports.hit_permille(),
     };
     permille.min(999)
 }
@@ -338,7 +350,7 @@ pub(crate) fn relies_on_filters(ours: &Side, theirs: &Side, rung: u8) -> bool {
 fn both_permille(ours: &Side, theirs: &Side) -> u32 {
     let share = |side: &Side| {
         let of = u32::from(side.range().of.max(1));
-        u32::from(PROBES).min(of) * 1000 / of
+        u32::from(AGREED).min(of) * 1000 / of
     };
     share(ours) * share(theirs) / 1000
 }
@@ -493,6 +505,22 @@ mod tests {
         let inside = ([192, 168, 2, 2], 4000).into();
         let expected = Tactic::Meet([(From::Listener, inside)].into_iter().collect());
         assert_eq!(tactic(&equal(1, 4000), &neighbour), expected);
+    }
+
+    #[test]
+    fn a_spray_leaves_half_of_a_block_to_others() {
+        for (of, from, permille) in
+            [(1u32, 1, 999), (100, 50, 999), (1024, 512, 999), (4096, 512, 999), (64_512, 512, 983)]
+        {
+            let block = side(1, APD, Some(Allocation::Random { low: 1024, high: 1023 + of as u16 }), &[]);
+            let known = side(2, EI, EQUAL, &[4001]);
+            let sprays = Tactic::Spray { to: to(4001), from, with: Spray::Probed };
+            assert_eq!(tactic(&block, &known, 0), sprays, "{of}");
+            assert_eq!(chance(&block, &known, &sprays, 0), permille, "{of}");
+            let probes = tactic(&known, &block, 0);
+            assert!(matches!(probes, Tactic::Probe { count, .. } if u32::from(count) == of.min(512)), "{of}");
+            assert_eq!(chance(&known, &block, &probes, 0), permille, "{of}");
+        }
     }
 
     /// One mapping for all ports of an address has one port, which the other side can aim at or has to search.
@@ -677,7 +705,7 @@ mod tests {
     #[test]
     fn probabilities_are_those_of_the_birthday_bound() {
         let near = |a: u32, b: u32| a.abs_diff(b) <= 5;
-        assert!(near(hit_permille(256, 1024, 64_512), 983));
+        assert!(near(hit_permille(512, 512, 64_512), 983));
         assert!(near(hit_permille(256, 174, 64_512), 500));
         assert!(near(hit_permille(64, 64, 1024), 986));
         assert_eq!(hit_permille(1, 0, 10), 0);
