@@ -98,9 +98,13 @@ async fn main() -> Result<()> {
         ["serve"] => serve().await,
         ["listen", _] => listen().await,
         ["call", address] => {
+            let begin = Instant::now();
             let endpoint = tokio::time::timeout(LONGEST, online()).await??;
+            let online = begin.elapsed().as_secs_f64() * 1e3;
             match tokio::time::timeout(LONGEST, call(&endpoint, address)).await {
-                Ok(Ok(took)) => println!(r#"{{"event":"connected","elapsed_ms":{took}}}"#),
+                Ok(Ok(took)) => {
+                    println!(r#"{{"event":"connected","elapsed_ms":{took},"online_ms":{online}}}"#)
+                }
                 Ok(Err(why)) => println!(r#"{{"event":"failed","why":{:?}}}"#, why.to_string()),
                 Err(_) => println!(r#"{{"event":"failed","why":"no direct path in time"}}"#),
             }

@@ -47,12 +47,14 @@ fn identifying(key: &identity::Keypair) -> identify::Behaviour {
 }
 
 async fn serve() -> Result<()> {
+    // The default of 16 is too few for as many calls at once, whose circuits the relay holds for a while when a caller has ended.
+    let limits = relay::Config { max_circuits: 1024, ..relay::Config::default() };
     let mut swarm = SwarmBuilder::with_existing_identity(relay_key()?)
         .with_tokio()
         .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)?
         .with_quic()
         .with_behaviour(|key| Relay {
-            relay: relay::Behaviour::new(key.public().to_peer_id(), relay::Config::default()),
+            relay: relay::Behaviour::new(key.public().to_peer_id(), limits),
             ping: ping::Behaviour::default(),
             identify: identifying(key),
         })?
@@ -128,7 +130,7 @@ async fn listen(transport: &str) -> Result<()> {
 /// Milliseconds from the call to the first ping that was answered on a connection without a relay.
 async fn call(swarm: &mut Swarm<Peer>, transport: &str, peer: PeerId) -> Result<f64> {
     let begin = Instant::now();
-    let mut direct = Vec::new();
+    let (mut relayed, mut direct) = (false, Vec::new());
     swarm.dial(circuit(transport)?.with(Protocol::P2p(peer)))?;
     loop {
         let event = swarm.select_next_some().await;
@@ -137,9 +139,17 @@ async fn call(swarm: &mut Swarm<Peer>, transport: &str, peer: PeerId) -> Result<
         }
         match event {
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
-                if peer_id == peer && !endpoint.is_relayed() {
-                    direct.push(connection_id);
+                if peer_id == peer {
+                    match endpoint.is_relayed() {
+                        true => relayed = true,
+                        false => direct.push(connection_id),
+                    }
                 }
+            }
+            SwarmEvent::OutgoingConnectionError { peer_id, error, .. }
+                if !relayed && peer_id == Some(peer) =>
+            {
+                return Err(error.into());
             }
             SwarmEvent::Behaviour(PeerEvent::Ping(ping::Event { connection, result: Ok(_), .. })) => {
                 if direct.contains(&connection) {
