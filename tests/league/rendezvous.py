@@ -37,3 +37,7 @@ async def connect():
     """A connection to the rendezvous: its reader and a function that sends."""
     reader, writer = await asyncio.open_connection(SERVER, PORT, limit=1 << 20)
     return reader, lambda what: writer.write(json.dumps(what).encode() + b"\n")
+
+
+if __name__ == "__main__":
+    asyncio.run(serve())

@@ -1,9 +1,10 @@
-//! The programs of others through the lab's homes: the 45 userspace kinds as listeners, each called by four callers, without
-//! relays. Run by `tests/long/league`; the default run has none of it.
+//! The programs of others through the lab's homes, without relays: the 45 userspace kinds as listeners, each called by four
+//! callers, or one home of each of the kernel's kinds with all of them as callers. Run by `tests/long/league`; the default run
+//! has none of it.
 //!
 //! A peer is a command with the words `serve`, `listen KEY` or `call KEY`. `serve` runs on the lab's server and has no end.
 //! `listen` prints `{"event":"ready"}`, perhaps with an `address` to be called by in place of the key, and takes call after call. `call` prints `{"event":"connected","elapsed_ms":N}` once a
-//! word came back on the direct path, or its reason as the last line.
+//! word came back on the direct path, or its reason as the last line. `P2PD_LEAGUE_SERVER` is another command in place of `serve`.
 
 use std::io::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,6 +18,8 @@ use p2pd_tests::world::World;
 const ONE_WAY: Duration = Duration::from_millis(20);
 /// The callers of `tests/nats.rs`. All of them filter by address and port.
 const CALLERS: [&str; 4] = ["pr", "pr/rst", "symseq", "fw"];
+/// The homes of `P2PD_LEAGUE_HOMES=kernel`, as listeners and as callers.
+const KERNEL: [&str; 9] = ["none", "fw", "fc", "ar", "pr", "pr/rst", "eimrand", "symseq", "symrand"];
 /// Longest time for a call, which the peer itself keeps.
 const PATIENCE: Duration = Duration::from_secs(80);
 /// Longest time for a program's start, which no call's time has in it. Interpreters are slow on a busy machine.
@@ -35,9 +38,9 @@ struct League<'a> {
 }
 
 impl League<'_> {
-    fn start(&self, host: &p2pd_tests::lab::Host, words: &[&str]) -> Child {
-        let mut command = host.command(&self.peer[0]);
-        command.args(&self.peer[1..]).args(words).env("PYTHONDONTWRITEBYTECODE", "1");
+    fn start(&self, host: &p2pd_tests::lab::Host, program: &[String], words: &[&str]) -> Child {
+        let mut command = host.command(&program[0]);
+        command.args(&program[1..]).args(words).env("PYTHONDONTWRITEBYTECODE", "1");
         host.spawn(command).unwrap()
     }
 
@@ -47,7 +50,7 @@ impl League<'_> {
             return self.world.listen_for(home, &ids);
         }
         let key = format!("home{home}");
-        let mut child = self.start(self.world.lab.host(home), &["listen", &key]);
+        let mut child = self.start(self.world.lab.host(home), &self.peer, &["listen", &key]);
         let said = await_ready(&mut child);
         (child, said["address"].as_str().map_or(key, str::to_owned))
     }
@@ -60,7 +63,7 @@ impl League<'_> {
             let said = self.world.try_connect(home, address, &args)?;
             return seconds(&said).ok_or_else(|| said.to_string());
         }
-        let mut child = self.start(self.world.lab.host(home), &["call", address]);
+        let mut child = self.start(self.world.lab.host(home), &self.peer, &["call", address]);
         let ended = child.wait_for_line(|line| line.contains("\"event\":"), PATIENCE + START);
         let line = ended.map_err(|why| why.to_string())?;
         let said: serde_json::Value = serde_json::from_str(&line).map_err(|why| format!("{why}: {line}"))?;
@@ -80,9 +83,9 @@ fn await_ready(child: &mut Child) -> serde_json::Value {
 }
 
 /// One call and how it ended.
-struct Call {
-    listener: UserNat,
-    caller: &'static str,
+struct Call<'a> {
+    listener: &'a str,
+    caller: &'a str,
     outcome: Result<f64, String>,
 }
 
@@ -90,24 +93,28 @@ struct Call {
 #[ignore = "needs the programs of others: tests/long/league"]
 fn every_kind_is_called() {
     require_lab!(Mosquitto, Coturn);
-    let peer: Vec<String> = setting("P2PD_LEAGUE_PEER", "").split_whitespace().map(str::to_owned).collect();
-    let wanted = setting("P2PD_LEAGUE_LISTENERS", "");
-    let is_wanted = |kind: &UserNat| wanted.split_whitespace().any(|part| kind.to_string().contains(part));
-    let kinds = UserNat::grid().into_iter().filter(|kind| wanted.is_empty() || is_wanted(kind));
-    let kinds: Vec<UserNat> = kinds.collect();
+    let words = |name| setting(name, "").split_whitespace().map(str::to_owned).collect::<Vec<String>>();
+    let (peer, wanted) = (words("P2PD_LEAGUE_PEER"), words("P2PD_LEAGUE_LISTENERS"));
+    let (mut kinds, callers): (Vec<String>, &[&str]) = match setting("P2PD_LEAGUE_HOMES", "user").as_str() {
+        "kernel" => (KERNEL.map(str::to_owned).to_vec(), &KERNEL),
+        _ => (UserNat::grid().iter().map(|kind| format!("user:{kind}")).collect(), &CALLERS),
+    };
+    kinds.retain(|kind| wanted.is_empty() || wanted.iter().any(|part| kind.contains(part)));
     let lanes: usize = setting("P2PD_LEAGUE_AT_ONCE", "4").parse().unwrap();
     let lanes = lanes.clamp(1, kinds.len().max(1));
 
     // Each lane has callers of its own, so that no two calls at a time share a home.
-    let mut homes: Vec<String> = kinds.iter().map(|kind| format!("user:{kind}")).collect();
-    homes.extend((0..lanes).flat_map(|_| CALLERS.map(str::to_owned)));
-    let homes: Vec<&str> = homes.iter().map(String::as_str).collect();
+    let mut homes: Vec<&str> = kinds.iter().map(String::as_str).collect();
+    homes.extend((0..lanes).flat_map(|_| callers));
     let world = World::relaying(&homes, ONE_WAY, &[], "");
     let ours = peer.is_empty();
     let keys = (kinds.len()..homes.len()).filter(|_| ours).map(|home| world.key(home)).collect();
     let league = League { world: &world, peer, keys };
     let _server = (!ours).then(|| {
-        let mut server = league.start(world.lab.server(), &["serve"]);
+        let server = words("P2PD_LEAGUE_SERVER");
+        let (program, words): (_, &[&str]) =
+            if server.is_empty() { (&league.peer, &["serve"]) } else { (&server, &[]) };
+        let mut server = league.start(world.lab.server(), program, words);
         await_ready(&mut server);
         server
     });
@@ -120,10 +127,10 @@ fn every_kind_is_called() {
             scope.spawn(move || {
                 loop {
                     let home = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(&listener) = kinds.get(home) else { return };
+                    let Some(listener) = kinds.get(home) else { return };
                     let (_listening, address) = league.listen(home);
-                    for (n, caller) in CALLERS.into_iter().enumerate() {
-                        let place = lane * CALLERS.len() + n;
+                    for (n, &caller) in callers.iter().enumerate() {
+                        let place = lane * callers.len() + n;
                         let outcome = league.call(kinds.len() + place, place, &address);
                         let said = outcome.as_ref().map_or_else(|why| why.replace('\n', " "), f64::to_string);
                         println!("{caller} -> {listener}: {said}");
@@ -139,7 +146,7 @@ fn every_kind_is_called() {
     });
     let after = world.lab.traffic();
     let calls = done.into_inner().unwrap();
-    table(&calls);
+    table(&calls, callers);
     let packets = after.delivered + after.refused - before.delivered - before.refused;
     println!(
         "packets a call {:.0}, {:.0} s in all",
@@ -150,21 +157,19 @@ fn every_kind_is_called() {
 }
 
 /// Prints the calls by mapping and filtering of the listener's NAT, and by caller.
-fn table(calls: &[Call]) {
-    let row_of =
-        |kind: UserNat| kind.to_string().rsplit_once('.').map_or_else(String::new, |(row, _)| row.to_owned());
-    let mut rows: Vec<String> = Vec::new();
-    for call in calls {
-        if !rows.contains(&row_of(call.listener)) {
-            rows.push(row_of(call.listener));
-        }
+fn table(calls: &[Call], callers: &[&str]) {
+    fn row_of<'a>(call: &Call<'a>) -> &'a str {
+        call.listener.rsplit_once('.').map_or(call.listener, |(row, _)| row)
     }
+    let mut rows: Vec<&str> = calls.iter().map(row_of).collect();
     rows.sort();
-    rows.push(String::new());
-    println!("TABLE {:<10} | {}", "listener", CALLERS.map(|caller| format!("{caller:<22}")).join(" | "));
-    for row in &rows {
+    rows.dedup();
+    rows.push("");
+    let heads: Vec<String> = callers.iter().map(|caller| format!("{caller:<22}")).collect();
+    println!("TABLE {:<15} | {}", "listener", heads.join(" | "));
+    for row in rows {
         let cell = |caller: &str| {
-            let all = calls.iter().filter(|call| row.is_empty() || row_of(call.listener) == *row);
+            let all = calls.iter().filter(|call| row.is_empty() || row_of(call) == row);
             let of_caller = all.filter(|call| caller.is_empty() || call.caller == caller);
             let outcomes: Vec<_> = of_caller.map(|call| call.outcome.as_ref().ok()).collect();
             let mut times: Vec<f64> = outcomes.iter().copied().flatten().copied().collect();
@@ -174,6 +179,7 @@ fn table(calls: &[Call]) {
             format!("{:>3} of {:<3} {:>5} {:>5} s", times.len(), outcomes.len(), shown(50), shown(95))
         };
         let name = if row.is_empty() { "all" } else { row };
-        println!("TABLE {name:<10} | {} | {}", CALLERS.map(cell).join(" | "), cell(""));
+        let cells: Vec<String> = callers.iter().map(|caller| cell(caller)).collect();
+        println!("TABLE {name:<15} | {} | {}", cells.join(" | "), cell(""));
     }
 }
