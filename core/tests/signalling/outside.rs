@@ -1,7 +1,7 @@
 //! The outside address, by STUN servers that answer, do not, or lie.
 
 use crate::common::stun::{Tcp, Udp};
-use crate::common::view::{only, relay, reverse};
+use crate::common::view::{only, plan, relay, reverse};
 use crate::common::{LATENCY, MS, Port, S, World};
 use p2pd_core::{Accept, Stage, Stats, Strategy};
 
@@ -204,4 +204,28 @@ fn a_relay_waits_for_no_stun_server() {
     let id = world.connect(0, &world.address(1), relay(20));
     let took = world.run_until(7 * S, |w| w.is_over(0, id));
     assert!(took <= S, "{took:?}");
+}
+
+#[test]
+fn a_punch_waits_for_no_dial_of_the_peer_s_while_a_nat_may_hide_us() {
+    for (public, begun) in [(false, 1), (true, 0)] {
+        let mut world = World::new(4);
+        world.add_stun();
+        world.add_broker();
+        // The peer's address says that a NAT hides it, so that nothing but our own side gives the others a head start.
+        world.behind_nat(|_| {});
+        world.run(S);
+        let address = world.address(0);
+        world.stuns[0].udp = Udp::Silent;
+        let caller = if public { world.open(|_| {}) } else { world.behind_nat(|_| {}) };
+        let id = world.connect(
+            caller,
+            &address,
+            plan(&[Strategy::Direct, Strategy::Reverse, Strategy::Punch], 20),
+        );
+        world.run(200 * MS);
+        assert_eq!(world.stages(caller, id, Strategy::Punch).len().min(1), begun, "{public}");
+        world.run(100 * MS);
+        assert!(!world.stages(caller, id, Strategy::Punch).is_empty(), "{public}");
+    }
 }

@@ -14,6 +14,7 @@ use crate::event::{Outcome, StrategyReport};
 use crate::identity::NodeId;
 use crate::nat::NatType;
 use crate::node::strategy::{Ctx, End, Strategies};
+use crate::reach::{Reach, reach};
 use crate::strategy::ours::Trust;
 use crate::time::Instant;
 
@@ -99,9 +100,11 @@ pub(super) fn order(ctx: &Ctx<'_>, peer: NodeId, to: &PeerAddress, plan: &Plan) 
         to.interfaces().any(open) || ctx.paths_to(peer, to, Trust::Known).first().is_some_and(|p| p.local);
     let mut at = now;
     let mut runs: SmallVec<[Run; 2]> = SmallVec::new();
-    // Where no NAT hides us, the peer's dial needs no hole.
-    let routes = ctx.network.routes();
-    let open = !routes.is_empty() && routes.iter().all(|r| r.external == r.internal);
+    // Where no NAT hides us, the peer's dial needs no hole. Until a server has said so, an address of a private network does
+    // not count as seen outside.
+    let (routes, heard) = (ctx.network.routes(), ctx.network.outside_is_heard());
+    let seen = |ip| heard || reach(ip, &[]) == Reach::Internet;
+    let open = !routes.is_empty() && routes.iter().all(|r| r.external == r.internal && seen(r.internal));
     for strategy in &plan.strategies {
         if runs.iter().all(|r| r.strategy != *strategy) {
             if *strategy == Strategy::Punch && open && !runs.is_empty() {
