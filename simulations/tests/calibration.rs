@@ -10,11 +10,11 @@ fn a_hundred_pairs_state_and_do_what_they_did() {
     let bins = bins(all.iter().flat_map(|judged| judged.statements.iter().copied()));
     // Statements, the sum of what they say in thousandths, and how many of them came true.
     let found = bins.map(|bin| (bin.count, bin.stated, bin.hits));
-    let rare = [(2, 0, 0), (3, 433, 1), (3, 709, 1), (2, 750, 1), (4, 1670, 0), (2, 1060, 1)];
+    let rare = [(2, 0, 0), (3, 433, 1), (3, 700, 1), (3, 1103, 1), (4, 1670, 0), (1, 503, 1)];
     assert_eq!(found[..6], rare);
-    assert_eq!(found[6..], [(0, 0, 0), (0, 0, 0), (1, 864, 1), (95, 91_264, 93)]);
+    assert_eq!(found[6..], [(0, 0, 0), (0, 0, 0), (1, 878, 1), (95, 91_339, 93)]);
     // Few statements are far from what they say by chance. 20,000 pairs: docs/src/measurements.md.
-    assert_eq!((error(&bins) * 1e6).round(), 42_054.0);
+    assert_eq!((error(&bins) * 1e6).round(), 43_929.0);
     let sum = |of: fn(&Judged) -> usize| all.iter().map(of).sum::<usize>();
     let sums = [sum(|j| j.unstated as usize), sum(|j| j.joined.into()), sum(|j| j.types as usize)];
     assert_eq!(sums, [0, 98, 600]);

@@ -116,9 +116,9 @@ fn a_search_goes_on_where_the_peer_has_shown_itself() {
     assert_eq!(arrives(&mut bench, sock, at(700), &secret.answer(knock).unwrap()), []);
     assert!(bench.node.strategies.punch.tokens().1 == 0, "the server is told, and has said that it was");
     bench.run(3 * S);
-    assert_eq!(bench.dials.len(), 512);
+    assert_eq!(bench.dials.len(), 1024);
     let ports: std::collections::BTreeSet<SocketAddr> = bench.to().into_iter().collect();
-    assert_eq!(ports.len(), 512, "it went on where it had stopped");
+    assert_eq!(ports.len(), 1024, "it went on where it had stopped");
     // Of this address and this call: not of another address in a later rung, nor of the next call.
     let other = "198.51.100.8";
     bench.say(2, 1, Body::Initial(Box::new(Mappings { rung: 1, ..random(other) })));

@@ -3,7 +3,7 @@
 //! A NAT lets a SYN in where it saw one leave for the same place. Where the external ports of each side can be
 //! predicted, each dials the other's. The SYNs cross, or the later one finds the hole that the earlier one left, and
 //! the ends open simultaneously (RFC 9293 section 3.5). Where one side's ports are random, that side dials from many
-//! ports and the other tries many. 512 x 512 of 64,512 meet with probability 98.3 %. Where neither is known, all flows
+//! ports and the other tries many. 512 x 1,024 of 64,512 meet with probability 99.9 %. Where neither is known, all flows
 //! of each go to one agreed port of the other's. Flows to one destination have ports of their own, so that enough of them come
 //! from the agreed one too. A filter that lets in any port of an address, or anybody, spares one
 //! side the guess.
@@ -23,12 +23,11 @@ pub(crate) use belief::{Belief, Ground};
 use crate::nat::{Behaviour, Filtering, Foreseen, Foresight, gcd};
 use crate::signal::mappings::MAX_PORTS;
 
-/// Most ports of our own in a spray. As many as are tried against it: of all splits of a number of dials this one hits soonest.
+/// Most ports of our own in a spray. As many probes hit it with probability 98.3 %, sooner than any other split of their number.
 pub const SPRAY: u16 = 512;
-/// Most of the peer's ports that are tried against a spray.
-pub const PROBES: u16 = 512;
-/// Most dials of each side where neither side's ports are known.
-pub(crate) const AGREED: u16 = 1024;
+/// Most of the peer's ports that are tried against a spray. Those beyond [`SPRAY`] are for what the others miss, and for dials
+/// that are refused, of which few holes are open at a time.
+pub const PROBES: u16 = 1024;
 /// Distance of the aim ahead of the expected value of a counter: others behind the same NAT may take so many more
 /// ports. Where each side counts, each aims so, and takes ports until it comes to the port that it announced.
 const AHEAD: u16 = 8;
@@ -273,7 +272,7 @@ pub(crate) fn tactic(ours: &Side, theirs: &Side, rung: u8) -> Tactic {
                 let to = theirs.agreed(rung);
                 return match ours.next() {
                     Next::Random(range) => {
-                        let from = AGREED.min(range.of.saturating_add(range.of / 4));
+                        let from = PROBES.min(range.of.saturating_add(range.of / 4));
                         Tactic::Spray { to: at(to), from, with: Spray::Agreed }
                     }
                     Next::Counted => {
@@ -350,7 +349,7 @@ pub(crate) fn relies_on_filters(ours: &Side, theirs: &Side, rung: u8) -> bool {
 fn both_permille(ours: &Side, theirs: &Side) -> u32 {
     let share = |side: &Side| {
         let of = u32::from(side.range().of.max(1));
-        u32::from(AGREED).min(of) * 1000 / of
+        u32::from(PROBES).min(of) * 1000 / of
     };
     share(ours) * share(theirs) / 1000
 }
@@ -510,7 +509,7 @@ mod tests {
     #[test]
     fn a_spray_leaves_half_of_a_block_to_others() {
         for (of, from, permille) in
-            [(1u32, 1, 999), (100, 50, 999), (1024, 512, 999), (4096, 512, 999), (64_512, 512, 983)]
+            [(1u32, 1, 999), (100, 50, 999), (1024, 512, 999), (4096, 512, 999), (64_512, 512, 999)]
         {
             let block = side(1, APD, Some(Allocation::Random { low: 1024, high: 1023 + of as u16 }), &[]);
             let known = side(2, EI, EQUAL, &[4001]);
@@ -518,7 +517,10 @@ mod tests {
             assert_eq!(tactic(&block, &known, 0), sprays, "{of}");
             assert_eq!(chance(&block, &known, &sprays, 0), permille, "{of}");
             let probes = tactic(&known, &block, 0);
-            assert!(matches!(probes, Tactic::Probe { count, .. } if u32::from(count) == of.min(512)), "{of}");
+            assert!(
+                matches!(probes, Tactic::Probe { count, .. } if u32::from(count) == of.min(1024)),
+                "{of}"
+            );
             assert_eq!(chance(&known, &block, &probes, 0), permille, "{of}");
         }
     }

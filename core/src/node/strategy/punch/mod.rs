@@ -58,7 +58,7 @@ const BOTH_SEARCH_FOR: Duration = Duration::from_millis(2900);
 /// Time of a rung that searches.
 const SEARCH_FOR: Duration = Duration::from_secs(10);
 /// Listeners of one punch: one for each dial of a search from many ports.
-const MAX_LISTENERS: usize = punch::AGREED as usize;
+const MAX_LISTENERS: usize = punch::PROBES as usize;
 /// Half-open sockets of one punch.
 const MAX_HALF_OPEN: usize = 1024;
 /// Dials for the punches with one peer: so many at once, and as many again every two minutes. A router remembers them
