@@ -12,10 +12,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use smallvec::SmallVec;
 
+use crate::address::is_internet;
 use crate::cx::{Cx, Owner};
 use crate::failure::IoFailure;
 use crate::io::{CloseHow, QueryId, SockId};
-use crate::reach::{Reach, reach};
 use crate::time::Instant;
 use crate::wrap::Wrap;
 
@@ -202,7 +202,7 @@ impl Dials {
 
 /// Returns the local address to send to a server from. What is not on the internet is not reached through a NAT64.
 pub(crate) fn local_for(cx: &Cx, ip: IpAddr, bind: Option<IpAddr>) -> SocketAddr {
-    let translated = || cx.translated.filter(|_| ip.is_ipv4() && reach(ip, &[]) == Reach::Internet);
+    let translated = || cx.translated.filter(|_| ip.is_ipv4() && is_internet(ip));
     SocketAddr::new(local_towards(ip, bind, translated), 0)
 }
 

@@ -374,15 +374,15 @@ impl Probe {
     /// Does what is due; `pending` says that further servers may be asked.
     fn drive(&mut self, cx: &mut Cx, pending: bool) {
         let State::Asking { udp, since } = self.state else { return };
-        let found = self.winner();
-        if self.is_enough(cx.now >= since + UDP_ALONE, pending) || self.until(udp, since, pending) <= cx.now {
-            return self.end(cx, found);
+        let waited = cx.now >= since + UDP_ALONE;
+        if self.is_enough(waited, pending) || self.until(udp, since, pending) <= cx.now {
+            return self.end(cx, self.winner());
         }
         for question in &mut self.open {
             if let Some(sock) = udp {
                 question.ask_over_udp(cx, sock);
             }
-            if udp.is_none() || since + UDP_ALONE <= cx.now {
+            if udp.is_none() || waited {
                 question.ask_over_tcp(cx, self.vantage.ip, TCP_WITHIN);
             }
         }
@@ -436,10 +436,13 @@ impl Probe {
     /// Takes the answer to the open question `n`, and ends those of the same host.
     fn answered(&mut self, cx: &mut Cx, n: usize, from: SocketAddr, outcome: BindingOutcome) {
         let (place, host) = (self.open[n].place(), Box::<str>::from(self.open[n].host()));
-        for question in self.open.iter_mut().filter(|q| q.host() == &*host) {
-            question.close(cx);
-        }
-        self.open.retain(|q| q.host() != &*host);
+        self.open.retain(|q| {
+            let is_other = q.host() != &*host;
+            if !is_other {
+                q.close(cx);
+            }
+            is_other
+        });
         cx.experience.works(&host, from.ip());
         self.count(place, from, outcome);
     }

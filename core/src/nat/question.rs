@@ -5,10 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use smallvec::SmallVec;
 
+use crate::address::is_internet;
 use crate::cx::{Cx, Owner};
 use crate::io::{CloseHow, SockId};
 use crate::random::Domain;
-use crate::reach::{Reach, reach};
 use crate::server::{Dials, Race};
 use crate::time::Instant;
 use crate::wire::Transport;
@@ -72,7 +72,7 @@ impl Question {
 
     /// Returns true if an address of the internet was asked.
     pub(super) fn is_at_the_internet(&self) -> bool {
-        self.asked.iter().any(|asked| reach(asked.at.ip(), &[]) == Reach::Internet)
+        self.asked.iter().any(|asked| is_internet(asked.at.ip()))
     }
 
     /// Returns true if nothing can come over TCP any more.

@@ -100,7 +100,7 @@ impl NatReport {
     }
 }
 
-/// How far the next mapping of an interface is foreseen by what a peer is told.
+/// Foresight of the next mapping of an interface, by what a peer is told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Foreseen {
     /// Probability of what peers are told, in thousandths.
@@ -143,7 +143,7 @@ pub(super) struct Survey {
     seen: [Option<(u16, SocketAddr, Sight)>; 3],
     /// Mappings in the order in which they were made, those of punches' samples after the survey's.
     mappings: Vec<Seen>,
-    /// What those are foreseen by.
+    /// Foresight that they rest on.
     foreseen: Foreseen,
     /// Watched where ports are counted.
     pub(super) counter: Option<Counter>,

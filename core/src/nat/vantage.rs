@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::address::is_dialable;
+use crate::address::{is_dialable, is_internet};
 use crate::prefix::is_on_link;
 use crate::reach::{Reach, reach};
 
@@ -34,7 +34,7 @@ impl Vantage {
 
 /// Returns true if an address of the internet was seen over the internet.
 pub(super) fn is_outside(server: IpAddr, said: Option<IpAddr>) -> bool {
-    [Some(server), said].iter().all(|ip| ip.is_some_and(|ip| reach(ip, &[]) == Reach::Internet))
+    [Some(server), said].iter().all(|ip| ip.is_some_and(is_internet))
 }
 
 #[cfg(test)]

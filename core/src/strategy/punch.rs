@@ -146,9 +146,19 @@ impl Side {
     }
 }
 
+/// Returns true if a rung relies on this NAT to let in any port of an address that it has dialled.
+pub(crate) fn admits(behaviour: Behaviour, rung: u8) -> bool {
+    trusts_filters(rung) && !behaviour.filters_by_port()
+}
+
+/// Returns true if a rung relies on this NAT to let anybody use a mapping that is kept open.
+pub(crate) fn opens(behaviour: Behaviour, rung: u8) -> bool {
+    trusts_filters(rung) && behaviour.admits_all()
+}
+
 /// Returns true if filtering is taken to be what was measured over UDP. Over TCP it may be stricter, which the other rungs
 /// allow for.
-pub(crate) fn trusts_filters(rung: u8) -> bool {
+fn trusts_filters(rung: u8) -> bool {
     rung < 2 || rung.is_multiple_of(2)
 }
 
@@ -217,7 +227,7 @@ pub(crate) fn tactic(ours: &Side, theirs: &Side, rung: u8) -> Tactic {
         // Too early to search: this opens our filter, and the next try knows more.
         return once(From::Listener, theirs.listen);
     }
-    let admits = |side: &Side| trusts_filters(rung) && !side.behaviour.filters_by_port();
+    let admits = |side: &Side| admits(side.behaviour, rung);
     let first = theirs.ports.first().copied();
     // A mapping that anybody may use is dialled. Its owner's dials come from elsewhere, or the NAT would take the two for one.
     match (theirs.open_port(), ours.open_port(), first) {
@@ -328,8 +338,7 @@ pub(crate) fn rests_on(ours: &Side, theirs: &Side, rung: u8, foreseen: Foreseen)
         return certain;
     }
     // The peer dials a port that we keep open, or lets in any of our ports at its own, which is known.
-    if ours.open_port().is_some() || (has_port && trusts_filters(rung) && !theirs.behaviour.filters_by_port())
-    {
+    if ours.open_port().is_some() || (has_port && admits(theirs.behaviour, rung)) {
         return Foreseen { address: foreseen.address, ..certain };
     }
     foreseen

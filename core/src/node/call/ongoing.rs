@@ -7,14 +7,13 @@ use smallvec::SmallVec;
 
 use super::advice::Heard;
 use super::facts::Call;
-use crate::address::{PeerAddress, PeerInterface, is_link_local};
+use crate::address::{PeerAddress, PeerInterface, is_internet, is_link_local};
 use crate::call::Strategy;
 use crate::config::Plan;
 use crate::event::{Outcome, StrategyReport};
 use crate::identity::NodeId;
 use crate::nat::NatType;
 use crate::node::strategy::{Ctx, End, Strategies};
-use crate::reach::{Reach, reach};
 use crate::strategy::ours::Trust;
 use crate::time::Instant;
 
@@ -103,7 +102,7 @@ pub(super) fn order(ctx: &Ctx<'_>, peer: NodeId, to: &PeerAddress, plan: &Plan) 
     // Where no NAT hides us, the peer's dial needs no hole. Until a server has said so, an address of a private network does
     // not count as seen outside.
     let (routes, heard) = (ctx.network.routes(), ctx.network.outside_is_heard());
-    let seen = |ip| heard || reach(ip, &[]) == Reach::Internet;
+    let seen = |ip| heard || is_internet(ip);
     let open = !routes.is_empty() && routes.iter().all(|r| r.external == r.internal && seen(r.internal));
     for strategy in &plan.strategies {
         if runs.iter().all(|r| r.strategy != *strategy) {

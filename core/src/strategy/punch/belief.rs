@@ -1,6 +1,6 @@
 //! Probability that a rung of a punch connects, by what was measured and by the rungs that came to nothing.
 //!
-//! There are three hypotheses about a pair of NATs. Both are as the plan has them. Or they are, but one filters TCP more
+//! Three hypotheses about a pair of NATs are weighed. Both are as the plan has them. Or they are, but one filters TCP more
 //! strictly than UDP, over which filters are measured. Or none of these: then nothing is known, any rate of success is as
 //! likely as any other, and after `n` failures the next rung connects with 1 / (n + 2) (Laplace's rule of succession).
 //! Bayes' rule moves the weights at each rung that came to nothing.
@@ -18,7 +18,7 @@ const SAME_FILTER: u64 = 980;
 /// Likelihoods are parts of this.
 const ONE: u64 = 1 << 24;
 
-/// What a rung rests on.
+/// Ground of a rung: its chance, and what has to be so for it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Ground {
     /// Probability of a connection where both NATs are as the plan has them, in thousandths.

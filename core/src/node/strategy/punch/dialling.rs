@@ -21,7 +21,7 @@ use crate::random::Domain;
 use crate::strategy::agreement::{Key, Requester};
 use crate::strategy::dialler::DialEnd;
 use crate::strategy::ours::Trust;
-use crate::strategy::punch::{self, From, Spray, Tactic, trusts_filters};
+use crate::strategy::punch::{self, From, Spray, Tactic};
 
 impl Punches {
     /// Starts the dials that are due.
@@ -223,7 +223,7 @@ impl Punches {
             Tactic::Hopeless(_) => punch.until = now,
         }
         // What our filter lets in may come from other ports than those that we dial.
-        let admits = trusts_filters(punch.rung) && !punch.ours.behaviour.filters_by_port();
+        let admits = punch::admits(punch.ours.behaviour, punch.rung);
         let listens = punch.fresh && admits && !matches!(tactic, Tactic::Hopeless(_) | Tactic::Await);
         let (fresh_port, local) = (punch.port, punch.local);
         let (rung, connect) = (punch.rung, punch.connect);

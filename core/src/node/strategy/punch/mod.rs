@@ -209,7 +209,7 @@ impl Punches {
         };
         self.all.insert(key, Box::new(punch));
         ctx.sessions.set_punched(key, true);
-        let opens = punch::trusts_filters(rung) && behaviour.admits_all();
+        let opens = punch::opens(behaviour, rung);
         let needed = match behaviour.foresight() {
             Foresight::Next(_) => !opens,
             Foresight::Measured => fresh,
@@ -395,7 +395,7 @@ impl Punches {
         let (listen, fresh) = (punch.ours.listen, punch.fresh);
         punch.foreseen = ctx.network.surveyor().foreseen(punch.local, punch.ours.external, fresh);
         let seen = sampled.and_then(|s| s.seen);
-        let opens = punch::trusts_filters(punch.rung) && punch.ours.behaviour.admits_all();
+        let opens = punch::opens(punch.ours.behaviour, punch.rung);
         punch.ours.ports = match punch.ours.behaviour.foresight() {
             Foresight::Next(_) | Foresight::Nothing { .. } if opens => {
                 // The survey keeps it open.

@@ -95,11 +95,11 @@ pub(super) struct Punch {
     pub(super) fresh: bool,
     /// Listeners on such ports, where our filter lets in other ports than those that we dial.
     pub(super) listeners: BTreeMap<u16, SockId>,
-    /// How far our next mapping is foreseen.
+    /// Foresight of our next mapping.
     pub(super) foreseen: Foreseen,
-    /// What the rungs before have told.
+    /// Belief after the rungs before.
     pub(super) belief: Belief,
-    /// What the rung rests on.
+    /// Ground that the rung rests on.
     pub(super) ground: Option<Ground>,
     /// The stated probability that the rung connects, in thousandths.
     pub(super) stated: Option<u16>,
