@@ -2,14 +2,11 @@
 
 import asyncio
 import json
-import sys
 import time
 
 import aioice
 
 import rendezvous
-
-LONGEST = 25
 
 
 def described(connection):
@@ -34,22 +31,13 @@ async def answer(offer, send):
     try:
         await connection.gather_candidates()
         send({"call": offer["call"], **described(connection)})
-        await asyncio.wait_for(joined(connection, offer), LONGEST)
-        await connection.send(await asyncio.wait_for(connection.recv(), LONGEST))
+        await asyncio.wait_for(joined(connection, offer), rendezvous.LONGEST)
+        await connection.send(await asyncio.wait_for(connection.recv(), rendezvous.LONGEST))
         await asyncio.sleep(2)
     except (asyncio.TimeoutError, ConnectionError):
         pass
     finally:
         await connection.close()
-
-
-async def listen(key):
-    reader, send = await rendezvous.connect()
-    send({"listen": key})
-    print(json.dumps({"event": "ready"}, separators=(",", ":")), flush=True)
-    tasks = []
-    async for line in reader:
-        tasks.append(asyncio.create_task(answer(json.loads(line), send)))
 
 
 async def call(key):
@@ -64,17 +52,4 @@ async def call(key):
     return 1000 * (time.monotonic() - begin)
 
 
-async def main():
-    if sys.argv[1] == "serve":
-        await rendezvous.serve()
-    elif sys.argv[1] == "listen":
-        await listen(sys.argv[2])
-    else:
-        try:
-            took = await asyncio.wait_for(call(sys.argv[2]), LONGEST)
-            print(json.dumps({"event": "connected", "elapsed_ms": took}, separators=(",", ":")), flush=True)
-        except (asyncio.TimeoutError, ConnectionError) as why:
-            print(json.dumps({"event": "failed", "why": repr(why)}, separators=(",", ":")), flush=True)
-
-
-asyncio.run(main())
+asyncio.run(rendezvous.play(answer, call))

@@ -16,7 +16,6 @@ import rendezvous
 gi.require_version("Nice", "0.1")
 from gi.repository import GLib, Nice  # noqa: E402
 
-LONGEST = 25
 # The bindings have no function for what arrives.
 RECEIVER = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint, ctypes.c_uint, ctypes.c_void_p, ctypes.c_void_p)
 attach = ctypes.CDLL("libnice.so.10").nice_agent_attach_recv
@@ -64,22 +63,13 @@ async def answer(offer, send):
     connection = Connection(False)
     try:
         send({"call": offer["call"], **await connection.described()})
-        await asyncio.wait_for(connection.joined(offer), LONGEST)
-        connection.send((await asyncio.wait_for(connection.words.get(), LONGEST)).decode())
+        await asyncio.wait_for(connection.joined(offer), rendezvous.LONGEST)
+        connection.send((await asyncio.wait_for(connection.words.get(), rendezvous.LONGEST)).decode())
         await asyncio.sleep(2)
     except (asyncio.TimeoutError, ConnectionError) as why:
         print(repr(why), file=sys.stderr)
     finally:
         connection.agent.remove_stream(connection.stream)
-
-
-async def listen(key):
-    reader, send = await rendezvous.connect()
-    send({"listen": key})
-    print(json.dumps({"event": "ready"}, separators=(",", ":")), flush=True)
-    tasks = []
-    async for line in reader:
-        tasks.append(asyncio.create_task(answer(json.loads(line), send)))
 
 
 async def call(key):
@@ -98,17 +88,5 @@ async def call(key):
             pass
 
 
-async def main():
-    if sys.argv[1] == "serve":
-        return await rendezvous.serve()
-    threading.Thread(target=GLib.MainLoop().run, daemon=True).start()
-    if sys.argv[1] == "listen":
-        return await listen(sys.argv[2])
-    try:
-        took = await asyncio.wait_for(call(sys.argv[2]), LONGEST)
-        print(json.dumps({"event": "connected", "elapsed_ms": took}, separators=(",", ":")), flush=True)
-    except (asyncio.TimeoutError, ConnectionError) as why:
-        print(json.dumps({"event": "failed", "why": repr(why)}, separators=(",", ":")), flush=True)
-
-
-asyncio.run(main())
+threading.Thread(target=GLib.MainLoop().run, daemon=True).start()
+asyncio.run(rendezvous.play(answer, call))

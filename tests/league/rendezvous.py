@@ -3,9 +3,12 @@ back. It stands for whatever signalling an application has."""
 
 import asyncio
 import json
+import sys
 
 SERVER = "203.0.113.10"
 PORT = 7000
+# Seconds for a call, and for each step of an answer.
+LONGEST = 25
 
 
 async def serve():
@@ -37,6 +40,30 @@ async def connect():
     """A connection to the rendezvous: its reader and a function that sends."""
     reader, writer = await asyncio.open_connection(SERVER, PORT, limit=1 << 20)
     return reader, lambda what: writer.write(json.dumps(what).encode() + b"\n")
+
+
+async def listen(key, answer):
+    """Registers the key, and has each offer answered by `answer(offer, send)`."""
+    reader, send = await connect()
+    send({"listen": key})
+    print(json.dumps({"event": "ready"}, separators=(",", ":")), flush=True)
+    tasks = []
+    async for line in reader:
+        tasks.append(asyncio.create_task(answer(json.loads(line), send)))
+
+
+async def play(answer, call):
+    """Runs a peer by the words of its command line. `call(key)` gives the milliseconds that it took."""
+    if sys.argv[1] == "serve":
+        await serve()
+    elif sys.argv[1] == "listen":
+        await listen(sys.argv[2], answer)
+    else:
+        try:
+            took = await asyncio.wait_for(call(sys.argv[2]), LONGEST)
+            print(json.dumps({"event": "connected", "elapsed_ms": took}, separators=(",", ":")), flush=True)
+        except (asyncio.TimeoutError, ConnectionError) as why:
+            print(json.dumps({"event": "failed", "why": repr(why)}, separators=(",", ":")), flush=True)
 
 
 if __name__ == "__main__":
