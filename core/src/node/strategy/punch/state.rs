@@ -217,7 +217,9 @@ impl Punch {
 
     /// Returns the next dial that is due.
     pub(super) fn next(&mut self, now: Instant) -> Option<Planned> {
-        if self.waiting.front().is_some_and(|p| p.is_due(now)) {
+        // A port that was refused has its hole or a listener still, so that another one is worth more.
+        let sprays = matches!(self.search, Some(Search::Spray { .. }));
+        if !sprays && self.waiting.front().is_some_and(|p| p.is_due(now)) {
             return self.waiting.pop_front();
         }
         let listen = self.port;
