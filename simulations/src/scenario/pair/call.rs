@@ -17,10 +17,9 @@ const HEALED_WITHIN: Nanos = 240 * SECOND;
 /// Most time until a caller knows that the listener gave up. Where a NAT forgot the stream and the way lost its RST,
 /// that is TCP's own patience.
 const TOLD_WITHIN: Nanos = 3_600 * SECOND;
-/// Most SYNs of one connect, repeats included. The core's own limit is 8,192 dials, with its allowance for the seconds
-/// that go by. Systems repeat SYNs, a second apart at first, of up to 1,024 probes and 256 dials that are held, in each
-/// of two searches.
-const MOST_SYNS: u64 = 24_576;
+/// Most SYNs of one connect, repeats included: three each of 1,024 probes on eight rungs, and as many again as one rung's
+/// probes for other dials. The core's own limit is 8,192 dials, with its allowance for the seconds that go by.
+const MOST_SYNS: u64 = 25_600;
 
 /// Reason why a call failed although its pipe was open.
 pub const HOME_LEFT: &str = "a home was left, or its router began anew";

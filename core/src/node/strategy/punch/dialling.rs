@@ -7,7 +7,7 @@ use super::super::Ctx;
 use super::state::{Planned, PunchStage, SILENT_DIALS, SYN_EVERY, Search, Silent};
 use super::{
     AT_ONCE, BOTH_SEARCH_FOR, DIAL_FOR, MAX_DIALS_STRANGER, MAX_HALF_OPEN, MAX_LISTENERS, MEET_FOR, PAUSE,
-    Punches, REST_FOR, SEARCH_FOR, STRANGERS_DIAL_FOR, STRANGERS_REST_FOR, STUCK,
+    Punches, REST_FOR, SEARCH_FOR, STRANGERS_REST_FOR, STUCK,
 };
 use crate::call::Strategy;
 use crate::cx::{Owner, Timer};
@@ -259,8 +259,7 @@ impl Punches {
         let now = ctx.cx.now;
         let Some(punch) = self.all.get_mut(&key) else { return };
         let at = dial.at.max(now);
-        let stranger = key.1 == Requester::Them && punch.trust == Trust::Stranger;
-        let until = at + if stranger { STRANGERS_DIAL_FOR } else { DIAL_FOR };
+        let until = at + DIAL_FOR;
         let (peer, terms, local) = (punch.peer, punch.terms, SocketAddr::new(punch.local, dial.from));
         let role = match key.1 {
             Requester::Us => Role::Initiate(Offer { session: key.0, purpose: Purpose::Open, terms }, peer),

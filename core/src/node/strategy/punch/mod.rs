@@ -46,17 +46,14 @@ const FRESH_FROM: u8 = 2;
 const STUCK: u8 = 2;
 /// Time of a rung on which each side knows where to dial; then the next begins at the same time.
 const MEET_FOR: Duration = Duration::from_secs(2);
-/// Time for which a dial is left alone, over the rungs: longer than Linux's first four SYN retransmissions, a second
-/// apart.
-const DIAL_FOR: Duration = Duration::from_secs(10);
-/// Time of a dial for a stranger, in which Linux sends four SYNs. A rung on which each side knows where to dial is
-/// shorter.
-const STRANGERS_DIAL_FOR: Duration = Duration::from_millis(3500);
+/// Time of a dial, over the rungs. Linux sends three SYNs in it, a second apart.
+const DIAL_FOR: Duration = Duration::from_millis(2900);
 /// Time of a rung on which both sides search: two seconds of dials, a round trip, and less than the second retransmission of the
 /// first SYN, 3 s after it. Another rung is worth more than a longer one: its flows take ports that those before left.
 const BOTH_SEARCH_FOR: Duration = Duration::from_millis(2900);
-/// Time of a rung that searches.
-const SEARCH_FOR: Duration = Duration::from_secs(10);
+/// Time of a rung that searches: two seconds of dials, the time that each of them has, and no more. Another rung swaps who is
+/// early, and takes new ports.
+const SEARCH_FOR: Duration = Duration::from_secs(4);
 /// Listeners of one punch: one for each dial of a search from many ports.
 const MAX_LISTENERS: usize = punch::PROBES as usize;
 /// Half-open sockets of one punch.
@@ -65,7 +62,7 @@ const MAX_HALF_OPEN: usize = 1024;
 /// that long.
 pub(in crate::node) const MAX_DIALS: u32 = 8192;
 pub(in crate::node) const DIALS_EVERY: Duration = Duration::from_micros(120_000_000 / MAX_DIALS as u64);
-/// Dials of one punch with a stranger: one for each of its messages, of four SYNs. The number is small, since anybody
+/// Dials of one punch with a stranger: one for each of its messages, of three SYNs. The number is small, since anybody
 /// can ask.
 const MAX_DIALS_STRANGER: u32 = 4;
 /// Times that a refused dial is repeated at once: a constant pause locks two sides out of phase, no pause cannot
