@@ -13,6 +13,7 @@ use smallvec::SmallVec;
 use crate::call::Strategy;
 use crate::identity::{NodeId, SecretKey};
 use crate::nat::NatMemory;
+use crate::noise::Suite;
 use crate::pipe::{PipeMode, ProtocolTag, Terms};
 use crate::proxy::Proxy;
 use crate::selection::Interfaces;
@@ -74,6 +75,10 @@ pub struct Config {
     pub accept: Accept,
     /// Permits a peer to ask for a plain pipe. Default: no. A plan of our own may ask in any case.
     pub allow_plain: bool,
+    /// Offers AES-256-GCM on encrypted pipes, and takes it where the peer offers it; otherwise they have
+    /// ChaCha20-Poly1305. AES is the faster one where both processors have instructions for it, and slower without.
+    /// Default: drivers look at the processor, and the core alone says no. Yes needs the core's feature `ring`.
+    pub aes: Option<bool>,
     /// Protocols of which peers may open pipes, as [`Plan::protocol`] names them. Default: none is listed, which means
     /// all, and calls that name none. With a list other calls are refused with
     /// [`Refusal::ProtocolNotTaken`](crate::Refusal::ProtocolNotTaken).
@@ -125,6 +130,7 @@ impl Config {
             port: 0,
             accept: Accept::Anyone,
             allow_plain: false,
+            aes: None,
             protocols: Vec::new(),
             survey: true,
             hairpin: false,
@@ -145,6 +151,7 @@ impl Config {
         bind: Option<IpAddr>,
         accept: Accept,
         allow_plain: bool,
+        aes: Option<bool>,
         protocols: Vec<ProtocolTag>,
         survey: bool,
         hairpin: bool,
@@ -185,7 +192,14 @@ impl Config {
         }
     }
 
+    pub(crate) fn has_aes(&self) -> bool {
+        self.aes == Some(true)
+    }
+
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        if !Suite::HAS_AES && self.has_aes() {
+            return Err(ConfigError::NotBuilt("ring"));
+        }
         if cfg!(not(feature = "relay")) && !self.turn.is_empty() {
             return Err(ConfigError::NotBuilt("relay"));
         }

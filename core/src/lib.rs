@@ -67,7 +67,7 @@
 //!
 //! # Features
 //!
-//! Each feature is a part that may be left out. All but `serde` are on by default.
+//! Each feature is a part that may be left out. All but `ring` and `serde` are on by default.
 //!
 //! | feature | what it adds | crates of its own |
 //! |---|---|---|
@@ -75,12 +75,13 @@
 //! | `names` | [`Node::resolve`], [`Node::register`], [`Node::connect_name`], [`name::Record`] | ed25519-dalek |
 //! | `portmap` | [`Config::portmap`], [`portmap::Mapper`] | roxmltree, httparse |
 //! | `messages` | [`pipe::subscriptions`] | regex |
+//! | `ring` | the ciphers of pipes and relays by ring, in C and assembly; [`Config::aes`]. Drivers turn it on | ring |
 //! | `serde` | reports and events can be serialized | serde |
 //!
 //! With `default-features = false` the strategies direct, reverse and punch are left, on 45 crates in place of 73. Types stay as they
 //! are, so that a driver compiles with any build. What needs a part that is not there is refused at once:
 //!
-//! - [`ConfigError::NotBuilt`]: the configuration has TURN servers, or asks for ports on routers.
+//! - [`ConfigError::NotBuilt`]: the configuration has TURN servers, asks for ports on routers, or for AES.
 //! - [`ConnectError::NoStrategy`]: a plan of relays alone. In other plans the relay is skipped, and the report says why.
 //! - [`ConnectError::NoNames`], [`NameError::NotBuilt`] and [`AllocateError::NotBuilt`].
 //! - A peer that asks for a relay is told that this node cannot come.

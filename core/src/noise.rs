@@ -3,24 +3,24 @@
 //! The ephemeral keys come from the node's seed, one fresh 32-byte key stream per handshake, so that a
 //! simulation repeats exactly. See <https://noiseprotocol.org/noise.html>.
 
-use std::sync::Arc;
+mod aead;
 
 use blake2::digest::consts::U32;
 use blake2::digest::{FixedOutput, KeyInit, Update};
 use blake2::{Blake2s, Blake2sMac, Digest};
-use smallvec::SmallVec;
 use snow::params::{CipherChoice, DHChoice, HashChoice, NoiseParams};
 use snow::resolvers::CryptoResolver;
 #[cfg(not(p2pd_insecure_stand_in))]
 use snow::resolvers::DefaultResolver as Primitives;
 use snow::types::{Cipher, Dh, Hash, Random};
-use snow::{Builder, HandshakeState, StatelessTransportState};
+use snow::{Builder, HandshakeState};
 
 use crate::identity::{NodeId, SecretKey};
 #[cfg(p2pd_insecure_stand_in)]
 use crate::stand_in::{StandIn as Primitives, curve};
 #[cfg(not(p2pd_insecure_stand_in))]
 use crate::x25519 as curve;
+pub(crate) use aead::{Aead, Suite};
 
 /// Bytes of an authentication tag.
 pub(crate) const TAG: usize = 16;
@@ -46,37 +46,6 @@ pub(crate) fn derive(key: &[u8; 32], label: &[&[u8]]) -> [u8; 32] {
     let mut mac = <Blake2sMac<U32> as KeyInit>::new(&(*key).into());
     label.iter().for_each(|part| mac.update(part));
     mac.finalize_fixed().into()
-}
-
-/// ChaCha20-Poly1305 under one key, in which each nonce is used once.
-pub(crate) struct Aead(Box<dyn Cipher>);
-
-impl Aead {
-    pub(crate) fn new(key: &[u8; 32]) -> Result<Self, NotAuthentic> {
-        let mut cipher = Primitives.resolve_cipher(&CipherChoice::ChaChaPoly).ok_or(NotAuthentic)?;
-        cipher.set(key);
-        Ok(Aead(cipher))
-    }
-
-    /// Seals all of `text` but its last [`TAG`] bytes, which become the tag.
-    pub(crate) fn seal_in_place(&self, nonce: u64, ad: &[u8], text: &mut [u8]) {
-        let plain: SmallVec<[u8; 1_536]> = SmallVec::from_slice(&text[..text.len() - TAG]);
-        self.0.encrypt(nonce, ad, &plain, text);
-    }
-
-    /// Opens `text` and returns the plain text's length. After a failure the content of `text` means nothing.
-    pub(crate) fn open_in_place(
-        &self,
-        nonce: u64,
-        ad: &[u8],
-        text: &mut [u8],
-    ) -> Result<usize, NotAuthentic> {
-        if text.len() < TAG {
-            return Err(NotAuthentic);
-        }
-        let sealed: SmallVec<[u8; 1_536]> = SmallVec::from_slice(text);
-        self.0.decrypt(nonce, ad, &sealed, text).map_err(|_| NotAuthentic)
-    }
 }
 
 /// Seals `payload` so that only `to` can open it and knows it came from us (Noise one-way X).
@@ -148,37 +117,20 @@ impl Handshake {
         Ok((Handshake(Box::new(state)), peer, payload))
     }
 
-    /// Responder: returns the second message, and the keys.
-    pub(crate) fn finish_writing(mut self, payload: &[u8]) -> Result<(Vec<u8>, Keys), NotAuthentic> {
-        let second = write(&mut self.0, payload, IK2_OVERHEAD)?;
-        Ok((second, self.keys()?))
-    }
-
-    /// Initiator: returns the second message's payload, and the keys.
-    pub(crate) fn finish_reading(mut self, second: &[u8]) -> Result<(Vec<u8>, Keys), NotAuthentic> {
-        let payload = read(&mut self.0, second)?;
-        Ok((payload, self.keys()?))
-    }
-
     /// Responder: returns the second message, and the secrets of the two directions, the initiator's first.
     pub(crate) fn split_writing(mut self, payload: &[u8]) -> Result<(Vec<u8>, Secrets), NotAuthentic> {
         let second = write(&mut self.0, payload, IK2_OVERHEAD)?;
         Ok((second, self.0.dangerously_get_raw_split().into()))
     }
 
-    /// Initiator: returns the second message's payload, and the secrets of the two directions, ours first.
+    /// Initiator: returns the second message's payload, and the secrets of the two directions.
     pub(crate) fn split_reading(mut self, second: &[u8]) -> Result<(Vec<u8>, Secrets), NotAuthentic> {
         let payload = read(&mut self.0, second)?;
         Ok((payload, self.0.dangerously_get_raw_split().into()))
     }
-
-    fn keys(self) -> Result<Keys, NotAuthentic> {
-        let state = Arc::new(self.0.into_stateless_transport_mode().map_err(|_| NotAuthentic)?);
-        Ok(Keys { sealing: Sealing { state: state.clone(), nonce: 0 }, opening: Opening { state, nonce: 0 } })
-    }
 }
 
-/// Secrets that a handshake leaves to a protocol that numbers and protects its packets itself.
+/// Secrets that a handshake leaves: Noise's Split.
 pub(crate) struct Secrets {
     pub(crate) initiator: [u8; 32],
     pub(crate) responder: [u8; 32],
@@ -190,6 +142,20 @@ impl From<([u8; 32], [u8; 32])> for Secrets {
     }
 }
 
+impl Secrets {
+    /// Returns the keys of a stream whose ends have agreed on `suite`.
+    pub(crate) fn keys(&self, suite: Suite, initiates: bool) -> Result<Keys, NotAuthentic> {
+        let of = |secret: &[u8; 32]| match suite {
+            Suite::ChaCha20Poly1305 => Direction::new(suite, secret),
+            // No key is one of two ciphers.
+            Suite::Aes256Gcm => Direction::new(suite, &derive(secret, &[b"p2pd aes-256-gcm"])),
+        };
+        let (initiator, responder) = (of(&self.initiator)?, of(&self.responder)?);
+        let (ours, theirs) = if initiates { (initiator, responder) } else { (responder, initiator) };
+        Ok(Keys { sealing: Sealing(ours), opening: Opening(theirs) })
+    }
+}
+
 /// The two directions of an authenticated stream.
 #[derive(Debug)]
 pub(crate) struct Keys {
@@ -197,45 +163,84 @@ pub(crate) struct Keys {
     pub(crate) opening: Opening,
 }
 
-/// Outgoing direction. Each message has the next number as its nonce; 2^64 - 1 messages are the limit.
-pub(crate) struct Sealing {
-    state: Arc<StatelessTransportState>,
-    nonce: u64,
+/// Key of one direction. Each message has the next number as its nonce, from 0; 2^64 - 1 messages are the limit.
+struct Direction {
+    aead: Aead,
+    next: u64,
+    /// Number of the message before which the key is renewed.
+    renewal: u64,
+    messages_per_key: u64,
 }
+
+impl Direction {
+    fn new(suite: Suite, key: &[u8; 32]) -> Result<Self, NotAuthentic> {
+        let messages_per_key = suite.messages_per_key();
+        Ok(Direction { aead: Aead::new(suite, key)?, next: 0, renewal: messages_per_key, messages_per_key })
+    }
+
+    /// Does `work` with the next message's key and number. The number is used up if that succeeds.
+    fn step<T>(
+        &mut self,
+        work: impl FnOnce(&Aead, u64) -> Result<T, NotAuthentic>,
+    ) -> Result<T, NotAuthentic> {
+        // Noise keeps the last number for the renewal.
+        let after = self.next.checked_add(1).ok_or(NotAuthentic)?;
+        if self.next == self.renewal {
+            self.aead = self.aead.renewed()?;
+            self.renewal = self.renewal.saturating_add(self.messages_per_key);
+        }
+        let done = work(&self.aead, self.next)?;
+        self.next = after;
+        Ok(done)
+    }
+}
+
+/// Outgoing direction.
+pub(crate) struct Sealing(Direction);
 
 /// The peer's direction.
-pub(crate) struct Opening {
-    state: Arc<StatelessTransportState>,
-    nonce: u64,
-}
+pub(crate) struct Opening(Direction);
 
 impl Sealing {
-    /// Seals `plain` into `out`, which takes [`TAG`] bytes more; returns the length.
-    pub(crate) fn seal(&mut self, plain: &[u8], out: &mut [u8]) -> Result<usize, NotAuthentic> {
-        let n = self.state.write_message(self.nonce, plain, out).map_err(|_| NotAuthentic)?;
-        self.nonce = self.nonce.checked_add(1).ok_or(NotAuthentic)?;
-        Ok(n)
+    /// Seals all of `text` but its last [`TAG`] bytes, which become the tag.
+    pub(crate) fn seal(&mut self, text: &mut [u8]) -> Result<(), NotAuthentic> {
+        self.0.step(|aead, n| aead.seal_in_place(n, &[], text))
+    }
+
+    pub(crate) fn suite(&self) -> Suite {
+        self.0.aead.suite()
+    }
+
+    /// Sets the number of messages of one key, for tests of the limit.
+    #[cfg(test)]
+    pub(crate) fn renew_after(&mut self, messages: u64) {
+        (self.0.renewal, self.0.messages_per_key) = (messages, messages);
     }
 }
 
 impl Opening {
-    /// Opens `sealed` into `out`, which needs as many bytes as `sealed` has; returns the length.
-    pub(crate) fn open(&mut self, sealed: &[u8], out: &mut [u8]) -> Result<usize, NotAuthentic> {
-        let n = self.state.read_message(self.nonce, sealed, out).map_err(|_| NotAuthentic)?;
-        self.nonce = self.nonce.checked_add(1).ok_or(NotAuthentic)?;
-        Ok(n)
+    /// Opens `sealed` in its place; returns the plain text's length. After a failure the content of `sealed` means
+    /// nothing.
+    pub(crate) fn open(&mut self, sealed: &mut [u8]) -> Result<usize, NotAuthentic> {
+        self.0.step(|aead, n| aead.open_in_place(n, &[], sealed))
+    }
+
+    /// Sets the number of messages of one key, for tests of the limit.
+    #[cfg(test)]
+    pub(crate) fn renew_after(&mut self, messages: u64) {
+        (self.0.renewal, self.0.messages_per_key) = (messages, messages);
     }
 }
 
 impl core::fmt::Debug for Sealing {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "Sealing(nonce {})", self.nonce)
+        write!(f, "Sealing({:?}, message {})", self.suite(), self.0.next)
     }
 }
 
 impl core::fmt::Debug for Opening {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "Opening(nonce {})", self.nonce)
+        write!(f, "Opening({:?}, message {})", self.0.aead.suite(), self.0.next)
     }
 }
 
@@ -357,8 +362,16 @@ impl Random for Stream {
 mod tests {
     use super::*;
 
+    const SUITES: [Suite; 2] = [Suite::ChaCha20Poly1305, Suite::Aes256Gcm];
+
     fn key(n: u8) -> SecretKey {
         SecretKey::from_bytes([n; 32])
+    }
+
+    fn sealed(by: &mut Sealing, plain: &[u8]) -> Vec<u8> {
+        let mut text = [plain, &[0; TAG]].concat();
+        by.seal(&mut text).unwrap();
+        text
     }
 
     #[test]
@@ -384,18 +397,97 @@ mod tests {
         let (init, first) = Handshake::initiate(&a, &b.node_id(), b"p", b"one", [5; 32]).unwrap();
         let (resp, who, one) = Handshake::respond(&b, b"p", &first, [6; 32]).unwrap();
         assert_eq!((who, one.as_slice()), (a.node_id(), b"one".as_slice()));
-        let (second, mut theirs) = resp.finish_writing(b"two").unwrap();
-        let (two, mut ours) = init.finish_reading(&second).unwrap();
+        let (second, theirs) = resp.split_writing(b"two").unwrap();
+        let (two, ours) = init.split_reading(&second).unwrap();
         assert_eq!(two, b"two");
-        let (mut sealed, mut plain) = ([0; 21], [0; 21]);
-        for text in [b"12345", b"67890"] {
-            assert_eq!(ours.sealing.seal(text, &mut sealed), Ok(21));
-            assert_eq!(theirs.opening.open(&sealed, &mut plain), Ok(5));
-            assert_eq!(&plain[..5], text);
-            // The same record again has the wrong number.
-            assert_eq!(theirs.opening.open(&sealed, &mut plain), Err(NotAuthentic));
+        for suite in SUITES {
+            let (mut ours, mut theirs) =
+                (ours.keys(suite, true).unwrap(), theirs.keys(suite, false).unwrap());
+            for text in [b"12345", b"67890"] {
+                let sealed = sealed(&mut ours.sealing, text);
+                let mut plain = sealed.clone();
+                assert_eq!(theirs.opening.open(&mut plain), Ok(5));
+                assert_eq!(&plain[..5], text);
+                // The same record again has the wrong number.
+                assert_eq!(theirs.opening.open(&mut sealed.clone()), Err(NotAuthentic));
+            }
+            let mut back = sealed(&mut theirs.sealing, b"back");
+            assert_eq!(ours.opening.open(&mut back), Ok(4));
         }
         assert!(Handshake::respond(&b, b"other", &first, [6; 32]).is_err());
         assert!(Handshake::respond(&a, b"p", &first, [6; 32]).is_err());
+    }
+
+    fn keys(suite: Suite) -> (Keys, Keys) {
+        let secrets = Secrets { initiator: [1; 32], responder: [2; 32] };
+        (secrets.keys(suite, true).unwrap(), secrets.keys(suite, false).unwrap())
+    }
+
+    #[test]
+    fn each_cipher_has_keys_of_its_own() {
+        let of = |suite| sealed(&mut keys(suite).0.sealing, &[0; 32]);
+        let direct = |key: &[u8; 32]| {
+            let mut text = vec![0; 32 + TAG];
+            Aead::new(Suite::Aes256Gcm, key).unwrap().seal_in_place(0, &[], &mut text).unwrap();
+            text
+        };
+        assert_ne!(of(Suite::Aes256Gcm), of(Suite::ChaCha20Poly1305));
+        assert_ne!(of(Suite::Aes256Gcm), direct(&[1; 32]), "not the secret itself");
+        assert_eq!(of(Suite::Aes256Gcm), direct(&derive(&[1; 32], &[b"p2pd aes-256-gcm"])));
+    }
+
+    /// RFC 9001 section 6.6.
+    #[test]
+    fn aes_keys_are_renewed_after_2_to_the_23_messages_and_chacha_keys_never() {
+        let of = |suite| keys(suite).0.sealing.0.renewal;
+        assert_eq!(of(Suite::Aes256Gcm), 8_388_608);
+        assert_eq!(of(Suite::ChaCha20Poly1305), u64::MAX);
+    }
+
+    #[test]
+    fn both_ends_renew_the_key_at_the_same_message_and_count_on() {
+        for suite in SUITES {
+            let (mut ours, mut theirs) = keys(suite);
+            ours.sealing.renew_after(3);
+            theirs.opening.renew_after(3);
+            let mut expected = match suite {
+                Suite::ChaCha20Poly1305 => Aead::new(suite, &[1; 32]),
+                Suite::Aes256Gcm => Aead::new(suite, &derive(&[1; 32], &[b"p2pd aes-256-gcm"])),
+            }
+            .unwrap();
+            for n in 0..10 {
+                if [3, 6, 9].contains(&n) {
+                    expected = expected.renewed().unwrap();
+                }
+                let mut by_hand = [[7; 4].as_slice(), &[0; TAG]].concat();
+                expected.seal_in_place(n, &[], &mut by_hand).unwrap();
+                let mut text = sealed(&mut ours.sealing, &[7; 4]);
+                assert_eq!(text, by_hand, "message {n}");
+                // What does not open neither counts nor renews a second time.
+                assert_eq!(theirs.opening.open(&mut [0; 20]), Err(NotAuthentic));
+                assert_eq!(theirs.opening.open(&mut text), Ok(4), "message {n}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_end_that_renews_elsewhere_is_not_understood() {
+        let (mut ours, mut theirs) = keys(Suite::Aes256Gcm);
+        ours.sealing.renew_after(3);
+        theirs.opening.renew_after(4);
+        for n in 0..4 {
+            let opened = theirs.opening.open(&mut sealed(&mut ours.sealing, &[7; 4]));
+            assert_eq!(opened, if n < 3 { Ok(4) } else { Err(NotAuthentic) }, "message {n}");
+        }
+    }
+
+    #[test]
+    fn the_last_number_of_noise_is_never_a_message() {
+        for suite in SUITES {
+            let (mut ours, _) = keys(suite);
+            (ours.sealing.0.next, ours.sealing.0.renewal) = (u64::MAX - 1, u64::MAX);
+            assert_eq!(ours.sealing.seal(&mut [0; 20]), Ok(()));
+            assert_eq!(ours.sealing.seal(&mut [0; 20]), Err(NotAuthentic));
+        }
     }
 }

@@ -86,12 +86,12 @@ impl Hash for StandInHash {
 }
 
 #[derive(Default)]
-struct StandInCipher {
-    key: [u8; 32],
+pub(crate) struct StandInCipher {
+    pub(crate) key: [u8; 32],
 }
 
 impl StandInCipher {
-    fn tag(&self, nonce: u64, ad: &[u8], text: &[u8]) -> [u8; 16] {
+    pub(crate) fn tag(&self, nonce: u64, ad: &[u8], text: &[u8]) -> [u8; 16] {
         let mut sum = Sum(nonce);
         sum.put(&self.key);
         sum.put(ad);

@@ -116,7 +116,7 @@ impl Caller {
     ) -> Option<(Caller, Bytes)> {
         let session = SessionId(session);
         let offer = Offer { session, purpose: Purpose::Open, terms: Terms::ENCRYPTED };
-        let (hello, first) = Hello::initiate(ours, to, offer, entropy).ok()?;
+        let (hello, first) = Hello::initiate(ours, to, offer, false, entropy).ok()?;
         let nominates = ours.node_id() < *to;
         Some((Caller { ours: ours.clone(), session, nominates, hello }, first))
     }

@@ -62,6 +62,8 @@ fn what_is_built_is_what_the_features_say() {
     let not_built = |feature, on: bool| (!on).then_some(ConfigError::NotBuilt(feature));
     assert_eq!(refused(with_turn), not_built("relay", cfg!(feature = "relay")));
     assert_eq!(refused(with_ports), not_built("portmap", cfg!(feature = "portmap")));
+    assert_eq!(refused(config().aes(true)), not_built("ring", cfg!(feature = "ring")));
+    assert_eq!(refused(config().aes(false)), None);
     assert_eq!(ConfigError::NotBuilt("relay").to_string(), "this build has no `relay`");
 }
 

@@ -30,6 +30,7 @@ pub mod messages;
 mod nat_file;
 mod pin_file;
 mod pipe;
+mod processor;
 mod ready;
 mod secret;
 #[cfg(feature = "servers")]

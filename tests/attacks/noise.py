@@ -6,7 +6,7 @@ import os
 import struct
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
 
 def blake2s(data):
@@ -35,12 +35,16 @@ def derive(chaining, material):
 
 
 class Cipher:
-    def __init__(self, key):
-        self.aead, self.count = ChaCha20Poly1305(key), 0
+    def __init__(self, key, aead=ChaCha20Poly1305, nonce="<4xQ"):
+        self.key, self.aead, self.form, self.count = key, aead(key), nonce, 0
+
+    def aes(self):
+        """The direction's AES-256-GCM, of a hello that has agreed on it."""
+        return Cipher(keyed(self.key, b"p2pd aes-256-gcm"), AESGCM, ">4xQ")
 
     def nonce(self):
         self.count += 1
-        return struct.pack("<4xQ", self.count - 1)
+        return struct.pack(self.form, self.count - 1)
 
     def seal(self, plain, ad=b""):
         return self.aead.encrypt(self.nonce(), plain, ad)

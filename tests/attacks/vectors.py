@@ -140,9 +140,13 @@ def hellos(v):
     payload = responder.first(hello.first[4:])
     same(payload.hex(), v["session"] + bytes([v["purpose"], v["mode"]]).hex() + v["protocol"], "FIRST's payload")
     same(responder.peer, caller.public, "who calls")
-    second = bytes([v["status"], *v["refusal"]])
+    second = bytes([v["status"], *v["detail"]])
     same(wire.frame(wire.SECOND, responder.second(second)).hex(), v["second"], "SECOND")
     same(hello.noise.second(unhex(v["second"])[4:]), second, "SECOND's payload")
+    if v["status"] != 2 and v["detail"][0] == 1:
+        same(v["mode"], 2, "AES-256-GCM was on offer")
+        for end in (hello.noise, responder):
+            end.sending, end.receiving = end.sending.aes(), end.receiving.aes()
     ends = {"initiator": hello.noise, "responder": responder}
     other = {"initiator": responder, "responder": hello.noise}
     for said in v["controls"]:

@@ -3,27 +3,33 @@
 //!
 //! A plain pipe is that socket, so the two are compared by one thread that does both ends. With a thread for each, bare
 //! sockets alone differ threefold from one run to the next, by where the system puts the threads (measured). An
-//! encrypted pipe has a thread for each end, and is compared with the sealing rate of one core.
+//! encrypted pipe has a thread for each end. On tokio it is compared with tokio-rustls under the same cipher and with
+//! bare TCP, in turn, where each end has a runtime on a thread of its own.
 //!
-//! Run `cargo bench -p p2pd-tests --bench pipes`, for memory alone with `-- memory` behind it.
+//! Run `cargo bench -p p2pd-tests --bench pipes`, for a part alone with `-- throughput`, `-- peers` or `-- memory`
+//! behind it.
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use chacha20poly1305::aead::AeadInPlace;
-use chacha20poly1305::{ChaCha20Poly1305, KeyInit};
 use futures_lite::{AsyncReadExt as _, AsyncWriteExt as _};
 use mio::event::Source;
 use mio::{Events, Interest, Poll, Token};
 use p2pd_core::{Config, PeerAddress, PipeMode, Plan, SecretKey};
 use p2pd_tests::drivers::runtime;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio_rustls::rustls::crypto::CryptoProvider;
+use tokio_rustls::rustls::crypto::ring::{self, cipher_suite};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedCipherSuite};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 const BYTES: usize = 256 << 20;
 const CHUNK: usize = 64 << 10;
 const ROUNDS: usize = 61;
+const PEER_ROUNDS: usize = 21;
 const LONG: Duration = Duration::from_secs(60);
 
 fn config() -> Config {
@@ -224,17 +230,6 @@ async fn async_std_pair(mode: PipeMode) -> (p2pd_async_std::Pipe, p2pd_async_std
     (near, far)
 }
 
-/// Measures the rate at which one core seals records of 16 KiB; another core opens at the same rate.
-fn cipher() -> f64 {
-    let cipher = ChaCha20Poly1305::new(&[7; 32].into());
-    let mut record = vec![7; 16 << 10];
-    let began = Instant::now();
-    for _ in 0..BYTES / record.len() {
-        cipher.encrypt_in_place_detached(&[0; 12].into(), b"", &mut record).unwrap();
-    }
-    rate(began)
-}
-
 /// A pipe's rate, or without a mode a bare socket's, both ends by one thread.
 fn alone(runtime_name: &str, mode: Option<PipeMode>) -> f64 {
     match (runtime_name, mode) {
@@ -272,11 +267,9 @@ fn sealed(runtime_name: &str) -> f64 {
 }
 
 fn throughput() {
-    let bound = (0..ROUNDS).map(|_| cipher()).fold(0.0, f64::max);
     println!("{} MiB one way over loopback, {ROUNDS} rounds in turn, MB/s", BYTES >> 20);
-    println!("cipher alone, one core, best: {bound:.0}");
     println!("           one thread, median                 two threads, best");
-    println!("runtime    raw socket   plain pipe   ratio    encrypted   of cipher");
+    println!("runtime    raw socket   plain pipe   ratio    encrypted");
     for name in ["mio", "tokio", "async-std"] {
         let [mut bare, mut plain, mut ratios] = [const { Vec::new() }; 3];
         let mut best = 0.0_f64;
@@ -297,12 +290,129 @@ fn throughput() {
             }
         }
         println!(
-            "{name:<10} {:>10.0} {:>12.0} {:>7.3} {best:>12.0} {:>11.2}",
+            "{name:<10} {:>10.0} {:>12.0} {:>7.3} {best:>12.0}",
             median(bare),
             median(plain),
-            median(ratios),
-            best / bound
+            median(ratios)
         );
+    }
+}
+
+fn own_runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// Returns the rate from `near` to `far`, each on a runtime and a thread of its own. `far` tells `near` where it is.
+fn apart<At, Near, Far>(
+    near: impl AsyncFnOnce(At) -> Near,
+    far: impl AsyncFnOnce(mpsc::Sender<At>) -> Far + Send + 'static,
+) -> f64
+where
+    At: Send + 'static,
+    Near: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    Far: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+{
+    let (tell, told) = mpsc::channel();
+    let reader = thread::spawn(move || {
+        own_runtime().block_on(async {
+            let mut far = far(tell).await;
+            let began = Instant::now();
+            read_all!(far);
+            let rate = rate(began);
+            far.write_all(&[0]).await.unwrap();
+            far.flush().await.unwrap();
+            rate
+        })
+    });
+    own_runtime().block_on(async {
+        let mut near = near(told.recv().unwrap()).await;
+        write_all!(near);
+        near.read_exact(&mut [0]).await.unwrap();
+    });
+    reader.join().unwrap()
+}
+
+/// Returns the end of a TCP connection, as pipes have it.
+async fn dial(to: SocketAddr) -> tokio::net::TcpStream {
+    let stream = tokio::net::TcpStream::connect(to).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream
+}
+
+async fn accept(tell: mpsc::Sender<SocketAddr>) -> tokio::net::TcpStream {
+    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    tell.send(listener.local_addr().unwrap()).unwrap();
+    let stream = listener.accept().await.unwrap().0;
+    stream.set_nodelay(true).unwrap();
+    stream
+}
+
+fn bare_apart() -> f64 {
+    apart(dial, accept)
+}
+
+/// TLS 1.3 with one cipher suite.
+fn rustls_apart(suite: SupportedCipherSuite) -> f64 {
+    let rcgen::CertifiedKey { cert, signing_key } =
+        rcgen::generate_simple_self_signed(["localhost".into()]).unwrap();
+    let provider = Arc::new(CryptoProvider { cipher_suites: vec![suite], ..ring::default_provider() });
+    let mut roots = RootCertStore::empty();
+    roots.add(cert.der().clone()).unwrap();
+    let versions = &[&tokio_rustls::rustls::version::TLS13];
+    let client =
+        ClientConfig::builder_with_provider(provider.clone()).with_protocol_versions(versions).unwrap();
+    let client = TlsConnector::from(Arc::new(client.with_root_certificates(roots).with_no_client_auth()));
+    let server = ServerConfig::builder_with_provider(provider).with_protocol_versions(versions).unwrap();
+    let key = signing_key.serialize_der().try_into().unwrap();
+    let server = server.with_no_client_auth().with_single_cert(vec![cert.der().clone()], key).unwrap();
+    apart(
+        async |to| client.connect("localhost".try_into().unwrap(), dial(to).await).await.unwrap(),
+        async move |tell| TlsAcceptor::from(Arc::new(server)).accept(accept(tell).await).await.unwrap(),
+    )
+}
+
+fn p2pd_apart(aes: bool) -> f64 {
+    let node = async move || p2pd_tokio::Node::bind(config().aes(aes)).await.unwrap();
+    apart(
+        async |to: PeerAddress| {
+            let node = node().await;
+            let pipe = node.connect_with(&to, plan(PipeMode::Encrypted)).await.unwrap();
+            node.shutdown().await;
+            pipe
+        },
+        async move |tell: mpsc::Sender<PeerAddress>| {
+            let node = node().await;
+            tell.send(node.address().await).unwrap();
+            let pipe = node.accept().await.unwrap();
+            node.shutdown().await;
+            pipe
+        },
+    )
+}
+
+/// Measures encrypted pipes beside tokio-rustls and bare TCP.
+fn peers() {
+    use cipher_suite::{TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256};
+    let kinds: [(&str, Box<dyn Fn() -> f64>); 5] = [
+        ("TCP", Box::new(bare_apart)),
+        ("tokio-rustls, AES-256-GCM", Box::new(|| rustls_apart(TLS13_AES_256_GCM_SHA384))),
+        ("p2pd, AES-256-GCM", Box::new(|| p2pd_apart(true))),
+        ("tokio-rustls, ChaCha20-Poly1305", Box::new(|| rustls_apart(TLS13_CHACHA20_POLY1305_SHA256))),
+        ("p2pd, ChaCha20-Poly1305", Box::new(|| p2pd_apart(false))),
+    ];
+    let mut rates = [const { Vec::new() }; 5];
+    for _ in 0..PEER_ROUNDS {
+        for ((_, rate), rates) in kinds.iter().zip(&mut rates) {
+            rates.push(rate());
+        }
+    }
+    println!("{} MiB one way over loopback, a runtime of tokio and a thread for each end", BYTES >> 20);
+    println!("{PEER_ROUNDS} rounds in turn, medians                MB/s   of TCP   of tokio-rustls");
+    // A round's rates are compared with each other: the machine is the same then.
+    let of = |n: usize, base: usize| median(rates[n].iter().zip(&rates[base]).map(|(a, b)| a / b).collect());
+    for (n, (name, _)) in kinds.iter().enumerate() {
+        let rival = if n == 2 || n == 4 { format!("{:>17.2}", of(n, n - 1)) } else { String::new() };
+        println!("{name:<34} {:>9.0} {:>8.2}{rival}", median(rates[n].clone()), of(n, 0));
     }
 }
 
@@ -353,11 +463,11 @@ fn memory() {
 }
 
 fn main() {
-    let only = |part: &str| std::env::args().any(|arg| arg == part);
-    if !only("memory") {
-        throughput();
-    }
-    if !only("throughput") {
-        memory();
+    let parts: [(&str, fn()); 3] = [("throughput", throughput), ("peers", peers), ("memory", memory)];
+    let one = std::env::args().find(|arg| parts.iter().any(|(name, _)| name == arg));
+    for (name, part) in parts {
+        if one.as_deref().is_none_or(|one| one == name) {
+            part();
+        }
     }
 }

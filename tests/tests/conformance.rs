@@ -13,7 +13,7 @@ use p2pd_core::{
     Config, FailReason, IoFailure, PeerAddress, PipeMode, Plan, ProtocolTag, Refusal, SecretKey, Strategy,
 };
 use p2pd_sys::{BindError, ConnectError};
-use p2pd_tests::drivers::{Driver, Node, Pipe};
+use p2pd_tests::drivers::{Driver, Node, Pipe, Trace};
 
 /// Longer than anything here takes, even on a busy machine.
 const LONG: Duration = Duration::from_secs(20);
@@ -182,6 +182,65 @@ fn big_and_tiny_writes_arrive_byte_exact_both_ways_at_once() {
             let (tiny, from_big) = tiny.join().unwrap();
             assert_eq!((from_big, from_tiny), (big, tiny), "{driver} {mode}");
         }
+    }
+}
+
+#[test]
+fn pipes_between_ends_with_aes_and_without_it_bring_every_byte() {
+    for driver in Driver::ALL {
+        for (one, other) in [(true, true), (true, false), (false, true), (false, false)] {
+            let bind = |aes: bool| driver.bind(config().aes(aes), None).unwrap();
+            let (a, b) = (bind(one), bind(other));
+            let mut ours = a.connect(&b.address(), plan(PipeMode::Encrypted)).unwrap();
+            let mut theirs = b.accept(LONG).unwrap();
+            let data: Vec<u8> = (0..3 * MIB).map(pattern).collect();
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    assert_eq!(receive(&mut *theirs, 65_536), data.len(), "{driver} {one} {other}");
+                    theirs.write_all(&data).unwrap();
+                    theirs.end().unwrap();
+                });
+                ours.write_all(&data).unwrap();
+                ours.end().unwrap();
+                assert_eq!(receive(&mut *ours, 1_000), data.len(), "{driver} {one} {other}");
+            });
+        }
+    }
+}
+
+/// What the processor has is in the configuration from then on, and so in a trace.
+#[test]
+fn a_driver_asks_the_processor_for_aes_unless_its_user_has_said() {
+    for driver in Driver::ALL {
+        let header_of = |config: Config| {
+            let text = Arc::new(Mutex::new(String::new()));
+            let lines = text.clone();
+            let trace: Trace = Box::new(move |line: &str| lines.lock().unwrap().push_str(line));
+            driver.bind(config, Some(trace)).unwrap().shutdown();
+            let text = text.lock().unwrap();
+            text.lines().find(|line| line.starts_with("aes ")).unwrap().to_owned()
+        };
+        assert_eq!(header_of(config().aes(true)), "aes yes", "{driver}");
+        assert_eq!(header_of(config().aes(false)), "aes no", "{driver}");
+        assert!(["aes yes", "aes no"].contains(&&*header_of(config())), "{driver}");
+    }
+}
+
+#[test]
+fn a_write_takes_two_records_and_no_more() {
+    for driver in Driver::ALL {
+        let Pair { _nodes, mut ours, mut theirs } = pair(driver, PipeMode::Encrypted);
+        let data: Vec<u8> = (0..100_000).map(pattern).collect();
+        let reader = thread::spawn(move || receive(&mut *theirs, 100_000));
+        let mut sent = 0;
+        let taken = [(); 4].map(|()| {
+            let n = ours.write(&data[sent..]).unwrap();
+            sent += n;
+            n
+        });
+        assert_eq!(taken, [32_768, 32_768, 32_768, 1_696], "{driver}");
+        ours.end().unwrap();
+        assert_eq!(reader.join().unwrap(), 100_000, "{driver}");
     }
 }
 

@@ -54,11 +54,11 @@ impl Pipe {
         let mut buffer = vec![0; MAX_RECORD];
         loop {
             if let PipeKeys::Encrypted(_, opener) = &mut self.start.keys {
-                match opener.open(&self.received, &mut buffer).map_err(io::Error::other)? {
+                match opener.open(&mut self.received).map_err(io::Error::other)? {
                     Opened::Data { consumed, plain } => {
+                        let plain = self.received[plain].to_vec();
                         self.received.drain(..consumed);
-                        buffer.truncate(plain);
-                        return Ok(buffer);
+                        return Ok(plain);
                     }
                     Opened::End { consumed } => drop(self.received.drain(..consumed)),
                     Opened::Need(_) => {}

@@ -25,15 +25,17 @@
 //! ```text
 //! 1 FIRST   114 bytes and those of a protocol: Noise IK 1 of { session 16 | purpose u8 | mode u8 | protocol }
 //!           = ephemeral key 32 | sealed static key 48 | sealed payload 34
-//! 2 SECOND  51 bytes: Noise IK 2 of { status u8 | refusal 2 }
+//! 2 SECOND  51 bytes: Noise IK 2 of { status u8 | detail 2 }
 //!           = ephemeral key 32 | sealed payload 19
 //! 3 SEALED  a control message and a tag of 16: transport messages of Noise, nonces counted from 0 in each direction
 //! 4 REFUSE  2 bytes: a refusal in clear, of a frame whose version is not spoken
 //! ```
 //! - Noise is `Noise_IK_25519_ChaChaPoly_BLAKE2s`, prologue `"p2pd hello\0" | version u8 | responder's static key 32`.
 //! - `purpose`: 0 to open a session of the dialler's own, 1 because the responder asked for it.
-//! - `mode`: 0 encrypted, 1 plain. For purpose 0 the protocol's name follows, up to 64 bytes, if there is one.
-//! - `status`: 0 ready, 1 the responder's user is asked, 2 refused. The refusal is 0, 0 unless it is 2.
+//! - `mode`: 0 encrypted, 1 plain, 2 encrypted with AES-256-GCM on offer. For purpose 0 the protocol's name follows, up
+//!   to 64 bytes, if there is one.
+//! - `status`: 0 ready, 1 the responder's user is asked, 2 refused. The detail is a refusal if it is 2, else the cipher
+//!   of all that follows and 0. The cipher is 0 ChaCha20-Poly1305, or 1 AES-256-GCM, which must have been on offer.
 //! - A refusal is `code u8 | detail u8`: 1 not accepted, 2 busy, 3 plain not allowed, 4 no such session, 5 version with
 //!   the one that is spoken as detail, 6 no search for strangers, 7 nothing inside for strangers with what was asked
 //!   for as detail (1 reverse, 2 punch, 3 relay), 8 no search in silence, 9 protocol not taken.
@@ -49,7 +51,7 @@ use smallvec::SmallVec;
 
 use crate::call::{Refusal, Strategy};
 use crate::identity::{NodeId, SecretKey};
-use crate::noise::{Handshake, Keys, NotAuthentic};
+use crate::noise::{Handshake, Keys, NotAuthentic, Suite, TAG};
 use crate::pipe::{Opener, PipeKeys, PipeMode, ProtocolTag, Sealer, Terms};
 use crate::session::SessionId;
 use frame::{Framer, Kind};
@@ -58,6 +60,9 @@ pub(crate) use frame::HEADER;
 
 /// The one version of hello and signalling that is spoken.
 pub(crate) const VERSION: u8 = 2;
+
+/// The mode's byte in FIRST of an encrypted pipe whose initiator offers AES-256-GCM.
+const OFFERS_AES: u8 = 2;
 
 /// Reason that the initiator dialled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -149,6 +154,8 @@ pub(crate) struct Hello {
     yields: bool,
     /// The other end's beginning was passed over, once.
     crossed: bool,
+    /// True if this end offers AES-256-GCM, and takes it.
+    aes: bool,
 }
 
 #[derive(Debug)]
@@ -157,8 +164,8 @@ enum State {
     AwaitingSecond(Handshake),
     /// Responder: nothing came yet.
     AwaitingFirst,
-    /// Responder: FIRST came, the answer is the caller's to give.
-    Answering(Handshake),
+    /// Responder: FIRST came, the answer is the caller's to give, for a stream of this cipher.
+    Answering(Handshake, Suite),
     /// The handshake is done: each end knows the other.
     Open(Box<Keys>),
     /// End of the hello.
@@ -166,11 +173,12 @@ enum State {
 }
 
 impl Hello {
-    /// Returns the end that dialled, and its first frame.
+    /// Returns the end that dialled, and its first frame. With `aes` it offers AES-256-GCM.
     pub(crate) fn initiate(
         ours: &SecretKey,
         peer: &NodeId,
         offer: Offer,
+        aes: bool,
         entropy: [u8; 32],
     ) -> Result<(Self, Bytes), HelloError> {
         let purpose = match offer.purpose {
@@ -179,20 +187,24 @@ impl Hello {
         };
         let mut payload: SmallVec<[u8; 96]> = SmallVec::new();
         payload.extend_from_slice(&offer.session.0);
-        payload.extend_from_slice(&[purpose, offer.terms.mode.code()]);
+        let mode = match offer.terms.mode {
+            PipeMode::Encrypted if aes => OFFERS_AES,
+            mode => mode.code(),
+        };
+        payload.extend_from_slice(&[purpose, mode]);
         // Who asked to be dialled knows its own protocol. Its length would be the peer's choice.
         if let (Purpose::Open, Some(protocol)) = (offer.purpose, offer.terms.protocol) {
             payload.extend_from_slice(protocol.as_bytes());
         }
         let (handshake, first) = Handshake::initiate(ours, peer, &prologue(peer), &payload, entropy)?;
         let state = State::AwaitingSecond(handshake);
-        let hello = Hello { framer: Framer::new(), state, yields: false, crossed: false };
+        let hello = Hello { framer: Framer::new(), state, yields: false, crossed: false, aes };
         Ok((hello, frame::encode(Kind::First, &first)))
     }
 
-    /// Returns the end that accepted.
-    pub(crate) fn respond() -> Self {
-        Hello { framer: Framer::new(), state: State::AwaitingFirst, yields: false, crossed: false }
+    /// Returns the end that accepted. With `aes` it takes AES-256-GCM where the other one offers it.
+    pub(crate) fn respond(aes: bool) -> Self {
+        Hello { framer: Framer::new(), state: State::AwaitingFirst, yields: false, crossed: false, aes }
     }
 
     /// Makes an end that began on a stream it accepted give way to a dialler that began as well.
@@ -221,7 +233,7 @@ impl Hello {
             }
             (state, _) => state,
         };
-        let (state, heard) = state.hear(ours, kind, &body, entropy)?;
+        let (state, heard) = state.hear(ours, kind, &body, self.aes, entropy)?;
         self.state = state;
         Ok((taken, Some(heard)))
     }
@@ -239,29 +251,33 @@ impl Hello {
 
     /// Responder: returns the answer to FIRST.
     pub(crate) fn answer(&mut self, status: Status) -> Result<Bytes, HelloError> {
-        let State::Answering(handshake) = core::mem::replace(&mut self.state, State::Dead) else {
+        let State::Answering(handshake, suite) = core::mem::replace(&mut self.state, State::Dead) else {
             return Err(HelloError::Malformed);
         };
+        let cipher = match suite {
+            Suite::ChaCha20Poly1305 => 0,
+            Suite::Aes256Gcm => 1,
+        };
         let payload: [u8; 3] = match status {
-            Status::Ready => [0, 0, 0],
-            Status::Asking => [1, 0, 0],
+            Status::Ready => [0, cipher, 0],
+            Status::Asking => [1, cipher, 0],
             Status::Refused(why) => {
                 let [code, detail] = refusal_code(why);
                 [2, code, detail]
             }
         };
-        let (second, keys) = handshake.finish_writing(&payload)?;
-        self.state = State::Open(Box::new(keys));
+        let (second, secrets) = handshake.split_writing(&payload)?;
+        self.state = State::Open(Box::new(secrets.keys(suite, false)?));
         Ok(frame::encode(Kind::Second, &second))
     }
 
     /// Seals a control message, at either end, after the handshake.
     pub(crate) fn control(&mut self, message: &Control) -> Result<Bytes, HelloError> {
         let State::Open(keys) = &mut self.state else { return Err(HelloError::Malformed) };
-        let plain = message.encode();
-        let mut sealed = [0; 64];
-        let length = keys.sealing.seal(&plain, &mut sealed)?;
-        Ok(frame::encode(Kind::Sealed, &sealed[..length]))
+        let mut sealed = message.encode();
+        sealed.extend_from_slice(&[0; TAG]);
+        keys.sealing.seal(&mut sealed)?;
+        Ok(frame::encode(Kind::Sealed, &sealed))
     }
 
     /// Returns the keys for the pipe, once the handshake is done.
@@ -287,23 +303,33 @@ impl State {
         ours: &SecretKey,
         kind: Kind,
         body: &[u8],
+        aes: bool,
         entropy: impl FnOnce() -> [u8; 32],
     ) -> Result<(State, Heard), HelloError> {
         match (self, kind) {
             (State::AwaitingFirst, Kind::First) => {
                 let prologue = prologue(&ours.node_id());
                 let (handshake, peer, payload) = Handshake::respond(ours, &prologue, body, entropy())?;
-                let offer = parse_offer(&payload).ok_or(HelloError::Malformed)?;
-                Ok((State::Answering(handshake), Heard::First { peer, offer }))
+                let (offer, aes_offered) = parse_offer(&payload).ok_or(HelloError::Malformed)?;
+                let suite = if aes && aes_offered { Suite::Aes256Gcm } else { Suite::ChaCha20Poly1305 };
+                Ok((State::Answering(handshake, suite), Heard::First { peer, offer }))
             }
             (State::AwaitingSecond(handshake), Kind::Second) => {
-                let (payload, keys) = handshake.finish_reading(body)?;
-                let status = match payload[..] {
-                    [0, 0, 0] => Status::Ready,
-                    [1, 0, 0] => Status::Asking,
-                    [2, code, detail] => Status::Refused(refusal_from([code, detail])),
+                let (payload, secrets) = handshake.split_reading(body)?;
+                let [status, detail @ ..] =
+                    <[u8; 3]>::try_from(&payload[..]).map_err(|_| HelloError::Malformed)?;
+                let (status, cipher) = match (status, detail) {
+                    (0, [cipher, 0]) => (Status::Ready, cipher),
+                    (1, [cipher, 0]) => (Status::Asking, cipher),
+                    (2, refusal) => (Status::Refused(refusal_from(refusal)), 0),
                     _ => return Err(HelloError::Malformed),
                 };
+                let suite = match cipher {
+                    0 => Suite::ChaCha20Poly1305,
+                    1 if aes => Suite::Aes256Gcm,
+                    _ => return Err(HelloError::Malformed),
+                };
+                let keys = secrets.keys(suite, true)?;
                 Ok((State::Open(Box::new(keys)), Heard::Second(status)))
             }
             (State::AwaitingSecond(_), Kind::Refuse) => match *body {
@@ -311,9 +337,8 @@ impl State {
                 _ => Err(HelloError::Malformed),
             },
             (State::Open(mut keys), Kind::Sealed) => {
-                let mut plain = [0; 64];
-                let out = plain.get_mut(..body.len()).ok_or(HelloError::Malformed)?;
-                let length = keys.opening.open(body, out)?;
+                let mut plain: SmallVec<[u8; 64]> = SmallVec::from_slice(body);
+                let length = keys.opening.open(&mut plain)?;
                 let control = parse_control(&plain[..length]).ok_or(HelloError::Malformed)?;
                 Ok((State::Open(keys), Heard::Control(control)))
             }
@@ -366,7 +391,8 @@ pub(crate) fn parse_control(plain: &[u8]) -> Option<Control> {
     }
 }
 
-fn parse_offer(payload: &[u8]) -> Option<Offer> {
+/// Returns an offer, and whether AES-256-GCM is on it.
+fn parse_offer(payload: &[u8]) -> Option<(Offer, bool)> {
     let (session, rest) = payload.split_first_chunk()?;
     let [purpose, mode, protocol @ ..] = rest else { return None };
     let protocol = match protocol {
@@ -378,8 +404,11 @@ fn parse_offer(payload: &[u8]) -> Option<Offer> {
         1 if protocol.is_none() => Purpose::Answer,
         _ => return None,
     };
-    let terms = Terms::of(PipeMode::from_code(*mode)?, protocol);
-    Some(Offer { session: SessionId(*session), purpose, terms })
+    let (mode, aes) = match *mode {
+        OFFERS_AES => (PipeMode::Encrypted, true),
+        mode => (PipeMode::from_code(mode)?, false),
+    };
+    Some((Offer { session: SessionId(*session), purpose, terms: Terms::of(mode, protocol) }, aes))
 }
 
 fn prologue(responder: &NodeId) -> [u8; 11 + 1 + 32] {
@@ -459,9 +488,14 @@ mod tests {
 
     /// Returns the two ends after SECOND.
     fn open_pair(status: Status) -> (Hello, Hello) {
+        open_pair_with(status, false, false)
+    }
+
+    /// Returns the two ends after SECOND, each with AES-256-GCM or without.
+    fn open_pair_with(status: Status, one: bool, other: bool) -> (Hello, Hello) {
         let (a, b) = (key(1), key(2));
-        let (mut init, first) = Hello::initiate(&a, &b.node_id(), OFFER, [3; 32]).unwrap();
-        let mut resp = Hello::respond();
+        let (mut init, first) = Hello::initiate(&a, &b.node_id(), OFFER, one, [3; 32]).unwrap();
+        let mut resp = Hello::respond(other);
         match hear(&mut resp, &b, &first) {
             Ok(Heard::First { peer, offer }) => assert_eq!((peer, offer), (a.node_id(), OFFER)),
             other => panic!("{other:?}"),
@@ -513,8 +547,9 @@ mod tests {
         let (a, b) = (key(1), key(2));
         for length in [1, 64] {
             let terms = Terms::of(PipeMode::Encrypted, ProtocolTag::new(&vec![b'p'; length]));
-            let (_, first) = Hello::initiate(&a, &b.node_id(), Offer { terms, ..OFFER }, [3; 32]).unwrap();
-            match hear(&mut Hello::respond(), &b, &first) {
+            let (_, first) =
+                Hello::initiate(&a, &b.node_id(), Offer { terms, ..OFFER }, false, [3; 32]).unwrap();
+            match hear(&mut Hello::respond(false), &b, &first) {
                 Ok(Heard::First { offer, .. }) => assert_eq!(offer.terms, terms),
                 other => panic!("{other:?}"),
             }
@@ -524,11 +559,11 @@ mod tests {
     #[test]
     fn frames_are_read_exactly_at_every_split() {
         let (a, b) = (key(1), key(2));
-        let (_, first) = Hello::initiate(&a, &b.node_id(), OFFER, [3; 32]).unwrap();
+        let (_, first) = Hello::initiate(&a, &b.node_id(), OFFER, false, [3; 32]).unwrap();
         let mut wire = first.to_vec();
         wire.extend_from_slice(b"the pipe's bytes");
         for cut in 0..first.len() {
-            let mut resp = Hello::respond();
+            let mut resp = Hello::respond(false);
             let (taken, heard) = resp.receive(&b, &wire[..cut], || [4; 32]).unwrap();
             assert!(heard.is_none());
             assert_eq!(taken, cut);
@@ -543,22 +578,22 @@ mod tests {
     #[test]
     fn strangers_and_old_versions_are_told_apart() {
         let (a, b, c) = (key(1), key(2), key(3));
-        let (_, first) = Hello::initiate(&a, &b.node_id(), OFFER, [3; 32]).unwrap();
-        assert_eq!(hear(&mut Hello::respond(), &c, &first).err(), Some(HelloError::NotAuthentic));
+        let (_, first) = Hello::initiate(&a, &b.node_id(), OFFER, false, [3; 32]).unwrap();
+        assert_eq!(hear(&mut Hello::respond(false), &c, &first).err(), Some(HelloError::NotAuthentic));
 
         for at in HEADER..first.len() {
             let mut changed = first.to_vec();
             changed[at] ^= 1;
-            let heard = hear(&mut Hello::respond(), &b, &changed).err();
+            let heard = hear(&mut Hello::respond(false), &b, &changed).err();
             assert_eq!(heard, Some(HelloError::NotAuthentic), "byte {at}");
         }
 
         let mut newer = first.to_vec();
         newer[0] = 3;
-        let err = Hello::respond().receive(&b, &newer, || [4; 32]).err();
+        let err = Hello::respond(false).receive(&b, &newer, || [4; 32]).err();
         assert_eq!(err, Some(HelloError::Version(3)));
 
-        let (mut init, _) = Hello::initiate(&a, &b.node_id(), OFFER, [3; 32]).unwrap();
+        let (mut init, _) = Hello::initiate(&a, &b.node_id(), OFFER, false, [3; 32]).unwrap();
         let told = hear(&mut init, &a, &refuse_version()).err();
         assert_eq!(told, Some(HelloError::Refused(Refusal::Version { ours: VERSION })));
     }
@@ -570,7 +605,7 @@ mod tests {
         let (a, b) = (key(1), key(2));
         let first = |session, purpose, terms| {
             let offer = Offer { session: SessionId(session), purpose, terms };
-            Hello::initiate(&a, &b.node_id(), offer, [3; 32]).unwrap().1
+            Hello::initiate(&a, &b.node_id(), offer, false, [3; 32]).unwrap().1
         };
         let one = first([9; 16], Purpose::Open, Terms::ENCRYPTED);
         let named = Terms::of(PipeMode::Plain, ProtocolTag::new(b"flush_all"));
@@ -587,11 +622,11 @@ mod tests {
     fn offers_that_make_no_sense_are_refused() {
         let sound = [[9; 16].as_slice(), &[0, 0]].concat();
         assert!(parse_offer(&sound).is_some());
-        for bad in [&sound[..17], &[&sound[..16], &[2, 0]].concat(), &[&sound[..16], &[0, 9]].concat()] {
+        for bad in [&sound[..17], &[&sound[..16], &[2, 0]].concat(), &[&sound[..16], &[0, 3]].concat()] {
             assert_eq!(parse_offer(bad), None);
         }
         // A protocol's name follows where the dialler calls.
-        let read = parse_offer(&[sound.as_slice(), &[0]].concat()).unwrap();
+        let (read, _) = parse_offer(&[sound.as_slice(), &[0]].concat()).unwrap();
         assert_eq!(read.terms, Terms::of(PipeMode::Encrypted, ProtocolTag::new(&[0])));
         assert!(parse_offer(&[sound.as_slice(), &[7; 64]].concat()).is_some());
         assert_eq!(parse_offer(&[sound.as_slice(), &[7; 65]].concat()), None);
@@ -601,12 +636,136 @@ mod tests {
     #[test]
     fn frames_out_of_place_end_it() {
         let (mut init, mut resp) = open_pair(Status::Ready);
-        let (_, first) = Hello::initiate(&key(1), &key(2).node_id(), OFFER, [3; 32]).unwrap();
+        let (_, first) = Hello::initiate(&key(1), &key(2).node_id(), OFFER, false, [3; 32]).unwrap();
         assert_eq!(hear(&mut resp, &key(2), &first).err(), Some(HelloError::Malformed));
         assert_eq!(resp.control(&Control::Approved).err(), Some(HelloError::Malformed), "dead");
         let mut forged = init.control(&Control::Approved).unwrap().to_vec();
         *forged.last_mut().unwrap() ^= 1;
         let (_, mut resp) = open_pair(Status::Ready);
         assert_eq!(hear(&mut resp, &key(2), &forged).err(), Some(HelloError::NotAuthentic));
+    }
+
+    /// Returns the cipher that both ends have come to.
+    fn suite(init: &Hello, resp: &Hello) -> Suite {
+        let of = |end: &Hello| match &end.state {
+            State::Open(keys) => keys.sealing.suite(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(of(init), of(resp));
+        of(init)
+    }
+
+    #[test]
+    fn aes_is_spoken_where_both_ends_have_it_and_only_there() {
+        for (one, other, expected) in [
+            (true, true, Suite::Aes256Gcm),
+            (true, false, Suite::ChaCha20Poly1305),
+            (false, true, Suite::ChaCha20Poly1305),
+            (false, false, Suite::ChaCha20Poly1305),
+        ] {
+            for status in [Status::Ready, Status::Asking] {
+                let (mut init, mut resp) = open_pair_with(status, one, other);
+                assert_eq!(suite(&init, &resp), expected, "{one} {other}");
+                let frame = init.control(&Control::Here).unwrap();
+                assert!(matches!(hear(&mut resp, &key(2), &frame), Ok(Heard::Control(Control::Here))));
+                let frame = resp.control(&Control::Approved).unwrap();
+                assert!(matches!(hear(&mut init, &key(1), &frame), Ok(Heard::Control(Control::Approved))));
+            }
+            open_pair_with(Status::Refused(Refusal::Busy), one, other);
+        }
+    }
+
+    /// The length tells nothing of the offer either.
+    #[test]
+    fn an_offer_of_aes_is_sealed_and_a_plain_pipe_has_none() {
+        let (a, b) = (key(1), key(2));
+        let first = |mode, aes| {
+            let offer = Offer { terms: Terms::of(mode, None), ..OFFER };
+            Hello::initiate(&a, &b.node_id(), offer, aes, [3; 32]).unwrap().1
+        };
+        let [with, without] = [true, false].map(|aes| first(PipeMode::Encrypted, aes));
+        // Header, ephemeral key and sealed static key; then the sealed session and purpose; then the mode; then the tag.
+        let mode = HEADER + 32 + 48 + 16 + 1;
+        assert_eq!(with.len(), without.len());
+        assert_eq!(with[..mode], without[..mode]);
+        assert_eq!(
+            with[mode] ^ without[mode],
+            2,
+            "the cipher's stream is the same, so the bytes differ as the modes do"
+        );
+        assert_ne!(with[mode + 1..], without[mode + 1..], "the tag");
+        assert_eq!(first(PipeMode::Plain, true), first(PipeMode::Plain, false));
+    }
+
+    #[test]
+    fn nobody_between_the_ends_can_take_the_offer_of_aes_away() {
+        let (a, b) = (key(1), key(2));
+        let begin = |aes, entropy| Hello::initiate(&a, &b.node_id(), OFFER, aes, entropy).unwrap();
+        let (mut init, first) = begin(true, [3; 32]);
+        // The byte that has the offer is known, and so is the bit by which it differs.
+        let mut flipped = first.to_vec();
+        flipped[HEADER + 32 + 48 + 16 + 1] ^= 2;
+        assert_eq!(hear(&mut Hello::respond(true), &b, &flipped).err(), Some(HelloError::NotAuthentic));
+
+        // The answer may not be changed into one of the other cipher.
+        let answer_to = |first: &[u8]| {
+            let mut resp = Hello::respond(true);
+            assert!(matches!(hear(&mut resp, &b, first), Ok(Heard::First { .. })));
+            resp.answer(Status::Ready).unwrap()
+        };
+        let second = answer_to(&first);
+        for at in HEADER..second.len() {
+            let mut changed = second.to_vec();
+            changed[at] ^= 1;
+            let (mut init, _) = begin(true, [3; 32]);
+            assert_eq!(hear(&mut init, &a, &changed).err(), Some(HelloError::NotAuthentic), "byte {at}");
+        }
+
+        // A recorded FIRST of the same node, without the offer, gets an answer that the node now cannot open. That holds
+        // even if its ephemeral key were the same.
+        for entropy in [[5; 32], [3; 32]] {
+            let (_, recorded) = begin(false, entropy);
+            let (mut init, _) = begin(true, [3; 32]);
+            let heard = hear(&mut init, &a, &answer_to(&recorded)).err();
+            assert_eq!(heard, Some(HelloError::NotAuthentic));
+        }
+        assert!(matches!(hear(&mut init, &a, &second), Ok(Heard::Second(Status::Ready))));
+    }
+
+    #[test]
+    fn a_cipher_that_was_not_on_offer_or_is_none_is_malformed() {
+        let (a, b) = (key(1), key(2));
+        for (offered, payload, taken) in [
+            (false, [0, 1, 0].as_slice(), false),
+            (true, &[0, 1, 0], true),
+            (true, &[1, 1, 0], true),
+            (true, &[0, 0, 0], true),
+            (true, &[0, 2, 0], false),
+            (true, &[0, 1, 1], false),
+            (true, &[3, 0, 0], false),
+            (true, &[0, 1], false),
+            (true, &[0, 1, 0, 0], false),
+        ] {
+            let (mut init, first) = Hello::initiate(&a, &b.node_id(), OFFER, offered, [3; 32]).unwrap();
+            let (handshake, ..) =
+                Handshake::respond(&b, &prologue(&b.node_id()), &first[HEADER..], [4; 32]).unwrap();
+            let (second, _) = handshake.split_writing(payload).unwrap();
+            let heard = hear(&mut init, &a, &frame::encode(Kind::Second, &second));
+            assert_eq!(heard.is_ok(), taken, "{payload:?}");
+            assert!(taken || heard.err() == Some(HelloError::Malformed), "{payload:?}");
+        }
+    }
+
+    /// The end that accepted a stream of a punch gives way, and has AES-256-GCM as a responder too.
+    #[test]
+    fn an_end_that_gives_way_answers_the_offer() {
+        let (a, b) = (key(1), key(2));
+        let (mut dialled, first) = Hello::initiate(&a, &b.node_id(), OFFER, true, [3; 32]).unwrap();
+        let (accepted, _) = Hello::initiate(&b, &a.node_id(), OFFER, true, [6; 32]).unwrap();
+        let mut accepted = accepted.yielding();
+        assert!(matches!(hear(&mut accepted, &b, &first), Ok(Heard::First { .. })));
+        let second = accepted.answer(Status::Ready).unwrap();
+        assert!(matches!(hear(&mut dialled, &a, &second), Ok(Heard::Second(Status::Ready))));
+        assert_eq!(suite(&dialled, &accepted), Suite::Aes256Gcm);
     }
 }

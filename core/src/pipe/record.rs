@@ -9,6 +9,7 @@
 //! without the empty record is a broken pipe, not a clean end.
 
 use core::fmt;
+use core::ops::Range;
 
 use crate::noise::{Opening, Sealing, TAG};
 
@@ -90,14 +91,16 @@ impl Sealer {
         }
         let sealed = plain.len() + TAG;
         let start = out.len();
-        out.resize(start + HEADER + sealed, 0);
+        out.reserve(HEADER + sealed);
         // At most MAX_RECORD, which fits.
-        out[start..start + HEADER].copy_from_slice(&(sealed as u16).to_be_bytes());
-        let made = self.keys.seal(plain, &mut out[start + HEADER..]);
+        out.extend_from_slice(&(sealed as u16).to_be_bytes());
+        out.extend_from_slice(plain);
+        out.extend_from_slice(&[0; TAG]);
+        let made = self.keys.seal(&mut out[start + HEADER..]);
         if made.is_err() {
             out.truncate(start);
         }
-        made.map(|_| ()).map_err(|_| RecordError::NotAuthentic)
+        made.map_err(|_| RecordError::NotAuthentic)
     }
 }
 
@@ -109,17 +112,17 @@ pub struct Opener {
 }
 
 /// Content of the front of the received bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 // Exhaustive: a reader has to know what to do with each.
 pub enum Opened {
     /// No whole record yet; this many bytes in all are needed.
     Need(usize),
-    /// A record of `consumed` bytes was opened into `plain` bytes of the output.
+    /// A record of `consumed` bytes was opened in its place.
     Data {
-        /// Bytes to drop from the front of the input.
+        /// Bytes to drop from the front of the input, once the plain text is used.
         consumed: usize,
-        /// Bytes written to the output.
-        plain: usize,
+        /// Place of the plain text in the input, never empty.
+        plain: Range<usize>,
     },
     /// The peer sends no more; `consumed` bytes to drop.
     End {
@@ -133,13 +136,12 @@ impl Opener {
         Opener { keys, ended: false }
     }
 
-    /// Opens the record at the front of `received` into `out`, which must have room for [`MAX_RECORD`]
-    /// bytes.
+    /// Opens the record at the front of `received`, in its place.
     ///
     /// # Errors
-    /// `Length`, `NotAuthentic`, `AfterEnd`; after one the pipe is broken.
-    pub fn open(&mut self, received: &[u8], out: &mut [u8]) -> Result<Opened, RecordError> {
-        let Some((header, rest)) = received.split_first_chunk::<HEADER>() else {
+    /// `Length`, `NotAuthentic`, `AfterEnd`; after one the pipe is broken, and the record's bytes mean nothing.
+    pub fn open(&mut self, received: &mut [u8]) -> Result<Opened, RecordError> {
+        let Some((header, rest)) = received.split_first_chunk_mut::<HEADER>() else {
             return Ok(Opened::Need(HEADER));
         };
         let stated = u16::from_be_bytes(*header);
@@ -150,16 +152,16 @@ impl Opener {
         if !(TAG..=MAX_RECORD).contains(&length) {
             return Err(RecordError::Length(stated));
         }
-        let Some(sealed) = rest.get(..length) else {
+        let Some(sealed) = rest.get_mut(..length) else {
             return Ok(Opened::Need(HEADER + length));
         };
-        let plain = self.keys.open(sealed, out).map_err(|_| RecordError::NotAuthentic)?;
+        let plain = self.keys.open(sealed).map_err(|_| RecordError::NotAuthentic)?;
         let consumed = HEADER + length;
         if plain == 0 {
             self.ended = true;
             return Ok(Opened::End { consumed });
         }
-        Ok(Opened::Data { consumed, plain })
+        Ok(Opened::Data { consumed, plain: HEADER..HEADER + plain })
     }
 
     /// Checks the end: to be called when the stream itself ended with `left` received bytes unopened.
@@ -179,29 +181,31 @@ impl Opener {
 mod tests {
     use super::*;
     use crate::identity::SecretKey;
-    use crate::noise::Handshake;
+    use crate::noise::{Handshake, Suite};
 
     fn pair() -> (Sealer, Opener) {
         let (a, b) = (SecretKey::from_bytes([1; 32]), SecretKey::from_bytes([2; 32]));
         let (init, first) = Handshake::initiate(&a, &b.node_id(), b"", b"", [5; 32]).unwrap();
         let (resp, _, _) = Handshake::respond(&b, b"", &first, [6; 32]).unwrap();
-        let (second, theirs) = resp.finish_writing(b"").unwrap();
-        let (_, ours) = init.finish_reading(&second).unwrap();
+        let (second, theirs) = resp.split_writing(b"").unwrap();
+        let (_, ours) = init.split_reading(&second).unwrap();
+        let suite = Suite::ChaCha20Poly1305;
+        let (ours, theirs) = (ours.keys(suite, true).unwrap(), theirs.keys(suite, false).unwrap());
         (Sealer::new(ours.sealing), Opener::new(theirs.opening))
     }
 
-    fn open_all(opener: &mut Opener, mut wire: &[u8]) -> Result<(Vec<u8>, bool), RecordError> {
-        let (mut data, mut out) = (Vec::new(), vec![0; MAX_RECORD]);
+    fn open_all(opener: &mut Opener, mut wire: &mut [u8]) -> Result<(Vec<u8>, bool), RecordError> {
+        let mut data = Vec::new();
         loop {
-            match opener.open(wire, &mut out)? {
+            match opener.open(wire)? {
                 Opened::Need(_) => return Ok((data, false)),
                 Opened::End { consumed } => {
                     opener.stream_ended(wire.len() - consumed)?;
                     return Ok((data, true));
                 }
                 Opened::Data { consumed, plain } => {
-                    data.extend_from_slice(&out[..plain]);
-                    wire = &wire[consumed..];
+                    data.extend_from_slice(&wire[plain]);
+                    wire = &mut wire[consumed..];
                 }
             }
         }
@@ -217,7 +221,7 @@ mod tests {
                 done += sealer.seal(&data[done..], &mut wire).unwrap();
             }
             sealer.end(&mut wire).unwrap();
-            assert_eq!(open_all(&mut opener, &wire), Ok((data, true)), "{len}");
+            assert_eq!(open_all(&mut opener, &mut wire), Ok((data, true)), "{len}");
             assert_eq!(sealer.seal(b"x", &mut wire), Err(RecordError::AfterEnd));
         }
     }
@@ -227,12 +231,12 @@ mod tests {
         let (mut sealer, mut opener) = pair();
         let mut wire = Vec::new();
         sealer.seal(b"hello", &mut wire).unwrap();
-        let mut out = vec![0; MAX_RECORD];
         for cut in 0..wire.len() {
             let need = if cut < HEADER { HEADER } else { wire.len() };
-            assert_eq!(opener.open(&wire[..cut], &mut out), Ok(Opened::Need(need)));
+            assert_eq!(opener.open(&mut wire[..cut]), Ok(Opened::Need(need)));
         }
-        assert_eq!(opener.open(&wire, &mut out), Ok(Opened::Data { consumed: wire.len(), plain: 5 }));
+        assert_eq!(opener.open(&mut wire), Ok(Opened::Data { consumed: wire.len(), plain: 2..7 }));
+        assert_eq!(&wire[2..7], b"hello");
     }
 
     #[test]
@@ -241,15 +245,15 @@ mod tests {
         let (mut one, mut two) = (Vec::new(), Vec::new());
         sealer.seal(b"one", &mut one).unwrap();
         sealer.seal(b"two", &mut two).unwrap();
-        let mut out = vec![0; MAX_RECORD];
-        assert_eq!(opener.open(&two, &mut out), Err(RecordError::NotAuthentic), "lost");
+        let mut open = |record: &[u8]| opener.open(&mut record.to_vec());
+        assert_eq!(open(&two), Err(RecordError::NotAuthentic), "lost");
         let mut changed = one.clone();
         changed[5] ^= 4;
-        assert_eq!(opener.open(&changed, &mut out), Err(RecordError::NotAuthentic));
-        assert!(opener.open(&one, &mut out).is_ok());
-        assert_eq!(opener.open(&one, &mut out), Err(RecordError::NotAuthentic), "repeated");
+        assert_eq!(open(&changed), Err(RecordError::NotAuthentic));
+        assert!(open(&one).is_ok());
+        assert_eq!(open(&one), Err(RecordError::NotAuthentic), "repeated");
+        assert_eq!(open(&[0, 15]), Err(RecordError::Length(15)));
+        assert_eq!(open(&[0xff, 0xff]), Err(RecordError::Length(0xffff)));
         assert_eq!(opener.stream_ended(0), Err(RecordError::Truncated));
-        assert_eq!(opener.open(&[0, 15], &mut out), Err(RecordError::Length(15)));
-        assert_eq!(opener.open(&[0xff, 0xff], &mut out), Err(RecordError::Length(0xffff)));
     }
 }

@@ -34,7 +34,7 @@ use quinn_proto::transport_parameters::TransportParameters;
 use quinn_proto::{ConnectError, ConnectionId, Side, TransportError, TransportErrorCode};
 
 use crate::identity::{NodeId, SecretKey};
-use crate::noise::{self, Aead, Handshake, NotAuthentic, Secrets, TAG};
+use crate::noise::{self, Aead, Handshake, NotAuthentic, Secrets, Suite, TAG};
 
 /// The QUIC version in the packets: `p2pd`. All else on the wire follows this number.
 pub(super) const QUIC_VERSION: u32 = u32::from_be_bytes(*b"p2pd");
@@ -334,7 +334,8 @@ fn header_key(secret: &[u8; 32]) -> Box<dyn HeaderKey> {
 }
 
 fn packet_key(secret: &[u8; 32]) -> Box<dyn PacketKey> {
-    Box::new(Packets(Aead::new(&noise::derive(secret, &[b"packet"])).ok()))
+    let key = noise::derive(secret, &[b"packet"]);
+    Box::new(Packets(Aead::new(Suite::ChaCha20Poly1305, &key).ok()))
 }
 
 /// `None` if the cipher could not be made, which the features in Cargo.toml rule out: nothing opens then.
@@ -343,9 +344,9 @@ struct Packets(Option<Aead>);
 impl PacketKey for Packets {
     fn encrypt(&self, packet: u64, buf: &mut [u8], header_len: usize) {
         let (header, text) = buf.split_at_mut(header_len);
-        match &self.0 {
-            Some(aead) => aead.seal_in_place(packet, header, text),
-            None => text.fill(0),
+        let sealed = self.0.as_ref().is_some_and(|aead| aead.seal_in_place(packet, header, text).is_ok());
+        if !sealed {
+            text.fill(0);
         }
     }
 

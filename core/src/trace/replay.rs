@@ -164,6 +164,7 @@ pub fn replay(text: &str) -> Result<Replayed, ReplayError> {
             port: lines.field("port")?,
             accept: lines.field("accept")?,
             allow_plain: lines.field("allow-plain")?,
+            aes: lines.field("aes")?,
             protocols: lines.field("protocols")?,
             survey: lines.field("survey")?,
             hairpin: lines.field("hairpin")?,
@@ -411,7 +412,7 @@ mod tests {
         assert!(replayed.actions > 10 && replayed.events > 10, "{replayed}\n{text}");
         let other = SecretKey::from_bytes([8; 32]).node_id();
         let header = format!(
-            "p2pd-trace 1\nkey {}\nseed {}\nstart 0\nbind -\nport 0\naccept only 1 {other}\nallow-plain no\nprotocols 0\nsurvey yes\nhairpin no\nportmap no\nexternal-port 0\n\
+            "p2pd-trace 1\nkey {}\nseed {}\nstart 0\nbind -\nport 0\naccept only 1 {other}\nallow-plain no\naes -\nprotocols 0\nsurvey yes\nhairpin no\nportmap no\nexternal-port 0\n\
              brokers 1 9 broker.example 1883 - - 0 - no -\nstun 1 2001:db8::1 3478\n\
              turn 1 turn.example 3478 - - fixed alice se+cret no 600000000000 300000000000 600000000000 no -\nntp 1 2001:db8::2 123\nmax-pipes -\nliveness 20000000000 30000000000\nnat-memory 1 - 203.0.113.1 40000000000 80000000000\nevent 0 interfaces ",
             "07".repeat(32),
@@ -533,15 +534,15 @@ mod tests {
         assert_eq!(changed("bind -\n", ""), line(5, LineError::Header("bind")));
         assert_eq!(changed("port 0", "port"), line(6, LineError::Short));
         assert_eq!(changed("allow-plain no", "allow-plain no no"), line(8, LineError::Long(3)));
-        assert_eq!(changed("brokers 1", "brokers 99999999"), line(14, LineError::Short));
+        assert_eq!(changed("brokers 1", "brokers 99999999"), line(15, LineError::Short));
         let port = ReplayError::Config(ConfigError::BadBroker(0));
         assert_eq!(changed("1883", "0"), Err(port));
-        assert_eq!(changed("event 0 interfaces", "event 0 Interfaces"), line(21, LineError::Word(3)));
+        assert_eq!(changed("event 0 interfaces", "event 0 Interfaces"), line(22, LineError::Word(3)));
         assert_eq!(
             changed("event 0 interfaces", "begun ok 1\nevent 0 interfaces"),
-            line(21, LineError::Order)
+            line(22, LineError::Order)
         );
-        assert_eq!(changed("event 0 interfaces", "\nevent 0 interfaces"), line(21, LineError::Word(1)));
+        assert_eq!(changed("event 0 interfaces", "\nevent 0 interfaces"), line(22, LineError::Word(1)));
         assert_eq!(replay(text.trim_end()), line(text.lines().count(), LineError::CutOff));
         let call = "call 0 connect None-0-0-x 1 direct plain - 5 no\n";
         assert_eq!(
@@ -552,7 +553,7 @@ mod tests {
         assert_eq!(replay(&long), line(2, LineError::TooLong(MAX_LINE + 4)));
         let listen = text.lines().find(|l| l.starts_with("action listen ")).unwrap();
         let differs = ReplayError::Differs {
-            line: 22,
+            line: 23,
             expected: listen.replace(" 128 ", " 5 "),
             got: listen.to_owned(),
         };

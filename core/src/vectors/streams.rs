@@ -8,26 +8,34 @@ use super::{Fields, OTHER_SESSION, SESSION, alice, bob, ephemeral, hex, lines, l
 use crate::call::{Refusal, Strategy};
 use crate::hello::{Control, Heard, Hello, Offer, Purpose, Status, VERSION, refusal_code, refuse_version};
 use crate::pipe::moving::{CarrierId, CarrierKind, Mover, MoverConfig};
-use crate::pipe::{MAX_RECORD, Opened, PipeKeys, PipeMode, ProtocolTag, Terms};
+use crate::pipe::{Opened, PipeKeys, PipeMode, ProtocolTag, Terms};
 use crate::time::Instant;
 
 const INITIATOR: usize = 0;
 const RESPONDER: usize = 1;
 const SIDES: [&str; 2] = ["initiator", "responder"];
+const CHACHA: [bool; 2] = [false; 2];
 const ENTROPY: [[u8; 32]; 2] = [[0x51; 32], [0x52; 32]];
 
-/// Whole hello of alice, who dials, with bob.
+/// Whole hello of alice, who dials, with bob. Each has AES-256-GCM or has it not.
 fn hello(
     name: &str,
     offer: Offer,
+    aes: [bool; 2],
     status: Status,
     controls: &[(usize, Control)],
     data: &[(usize, &[u8])],
 ) -> Fields {
     let keys = [alice(), bob()];
-    let (init, first) =
-        Hello::initiate(&keys[INITIATOR], &keys[RESPONDER].node_id(), offer, ENTROPY[INITIATOR]).unwrap();
-    let mut ends = [init, Hello::respond()];
+    let (init, first) = Hello::initiate(
+        &keys[INITIATOR],
+        &keys[RESPONDER].node_id(),
+        offer,
+        aes[INITIATOR],
+        ENTROPY[INITIATOR],
+    )
+    .unwrap();
+    let mut ends = [init, Hello::respond(aes[RESPONDER])];
     let (taken, heard) = ends[RESPONDER].receive(&keys[RESPONDER], &first, || ENTROPY[RESPONDER]).unwrap();
     assert!(matches!(heard, Some(Heard::First { peer, offer: read }) if peer == keys[INITIATOR].node_id()
         && read.session == offer.session && taken == first.len()));
@@ -49,11 +57,13 @@ fn hello(
         Purpose::Open => (0, offer.terms.protocol),
         Purpose::Answer => (1, None),
     };
-    let (status, refusal) = match status {
-        Status::Ready => (0, [0; 2]),
-        Status::Asking => (1, [0; 2]),
+    let cipher = u8::from(aes == [true; 2]);
+    let (status, detail) = match status {
+        Status::Ready => (0, [cipher, 0]),
+        Status::Asking => (1, [cipher, 0]),
         Status::Refused(why) => (2, refusal_code(why)),
     };
+    let mode = if aes[INITIATOR] { 2 } else { offer.terms.mode.code() };
     vec![
         ("name", text(name)),
         ("initiator", hex(keys[INITIATOR].as_bytes())),
@@ -62,10 +72,10 @@ fn hello(
         ("responder_ephemeral", hex(&ephemeral(ENTROPY[RESPONDER]))),
         ("session", hex(&offer.session.0)),
         ("purpose", purpose.to_string()),
-        ("mode", offer.terms.mode.code().to_string()),
+        ("mode", mode.to_string()),
         ("protocol", protocol(tag)),
         ("status", status.to_string()),
-        ("refusal", list(refusal.map(|n| n.to_string()))),
+        ("detail", list(detail.map(|n| n.to_string()))),
         ("first", hex(&first)),
         ("second", hex(&second)),
         ("controls", lines(&said)),
@@ -86,15 +96,15 @@ fn records(ends: [Hello; 2], mode: PipeMode, data: &[(usize, &[u8])]) -> Vec<Fie
     let (mut sealers, mut openers) = ([sealing, sealing_back], [opening, opening_back]);
     let mut out = Vec::new();
     for (from, plain) in data {
-        let (mut record, mut read) = (Vec::new(), vec![0; MAX_RECORD]);
+        let mut record = Vec::new();
         if plain.is_empty() {
             sealers[*from].end(&mut record).unwrap();
-            let opened = openers[1 - from].open(&record, &mut read);
+            let opened = openers[1 - from].open(&mut record.clone());
             assert_eq!(opened, Ok(Opened::End { consumed: record.len() }));
         } else {
             sealers[*from].seal(plain, &mut record).unwrap();
-            let opened = openers[1 - from].open(&record, &mut read);
-            assert_eq!(opened, Ok(Opened::Data { consumed: record.len(), plain: plain.len() }));
+            let opened = openers[1 - from].open(&mut record.clone());
+            assert_eq!(opened, Ok(Opened::Data { consumed: record.len(), plain: 2..2 + plain.len() }));
         }
         out.push(vec![("from", text(SIDES[*from])), ("plain", hex(plain)), ("record", hex(&record))]);
     }
@@ -109,6 +119,7 @@ pub(super) fn hellos() -> Vec<Fields> {
         hello(
             "ready, and an encrypted pipe",
             offer(Purpose::Open, Terms::ENCRYPTED),
+            CHACHA,
             Status::Ready,
             &[(RESPONDER, nominate.clone()), (INITIATOR, Control::Confirm(None))],
             &[
@@ -122,6 +133,7 @@ pub(super) fn hellos() -> Vec<Fields> {
         hello(
             "asked, with a protocol, and calls that crossed",
             offer(Purpose::Open, named(PipeMode::Encrypted)),
+            CHACHA,
             Status::Asking,
             &[
                 (INITIATOR, Control::Here),
@@ -135,6 +147,7 @@ pub(super) fn hellos() -> Vec<Fields> {
         hello(
             "dialled back, two sessions, a plain pipe",
             offer(Purpose::Answer, named(PipeMode::Plain)),
+            CHACHA,
             Status::Ready,
             &[
                 (RESPONDER, Control::Nominate(smallvec![SESSION, OTHER_SESSION])),
@@ -145,6 +158,7 @@ pub(super) fn hellos() -> Vec<Fields> {
         hello(
             "a stream that joins a pipe",
             offer(Purpose::Open, Terms::ENCRYPTED),
+            CHACHA,
             Status::Ready,
             &[(RESPONDER, Control::Join), (INITIATOR, Control::Confirm(None))],
             &[],
@@ -152,6 +166,7 @@ pub(super) fn hellos() -> Vec<Fields> {
         hello(
             "refused in SECOND",
             offer(Purpose::Open, named(PipeMode::Encrypted)),
+            CHACHA,
             Status::Refused(Refusal::ProtocolNotTaken),
             &[],
             &[],
@@ -159,6 +174,7 @@ pub(super) fn hellos() -> Vec<Fields> {
         hello(
             "refused after SECOND",
             offer(Purpose::Open, Terms::ENCRYPTED),
+            CHACHA,
             Status::Asking,
             &[
                 (INITIATOR, Control::Here),
@@ -167,6 +183,14 @@ pub(super) fn hellos() -> Vec<Fields> {
             &[],
         ),
     ];
+    let (confirmed, said) = (Control::Confirm(None), [(INITIATOR, b"hello".as_slice()), (RESPONDER, b"")]);
+    for (name, aes) in [
+        ("AES-256-GCM, offered and taken", [true; 2]),
+        ("AES-256-GCM, offered to one that has it not", [true, false]),
+    ] {
+        let controls = [(RESPONDER, nominate.clone()), (INITIATOR, confirmed.clone())];
+        out.push(hello(name, offer(Purpose::Open, Terms::ENCRYPTED), aes, Status::Ready, &controls, &said));
+    }
     out.push(vec![
         ("name", text("a refused version, in clear")),
         ("refusal", list(refusal_code(Refusal::Version { ours: VERSION }).map(|n| n.to_string()))),

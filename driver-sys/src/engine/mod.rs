@@ -35,7 +35,7 @@ use crate::error::{BindError, ConnectError};
 use crate::pipe::{DatagramLayer, Start};
 use crate::sleep::{self, Jump, Watch};
 use crate::wrap::{Layers, Settings};
-use crate::{Clock, descriptors, failure, socket, wall_clock};
+use crate::{Clock, descriptors, failure, processor, socket, wall_clock};
 
 use allocated::Allocated;
 use datagrams::{Row, Udp};
@@ -196,6 +196,7 @@ impl<R: Reactor> Engine<R> {
         let now = clock.now();
         let (bind, liveness, wanted) = (config.bind, config.liveness, config.interfaces.clone());
         config.max_pipes.get_or_insert_with(descriptors::most_pipes);
+        config.aes.get_or_insert_with(processor::has_aes);
         let core = Recorder::new(config, seed, now, trace).map_err(BindError::Config)?;
         let network = Network::new(&mut reactor, bind, wanted, interfaces, now);
         let mut engine = Engine {

@@ -32,9 +32,9 @@ impl Outgoing {
         }
     }
 
-    /// Writes until no more than `keep` bytes wait.
-    pub(super) fn send(&mut self, io: &mut impl Write, keep: usize) -> io::Result<()> {
-        while self.len() > keep {
+    /// Writes until nothing waits.
+    pub(super) fn send(&mut self, io: &mut impl Write) -> io::Result<()> {
+        while !self.is_empty() {
             match io.write(&self.bytes[self.start..]) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(n) => self.start += n,
@@ -42,10 +42,8 @@ impl Outgoing {
                 Err(e) => return Err(e),
             }
         }
-        if self.is_empty() {
-            self.bytes.clear();
-            self.start = 0;
-        }
+        self.bytes.clear();
+        self.start = 0;
         Ok(())
     }
 }
@@ -64,8 +62,8 @@ impl Incoming {
         Incoming { bytes: Box::default(), start: 0, end: 0, size }
     }
 
-    pub(super) fn front(&self) -> &[u8] {
-        &self.bytes[self.start..self.end]
+    pub(super) fn front(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.start..self.end]
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -77,18 +75,6 @@ impl Incoming {
         if self.is_empty() {
             (self.start, self.end) = (0, 0);
         }
-    }
-
-    /// The whole place, to be filled from its beginning and confirmed by [`filled`](Self::filled). Only while
-    /// it is empty.
-    pub(super) fn place(&mut self) -> &mut [u8] {
-        debug_assert!(self.is_empty());
-        self.make();
-        &mut self.bytes
-    }
-
-    pub(super) fn filled(&mut self, n: usize) {
-        (self.start, self.end) = (0, n);
     }
 
     /// Reads once, as much as there is room for; `need` bytes in all must fit. Zero: the stream ended.

@@ -58,9 +58,9 @@ impl MessageLayer {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, MessageError::TooLong));
         }
         let mut out = lock(&self.sending);
-        out.send(io, 0).map_err(|why| self.link.explain_messages(why))?;
+        out.send(io).map_err(|why| self.link.explain_messages(why))?;
         put_frame(out.end(), message);
-        match out.send(io, 0) {
+        match out.send(io) {
             Err(why) if why.kind() != io::ErrorKind::WouldBlock => Err(self.link.explain_messages(why)),
             _ => Ok(()),
         }
@@ -71,7 +71,7 @@ impl MessageLayer {
     /// # Errors
     /// As [`send`](Self::send).
     pub fn flush(&self, io: &mut impl Write) -> io::Result<()> {
-        lock(&self.sending).send(io, 0).map_err(|why| self.link.explain_messages(why))
+        lock(&self.sending).send(io).map_err(|why| self.link.explain_messages(why))
     }
 
     /// Returns true if something waits to be sent.

@@ -29,6 +29,8 @@ pub use wakers::{Half, Wakers};
 
 /// A record with its length.
 const RECORD: usize = 2 + MAX_RECORD;
+/// Records that go to the system by one call: more gained nothing, where measured.
+const RECORDS_A_CALL: usize = 2;
 /// Most bytes of echo replies that may wait, with the user's own, before no more is read.
 const MAX_ECHO: usize = 64 * 1024;
 
@@ -145,10 +147,11 @@ pub struct Layer {
 struct Secure {
     sealer: Sealer,
     opener: Opener,
-    /// Bytes as received.
-    sealed: Incoming,
-    /// Opened and not yet read, when the reader's buffer was too small for a record.
-    plain: Incoming,
+    /// Bytes as received, behind those that are opened and not yet read.
+    received: Incoming,
+    /// Bytes at the front that are opened, and bytes behind these that are of no more use.
+    opened: usize,
+    spent: usize,
     read_ended: bool,
 }
 
@@ -160,8 +163,9 @@ impl Layer {
             PipeKeys::Encrypted(sealer, opener) => Some(Box::new(Secure {
                 sealer,
                 opener,
-                sealed: Incoming::new(2 * RECORD),
-                plain: Incoming::new(MAX_RECORD),
+                received: Incoming::new(RECORDS_A_CALL * RECORD),
+                opened: 0,
+                spent: 0,
                 read_ended: false,
             })),
         };
@@ -262,7 +266,7 @@ impl Layer {
         })
     }
 
-    /// Takes bytes to be sent, at most a record's on an encrypted pipe.
+    /// Takes bytes to be sent, at most two records' on an encrypted pipe.
     ///
     /// # Errors
     /// The stream's; `BrokenPipe` after [`end`](Self::end).
@@ -276,7 +280,7 @@ impl Layer {
     /// # Errors
     /// The stream's.
     pub fn flush(&mut self, io: &mut impl Write) -> io::Result<()> {
-        let sent = self.out.send(io, 0);
+        let sent = self.out.send(io);
         self.explain(sent)
     }
 
@@ -336,17 +340,16 @@ impl Layer {
         let n = loop {
             match secure.open(buf, &mut answer)? {
                 Next::Read(n) => break n,
-                Next::Need(need) => match secure.sealed.fill(io, need) {
+                Next::Need(need) => match secure.received.fill(io, need) {
                     Ok(0) => {
-                        secure.opener.stream_ended(secure.sealed.front().len()).map_err(broken)?;
+                        secure.opener.stream_ended(secure.received.front().len()).map_err(broken)?;
                         secure.read_ended = true;
                         break 0;
                     }
                     Ok(_) => {}
                     Err(e) => {
                         // A pipe that waits holds no buffers: there may be ten thousand of them.
-                        secure.sealed.release();
-                        secure.plain.release();
+                        secure.received.release();
                         self.out.release();
                         return Err(e);
                     }
@@ -362,14 +365,17 @@ impl Layer {
     fn write_some(&mut self, io: &mut impl Write, data: &[u8]) -> io::Result<usize> {
         let Some(secure) = &mut self.secure else {
             // An echo reply that has begun must not be cut in two by the user's bytes.
-            self.out.send(io, 0)?;
+            self.out.send(io)?;
             return io.write(data);
         };
-        // Room for one record beside one that waits.
-        self.out.send(io, RECORD)?;
-        let taken = secure.sealer.seal(data, self.out.end()).map_err(broken)?;
+        // What waits leaves first: echo replies, and what the system did not take before.
+        self.out.send(io)?;
+        let mut taken = 0;
+        for _ in 0..RECORDS_A_CALL {
+            taken += secure.sealer.seal(&data[taken..], self.out.end()).map_err(broken)?;
+        }
         // What the system does not take now goes with what is done next, reading included.
-        match self.out.send(io, 0) {
+        match self.out.send(io) {
             Err(e) if e.kind() != io::ErrorKind::WouldBlock => Err(e),
             _ => Ok(taken),
         }
@@ -377,7 +383,7 @@ impl Layer {
 
     /// `WouldBlock`: so many echo replies wait that no more may be read.
     fn send_while_reading(&mut self, io: &mut impl Write) -> io::Result<()> {
-        match self.out.send(io, 0) {
+        match self.out.send(io) {
             Ok(()) => Ok(()),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                 let room = !self.echo || self.out.len() + RECORD <= MAX_ECHO;
@@ -404,36 +410,30 @@ enum Next {
 }
 
 impl Secure {
-    /// Opens the record at the front, into the reader's buffer where one fits, and shows it to `answer`.
+    /// Opens the record at the front, shows it to `answer`, and gives the reader as much of it as fits.
     fn open(&mut self, buf: &mut [u8], answer: &mut impl FnMut(&mut Sealer, &[u8])) -> io::Result<Next> {
-        loop {
-            if !self.plain.is_empty() {
-                let n = self.plain.front().len().min(buf.len());
-                buf[..n].copy_from_slice(&self.plain.front()[..n]);
-                self.plain.consume(n);
-                return Ok(Next::Read(n));
-            }
+        while self.opened == 0 {
             if self.read_ended {
                 return Ok(Next::Read(0));
             }
-            let direct = buf.len() >= MAX_RECORD;
-            let place = if direct { &mut *buf } else { self.plain.place() };
-            match self.opener.open(self.sealed.front(), place).map_err(broken)? {
+            match self.opener.open(self.received.front()).map_err(broken)? {
                 Opened::Data { consumed, plain } => {
-                    answer(&mut self.sealer, &place[..plain]);
-                    self.sealed.consume(consumed);
-                    if direct {
-                        return Ok(Next::Read(plain));
-                    }
-                    self.plain.filled(plain);
+                    answer(&mut self.sealer, &self.received.front()[plain.clone()]);
+                    self.received.consume(plain.start);
+                    (self.opened, self.spent) = (plain.len(), consumed - plain.end);
                 }
                 Opened::End { consumed } => {
-                    self.sealed.consume(consumed);
+                    self.received.consume(consumed);
                     self.read_ended = true;
                 }
                 Opened::Need(need) => return Ok(Next::Need(need)),
             }
         }
+        let n = self.opened.min(buf.len());
+        buf[..n].copy_from_slice(&self.received.front()[..n]);
+        self.opened -= n;
+        self.received.consume(if self.opened == 0 { n + self.spent } else { n });
+        Ok(Next::Read(n))
     }
 }
 

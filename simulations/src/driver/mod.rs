@@ -117,8 +117,6 @@ pub struct NodeProgram {
     /// The most sockets that the node held at a time.
     pub most_held: usize,
     lines: Option<Vec<String>>,
-    /// A record of a pipe, opened; kept, since it is large.
-    plain: Vec<u8>,
     still: (Nanos, u32),
 }
 
@@ -142,7 +140,6 @@ impl NodeProgram {
             dials: 0,
             most_held: 0,
             lines: None,
-            plain: Vec::new(),
             still: (0, 0),
         }
     }

@@ -1,6 +1,6 @@
 //! Pipes: the streams that a node's user got, with their reads and writes.
 
-use p2pd_core::pipe::{MAX_RECORD, Opened, PipeKeys, PipeStart};
+use p2pd_core::pipe::{Opened, PipeKeys, PipeStart};
 use p2pd_core::{CloseHow, Input, NodeId, PipeId};
 
 use super::NodeProgram;
@@ -141,13 +141,12 @@ impl NodeProgram {
             }
             PipeKeys::Encrypted(_, opener) => {
                 pipe.sealed.extend(data);
-                self.plain.resize(MAX_RECORD, 0);
                 loop {
-                    match opener.open(&pipe.sealed, &mut self.plain) {
+                    match opener.open(&mut pipe.sealed) {
                         Ok(Opened::Need(_)) => break,
-                        Ok(Opened::Data { consumed, plain: n }) => {
+                        Ok(Opened::Data { consumed, plain }) => {
+                            pipe.received.extend_from_slice(&pipe.sealed[plain]);
                             pipe.sealed.drain(..consumed);
-                            pipe.received.extend_from_slice(&self.plain[..n]);
                         }
                         Ok(Opened::End { consumed }) => {
                             pipe.sealed.drain(..consumed);

@@ -54,8 +54,13 @@ impl Sessions {
                     env.cx.stats.streams_over_limit += 1;
                     self.turn_away(env.cx, silent);
                 }
-                let stream =
-                    Stream::accepted(Hello::respond(), None, Strategy::Direct, [local, remote], env.cx.now);
+                let stream = Stream::accepted(
+                    Hello::respond(env.config.has_aes()),
+                    None,
+                    Strategy::Direct,
+                    [local, remote],
+                    env.cx.now,
+                );
                 self.streams.insert(sock, stream);
                 self.hello_began(env.cx, sock, None);
                 env.cx.timers.set(Timer::Stream(sock), Some(env.cx.now + within));
@@ -79,7 +84,9 @@ impl Sessions {
         let (key, peer, terms) = session;
         let offer = Offer { session: key.0, purpose: Purpose::Open, terms };
         let entropy = env.cx.random.draw(Domain::NoiseEphemeral);
-        let Ok((hello, first)) = Hello::initiate(&env.config.identity, &peer, offer, entropy) else {
+        let Ok((hello, first)) =
+            Hello::initiate(&env.config.identity, &peer, offer, env.config.has_aes(), entropy)
+        else {
             return env.cx.close(sock, CloseHow::Drop);
         };
         let ends = [local, remote];

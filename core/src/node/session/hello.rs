@@ -49,11 +49,13 @@ impl Sessions {
         let HelloStage::Dialling(role) = stream.stage else { return };
         (stream.local, stream.remote) = (local, remote);
         let Role::Initiate(offer, peer) = role else {
-            stream.stage = HelloStage::Hello(Hello::respond());
+            stream.stage = HelloStage::Hello(Hello::respond(env.config.has_aes()));
             return self.hello_began(env.cx, sock, None);
         };
         let entropy = env.cx.random.draw(Domain::NoiseEphemeral);
-        let Ok((hello, first)) = Hello::initiate(&env.config.identity, &peer, offer, entropy) else {
+        let Ok((hello, first)) =
+            Hello::initiate(&env.config.identity, &peer, offer, env.config.has_aes(), entropy)
+        else {
             return self.drop_stream(env.cx, sock, DialEnd::Hello(HelloError::NotAuthentic));
         };
         stream.stage = HelloStage::Hello(hello);

@@ -123,10 +123,10 @@ impl Moving {
         direct.sealed.extend_from_slice(data);
         let mut at = 0;
         let good = loop {
-            match direct.opener.open(&direct.sealed[at..], &mut self.scratch) {
+            match direct.opener.open(&mut direct.sealed[at..]) {
                 Ok(Opened::Data { consumed, plain }) => {
+                    let _ = self.mover.handle_bytes(now, DIRECT, &direct.sealed[at..][plain]);
                     at += consumed;
-                    let _ = self.mover.handle_bytes(now, DIRECT, &self.scratch[..plain]);
                 }
                 Ok(Opened::Need(_)) => break true,
                 // Nobody ends a carrier so.
