@@ -29,28 +29,33 @@ pub enum Strategy {
     Reverse,
     /// Hole punching: each side dials at the same time, so that each NAT takes the other's SYN for an answer.
     Punch,
+    /// UDP hole punching: each side sends datagrams to the other's mapping, and QUIC begins on the path that lets them
+    /// through.
+    Udp,
     /// Relay: a TURN server carries the bytes of each side. The stream between the ends is sealed end to end.
     Relay,
 }
 
 impl Strategy {
     /// Every strategy of this version, in the order they start.
-    pub const ALL: [Strategy; 4] = [Strategy::Direct, Strategy::Reverse, Strategy::Punch, Strategy::Relay];
+    pub const ALL: [Strategy; 5] =
+        [Strategy::Direct, Strategy::Reverse, Strategy::Punch, Strategy::Udp, Strategy::Relay];
 
-    /// Returns true if this build has the strategy. The relay needs the core's feature `relay`.
+    /// Returns true if this build has the strategy. UDP punching and the relay need the core's feature `relay`.
     pub const fn is_built(self) -> bool {
         match self {
             Strategy::Direct | Strategy::Reverse | Strategy::Punch => true,
-            Strategy::Relay => cfg!(feature = "relay"),
+            Strategy::Udp | Strategy::Relay => cfg!(feature = "relay"),
         }
     }
 
-    /// Returns the word for the strategy in plans and reports: `direct`, `reverse`, `punch`, `relay`.
+    /// Returns the word for the strategy in plans and reports: `direct`, `reverse`, `punch`, `udp`, `relay`.
     pub const fn name(self) -> &'static str {
         match self {
             Strategy::Direct => "direct",
             Strategy::Reverse => "reverse",
             Strategy::Punch => "punch",
+            Strategy::Udp => "udp",
             Strategy::Relay => "relay",
         }
     }

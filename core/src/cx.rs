@@ -41,6 +41,8 @@ pub(crate) enum Owner {
     Stream,
     /// The relay with this id.
     Relay(PipeId),
+    /// The socket of an attempt to punch over UDP.
+    Udp,
     /// The proof of an address with this id.
     Proof(PipeId),
     /// The allocation with this id.
@@ -65,6 +67,7 @@ pub(crate) enum Timer {
     Connect(ConnectId),
     Visit(SessionId),
     Punch(Key),
+    Udp(Key),
     Relay(PipeId),
     Proof(PipeId),
     Allocation(PipeId),

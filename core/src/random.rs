@@ -27,9 +27,10 @@ pub(crate) enum Domain {
     Clock,
     Admission,
     Proof,
+    Udp,
 }
 
-const DOMAINS: usize = Domain::Proof as usize + 1;
+const DOMAINS: usize = Domain::Udp as usize + 1;
 
 /// The node's one source of randomness.
 pub(crate) struct Random {

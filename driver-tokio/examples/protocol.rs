@@ -29,7 +29,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let node = Node::bind(config).await?;
     tokio::spawn(serve(node.clone()));
     // Every way to connect, in this order. To oneself the first is enough.
-    let strategies = [Strategy::Direct, Strategy::Reverse, Strategy::Punch, Strategy::Relay];
+    let strategies = Strategy::ALL;
     let plan = Plan::new().strategies(strategies);
     let pipe = node.connect_with(&node.address().await, plan).await?;
     println!("{}", pipe.strategy());

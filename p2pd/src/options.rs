@@ -143,7 +143,7 @@ pub(crate) enum Command {
         address: String,
         /// Strategies to try, in this order. A relay needs a TURN server in the list, and begins when the others
         /// have ended or after 3 s
-        #[arg(long, value_delimiter = ',', default_value = "direct,reverse,punch,relay")]
+        #[arg(long, value_delimiter = ',', default_value = "direct,reverse,punch,udp,relay")]
         strategies: Vec<StrategyName>,
         /// Give up after this many seconds
         #[arg(long, value_name = "SECONDS", default_value = "20", value_parser = seconds)]
@@ -474,6 +474,7 @@ pub(crate) enum StrategyName {
     Direct,
     Reverse,
     Punch,
+    Udp,
     Relay,
 }
 
@@ -483,6 +484,7 @@ impl From<StrategyName> for Strategy {
             StrategyName::Direct => Strategy::Direct,
             StrategyName::Reverse => Strategy::Reverse,
             StrategyName::Punch => Strategy::Punch,
+            StrategyName::Udp => Strategy::Udp,
             StrategyName::Relay => Strategy::Relay,
         }
     }

@@ -241,7 +241,7 @@ fn the_demo_tries_every_strategy_in_both_modes() {
     let rows = rows.iter().filter(|r| r["event"] == "demo");
     let tried: Vec<_> =
         rows.map(|r| (r["strategy"].as_str().unwrap(), r["mode"].as_str().unwrap())).collect();
-    let all: Vec<_> = ["direct", "reverse", "punch", "relay"]
+    let all: Vec<_> = ["direct", "reverse", "punch", "udp", "relay"]
         .into_iter()
         .flat_map(|strategy| [(strategy, "encrypted"), (strategy, "plain")])
         .chain([("moved", "encrypted")])

@@ -5,7 +5,7 @@ mod bound;
 
 pub use bound::{Bound, Budget, bound};
 
-use crate::nat::{Alloc, Chain, Dependence, NatSpec};
+use crate::nat::{Alloc, Caps, Chain, Dependence, NatSpec, Unsolicited};
 use crate::service::router::RouterSpec;
 
 /// Expected outcome of a pair.
@@ -95,6 +95,22 @@ pub fn punch(a: &Chain, b: &Chain, port: u16) -> Verdict {
         (Verdict::MustNot, _) | (_, Verdict::MustNot) => Verdict::MustNot,
         _ => Verdict::Perhaps,
     }
+}
+
+/// Predicts UDP punching between fresh sockets. Both ports have to be known beforehand, and neither router may hold the
+/// peer's first probe for a flow of its own.
+pub fn udp(a: &Chain, b: &Chain) -> Verdict {
+    let of = |nat: &NatSpec| {
+        let kept = matches!(nat.alloc, Alloc::Preserve(_)) && nat.range == (1024, 65535);
+        let known = nat.udp.0 == Dependence::Endpoint || kept;
+        let quiet = nat.unsolicited != Unsolicited::Local && nat.caps == Caps::default();
+        match nat.udp_passes {
+            false => Verdict::MustNot,
+            true if quiet && (!nat.translate || (known && (nat.pool <= 1 || nat.paired))) => Verdict::Must,
+            true => Verdict::Perhaps,
+        }
+    };
+    worst(a.0.iter().chain(&b.0).map(of))
 }
 
 /// Predicts every strategy together, as a node must manage it: direct and reverse, and punching where each side keeps

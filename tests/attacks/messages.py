@@ -149,6 +149,14 @@ def read_mappings(reader):
     return out
 
 
+def read_over_udp(reader):
+    out = {"secret": reader.take(16).hex(), "inside": reader.reachable()} | read_mappings(reader)
+    address = read_address(out["address"])
+    internal = {i[2] for i in address["v4"] + address["v6"]}
+    need(out["inside"].rsplit(":", 1)[0].strip("[]") in internal, "a socket that is not the sender's")
+    return out
+
+
 def read_body(kind, reader):
     if kind in (wire.ECHO, wire.ECHO_REPLY):
         payload = reader.rest()
@@ -158,6 +166,10 @@ def read_body(kind, reader):
         return {"mode": reader.mode(), "address": reader.address()}
     if kind in (wire.INITIAL, wire.UPDATED):
         return read_mappings(reader)
+    if kind == wire.UDP_REQUEST or (kind == wire.UDP_RESPONSE and reader.data):
+        return read_over_udp(reader)
+    if kind == wire.UDP_RESPONSE:
+        return {}
     if kind == wire.TURN_REQUEST:
         mode = reader.mode(moves=True)
         return {"mode": mode & 1, "moves": mode >= 0x80, "relayed": reader.reachable(), "address": reader.address()}
@@ -184,7 +196,7 @@ def read_body(kind, reader):
     raise Malformed(f"kind {kind}")
 
 
-NAMED = (wire.DIRECT, wire.INITIAL, wire.UPDATED, wire.TURN_REQUEST)
+NAMED = (wire.DIRECT, wire.INITIAL, wire.UPDATED, wire.TURN_REQUEST, wire.UDP_REQUEST, wire.UDP_RESPONSE)
 
 
 def read_message(data):
@@ -198,7 +210,7 @@ def read_message(data):
         protocol = reader.take(length)
     out |= {"kind": kind, **read_body(kind, reader)}
     need(not reader.data, "something follows")
-    if kind in NAMED:
+    if kind in NAMED and "mode" in out:
         out["protocol"] = protocol.hex()
     return out
 
@@ -209,6 +221,10 @@ def write_body(m):
         return bytes.fromhex(m["payload"])
     if kind == wire.DIRECT:
         return bytes([m["mode"]]) + m["address"].encode()
+    if kind in (wire.UDP_REQUEST, wire.UDP_RESPONSE):
+        if "mode" not in m:
+            return b""
+        return bytes.fromhex(m["secret"]) + endpoint(m["inside"]) + write_body(m | {"kind": wire.INITIAL})
     if kind in (wire.INITIAL, wire.UPDATED):
         head = struct.pack(">BBBBBHHI", m["mode"], m["rung"], m["mapping"], m["filtering"], *m["allocation"], m["delay"])
         ports = bytes([len(m["ports"])]) + b"".join(struct.pack(">H", port) for port in m["ports"])

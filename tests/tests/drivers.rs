@@ -8,10 +8,11 @@ use p2pd_tests::require_lab;
 use p2pd_tests::world::{PATIENCE, World};
 
 /// The strategies, and the homes of listener and caller that leave it to them.
-const ROWS: [(&str, [&str; 2]); 4] = [
+const ROWS: [(&str, [&str; 2]); 5] = [
     ("direct", ["none", "none"]),
     ("reverse", ["pr", "none"]),
     ("punch", ["pr", "pr"]),
+    ("udp", ["pr", "pr"]),
     ("relay", ["symrand/drop", "symrand/drop"]),
 ];
 

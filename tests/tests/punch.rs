@@ -3,6 +3,7 @@
 //!
 //! Without `P2PD_PUNCH_ROUNDS` each pair of homes has one call, half of them in each direction. `P2PD_PUNCH_ROUNDS=10`
 //! calls ten times in both directions (`tests/run --long`). `P2PD_PUNCH_HOMES="pr/rst fw"` uses these homes only.
+//! `P2PD_PUNCH_BY=udp` punches over UDP (`tests/long/udp`).
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -48,6 +49,7 @@ fn every_two_homes_reach_each_other() {
     require_lab!(Mosquitto, Coturn);
     let asked: Option<usize> = std::env::var("P2PD_PUNCH_ROUNDS").ok().and_then(|r| r.parse().ok());
     let rounds = asked.unwrap_or(1);
+    let by = std::env::var("P2PD_PUNCH_BY").unwrap_or("punch".into());
     let mut homes = vec!["none".to_owned()];
     for kind in ["fw", "fc", "ar", "pr", "eimrand", "symseq", "symrand"] {
         homes.extend(["drop", "rst", "icmp-port"].map(|policy| format!("{kind}/{policy}")));
@@ -90,8 +92,7 @@ fn every_two_homes_reach_each_other() {
                                 if !must(&homes[a], &homes[b]) {
                                     continue;
                                 }
-                                let args =
-                                    ["--strategies", "punch", "--identity", &keys[a].0, "--timeout", "25"];
+                                let args = ["--strategies", &by, "--identity", &keys[a].0, "--timeout", "25"];
                                 let mut outcome = world.try_connect(a, &listeners[b].1, &args);
                                 if let (Err(why), 1) = (&outcome, rounds) {
                                     // One call of each pair says little of a pair, so it may be repeated; of how
@@ -107,7 +108,7 @@ fn every_two_homes_reach_each_other() {
                                 entry.tries += 1;
                                 match outcome {
                                     Ok(connected) => {
-                                        assert_eq!(connected["strategy"], "punch");
+                                        assert_eq!(connected["strategy"], *by);
                                         entry.times.push(connected["elapsed_ms"].as_f64().unwrap());
                                     }
                                     Err(why) => entry.failures.push(why),

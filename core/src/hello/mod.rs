@@ -457,6 +457,7 @@ fn strategy_code(strategy: Strategy) -> u8 {
         Strategy::Reverse => 1,
         Strategy::Punch => 2,
         Strategy::Relay => 3,
+        Strategy::Udp => 4,
     }
 }
 
@@ -465,6 +466,7 @@ fn strategy_from(code: u8) -> Strategy {
         1 => Strategy::Reverse,
         2 => Strategy::Punch,
         3 => Strategy::Relay,
+        4 => Strategy::Udp,
         _ => Strategy::Direct,
     }
 }

@@ -23,6 +23,7 @@ use crate::login::ServerRef;
 use crate::pipe::Terms;
 use crate::session::SessionId;
 use crate::signal::broker::{BrokerEvent, BrokerEvents};
+use crate::signal::mappings::UdpMappings;
 use crate::signal::message::{Body, Message};
 use crate::signal::seal::{self, Content};
 use crate::strategy::agreement::Requester;
@@ -36,6 +37,7 @@ impl Node {
             (Some(Owner::Relay(id)), input) => {
                 self.with_calls(|_, all, ctx| all.relay.handle(ctx, id, input))
             }
+            (Some(Owner::Udp), input) => self.with_calls(|_, all, ctx| all.udp.handle(ctx, input)),
             (Some(Owner::Carrier(id)), input) => {
                 self.with_calls(|_, all, ctx| all.relay.handle_carrier(ctx, id, input));
             }
@@ -208,6 +210,7 @@ impl Node {
                     self.hear_network();
                 }
                 Timer::Punch(key) => self.with_calls(|_, all, ctx| all.punch.drive_punch(ctx, key)),
+                Timer::Udp(key) => self.with_calls(|_, all, ctx| all.udp.drive_attempt(ctx, key)),
                 Timer::Proof(id) => self.with_calls(|_, all, ctx| all.punch.proof_timeout(ctx, id)),
                 Timer::Relay(id) => self.with_calls(|_, all, ctx| all.relay.timeout(ctx, id)),
                 Timer::Visit(session) => {
@@ -466,6 +469,19 @@ impl Node {
                     self.with_calls(|_, all, ctx| all.punch.answered(ctx, from, session, &mappings));
                 }
             }
+            Body::UdpRequest(theirs) => {
+                let (terms, address) = (theirs.mappings.terms, (*theirs.mappings.address).clone());
+                return self.wish_from(from, session, terms, address, via, How::Udp(theirs));
+            }
+            Body::UdpResponse(theirs) => {
+                let theirs = theirs.as_deref();
+                let is_its = |t: &UdpMappings| NodeId::try_from(t.mappings.address.node()) == Ok(from);
+                if theirs.is_some_and(|t| !is_its(t)) {
+                    self.cx.stats.bad_messages += 1;
+                } else {
+                    self.with_calls(|_, all, ctx| all.udp.answered(ctx, from, session, theirs));
+                }
+            }
             Body::TurnRequest { terms, moves, relayed, address } => {
                 return self.wish_from(from, session, terms, *address, via, How::Relay { relayed, moves });
             }
@@ -496,12 +512,15 @@ impl Node {
     /// Returns the bearing of a message on us; `None` for an answer to no call or ping of ours.
     fn bearing_of(&self, from: NodeId, message: &Message) -> Option<Bearing> {
         match message.body {
-            Body::Direct { .. } | Body::Initial(_) | Body::TurnRequest { .. } => Some(Bearing::Asks),
+            Body::Direct { .. } | Body::Initial(_) | Body::UdpRequest(_) | Body::TurnRequest { .. } => {
+                Some(Bearing::Asks)
+            }
             Body::Echo(_) | Body::Clock { .. } => Some(Bearing::Tells),
             Body::EchoReply(ref payload) => {
                 self.signalling.is_pong(from, payload).then_some(Bearing::Answers)
             }
             Body::Updated(_)
+            | Body::UdpResponse(_)
             | Body::TurnResponse(_)
             | Body::Dialling(_)
             | Body::Dialled { .. }

@@ -24,6 +24,8 @@ mod stream;
 use core::fmt;
 
 #[cfg(feature = "relay")]
+pub(crate) use settings::first_rtt;
+#[cfg(feature = "relay")]
 pub use settings::{Congestion, RelayConfig};
 #[cfg(feature = "relay")]
 pub use stream::{EndCause, RelayStats, RelayStream, StreamEvent};

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use quinn_proto::congestion::{ControllerFactory, CubicConfig};
 use quinn_proto::{
-    AckFrequencyConfig, ConnectionId, ConnectionIdGenerator, EndpointConfig, IdleTimeout, TransportConfig,
-    VarInt,
+    AckFrequencyConfig, ConnectionId, ConnectionIdGenerator, EndpointConfig, IdleTimeout, MtuDiscoveryConfig,
+    TransportConfig, VarInt,
 };
 
 use super::bbr::{ACK_EVERY, BbrFactory};
@@ -15,6 +15,15 @@ use super::{MAX_DATAGRAM, MAX_MESSAGE, MAX_MESSAGES};
 
 /// Longest delay of an acknowledgement. QUIC's own 25 ms are many round trips of a near relay.
 const ACK_WITHIN: Duration = Duration::from_millis(2);
+
+/// Bounds of the round trip that is assumed to a peer: that to our broker. A first packet may come before the permission
+/// for it, or before the peer's NAT lets it in, and is repeated after three assumed round trips.
+const FIRST_RTT: (Duration, Duration) = (Duration::from_millis(15), Duration::from_millis(100));
+
+/// Returns the round trip to assume to a peer by the way to the broker.
+pub(crate) fn first_rtt(delay: Duration) -> Duration {
+    (2 * delay).clamp(FIRST_RTT.0, FIRST_RTT.1)
+}
 
 /// Congestion control: the rule for the sending rate.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -47,6 +56,9 @@ pub struct RelayConfig {
     pub receive_window: u32,
     /// Bytes written and not yet acknowledged, at most. Default 16 MiB.
     pub send_window: u32,
+    /// The longest datagram to search for, in bytes. Default: [`MAX_DATAGRAM`](super::MAX_DATAGRAM), for which nothing is
+    /// searched.
+    pub max_datagram: u16,
     /// Congestion control. Default: BBR.
     pub congestion: Congestion,
 }
@@ -59,12 +71,25 @@ impl Default for RelayConfig {
             initial_rtt: Duration::from_millis(100),
             receive_window: 16 << 20,
             send_window: 16 << 20,
+            max_datagram: MAX_DATAGRAM as u16,
             congestion: Congestion::Bbr,
         }
     }
 }
 
 impl RelayConfig {
+    /// Returns the settings for a path without a relay. It is used every 15 s at least, half the time for which many NATs
+    /// remember UDP (RFC 4787 section 4.3 wants two minutes). Datagrams grow up to what Ethernet carries over IPv6.
+    /// `delay` is the way to the broker.
+    pub(crate) fn direct(delay: Duration) -> Self {
+        RelayConfig {
+            keep_alive: Duration::from_secs(15),
+            max_datagram: 1_452,
+            initial_rtt: first_rtt(delay),
+            ..RelayConfig::default()
+        }
+    }
+
     pub(super) fn transport(&self) -> Arc<TransportConfig> {
         // More credit is given once an eighth of the window has been read, so a window that is used up but for the room of
         // messages must be larger than both together.
@@ -89,7 +114,11 @@ impl RelayConfig {
             .keep_alive_interval(Some(self.keep_alive))
             .initial_rtt(self.initial_rtt)
             .initial_mtu(MAX_DATAGRAM as u16)
-            .mtu_discovery_config(None)
+            .mtu_discovery_config((usize::from(self.max_datagram) > MAX_DATAGRAM).then(|| {
+                let mut search = MtuDiscoveryConfig::default();
+                search.upper_bound(self.max_datagram);
+                search
+            }))
             .enable_segmentation_offload(false)
             .datagram_receive_buffer_size(None)
             .allow_spin(false)

@@ -216,7 +216,8 @@ impl RelayStream {
         let config = endpoint(derive(&seed, b"reset"), derive(&seed, b"endpoint"));
         RelayStream {
             clock: Clock::starting(now),
-            endpoint: Endpoint::new(config, server, false, None),
+            // Whether longer datagrams are searched for is a matter of the transport.
+            endpoint: Endpoint::new(config, server, true, None),
             side,
             link: Link::Over,
             pipe: Pipe::default(),
@@ -283,7 +284,7 @@ impl RelayStream {
         }
     }
 
-    /// Returns the next datagram to send, of at most [`MAX_DATAGRAM`](super::MAX_DATAGRAM) bytes.
+    /// Returns the next datagram to send, of at most [`RelayConfig::max_datagram`] bytes.
     pub fn poll_transmit(&mut self, now: Instant) -> Option<Bytes> {
         let at = self.clock.advance(now);
         let Link::Running(_, conn) = &mut self.link else { return None };

@@ -4,13 +4,14 @@
 //! mode u8 | rung u8 | mapping u8 | filtering u8 | allocation u8, u16, u16 | signal delay u32 us
 //! | external: 4 or 6, address | count u8, ports | address text
 //! ```
+//! Before they punch over UDP the same follows `secret 16 | inside: 4 or 6, address, port u16`, about sockets of their own.
 
 use core::time::Duration;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use smallvec::SmallVec;
 
-use super::reader::{Malformed, Reader};
+use super::reader::{Malformed, Reader, put_endpoint};
 use crate::address::PeerAddress;
 use crate::nat::{Allocation, Behaviour, Filtering, Mapping};
 use crate::pipe::{PipeMode, ProtocolTag, Terms};
@@ -31,6 +32,33 @@ pub(crate) struct Mappings {
     pub(crate) ports: SmallVec<[u16; MAX_PORTS]>,
     /// The sender's own address.
     pub(crate) address: Box<PeerAddress>,
+}
+
+/// Mappings of sockets for UDP, and what the probes of both ends are made of.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct UdpMappings {
+    /// Random bytes of the sender. Probes are proofs under those of both ends.
+    pub(crate) secret: [u8; 16],
+    /// Local address of the socket, for a peer behind the same router.
+    pub(crate) inside: SocketAddr,
+    pub(crate) mappings: Mappings,
+}
+
+impl UdpMappings {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.secret);
+        put_endpoint(out, self.inside);
+        self.mappings.encode(out);
+    }
+
+    pub(super) fn decode(reader: &mut Reader<'_>, protocol: Option<ProtocolTag>) -> Result<Self, Malformed> {
+        let (secret, inside) = (reader.array()?, reader.reachable()?);
+        let mappings = Mappings::decode(reader, protocol)?;
+        if !mappings.address.interfaces().any(|i| i.internal == inside.ip()) {
+            return Err(Malformed);
+        }
+        Ok(UdpMappings { secret, inside, mappings })
+    }
 }
 
 impl Mappings {

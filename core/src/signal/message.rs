@@ -4,23 +4,23 @@
 //! id 16 | sent: i64 us | lifetime: u16 s | session 16 | kind u8 | body
 //! ```
 //! Numbers are big-endian. A kind has 0x80 more where a protocol's name stands before the body, as `length u8` and 1 to 64 bytes:
-//! in DIRECT, TURN_REQUEST and the mappings. The body of TURN_REQUEST is the mode (0x80 more for a pipe that moves), the relayed address and
+//! in DIRECT, TURN_REQUEST and the mappings, those for UDP too. The body of TURN_REQUEST is the mode (0x80 more for a pipe that moves), the relayed address and
 //! the sender's address text. The body of TURN_RESPONSE is a list of addresses. The body of DIALLED is the number of dials,
 //! and for peers that are known the failure, address and port of each. The body of PROVE is the token and the relayed
-//! address. An IP address is its family, 4 or 6, and its bytes.
+//! address. The body of UDP_RESPONSE is empty where the sender has no UDP. An IP address is its family, 4 or 6, and its bytes.
 
-use super::reader::{MAX_ECHO, Malformed, Reader};
-use std::net::{IpAddr, SocketAddr};
+use super::reader::{MAX_ECHO, Malformed, Reader, put_endpoint};
+use std::net::SocketAddr;
 
 use smallvec::SmallVec;
 
 use crate::address::PeerAddress;
 use crate::call::Refusal;
 use crate::failure::IoFailure;
-use crate::hello::{refusal_code, refusal_from};
+use crate::hello::{VERSION, refusal_code, refusal_from};
 use crate::pipe::{PipeMode, Terms};
 use crate::session::SessionId;
-use crate::signal::mappings::Mappings;
+use crate::signal::mappings::{Mappings, UdpMappings};
 use crate::time::WallTime;
 
 /// Most dials that a DIALLED message reports.
@@ -84,6 +84,10 @@ pub(crate) enum Body {
     },
     /// Answer to `TurnRequest`: it will come from one of these, by a port of its NAT's where that is 0. None: it cannot.
     TurnResponse(SmallVec<[SocketAddr; MAX_SOURCES]>),
+    /// Punch a hole over UDP with me: this is where I come from.
+    UdpRequest(Box<UdpMappings>),
+    /// Answer to `UdpRequest`: and I from here. None: it has no UDP.
+    UdpResponse(Option<Box<UdpMappings>>),
     /// Show that you are where you say, by a call with this token to this relayed address of mine: before that, no
     /// search goes on at your address.
     Prove {
@@ -99,11 +103,16 @@ const UPDATED_MAPPINGS: u8 = 4;
 const TURN_REQUEST: u8 = 5;
 const TURN_RESPONSE: u8 = 6;
 const PROVE: u8 = 7;
+const UDP_REQUEST: u8 = 8;
+const UDP_RESPONSE: u8 = 9;
 const ECHO_REPLY: u8 = 16;
 const DIALLING: u8 = 17;
 const DIALLED: u8 = 18;
 const CLOCK: u8 = 19;
 const REFUSED: u8 = 20;
+
+/// Version of a UDP_REQUEST.
+pub(crate) const UDP_VERSION: u8 = VERSION + 1;
 
 /// Flag in TURN_REQUEST's mode for a pipe that moves. A node that does not know the flag finds the message malformed,
 /// and so cannot take such a pipe for an ordinary one.
@@ -112,6 +121,12 @@ const MOVES: u8 = 0x80;
 const NAMED: u8 = 0x80;
 
 impl Message {
+    /// Returns the version that the envelope names. A request that nodes before it cannot read has one of its own, so that
+    /// they say so.
+    pub(crate) fn version(&self) -> u8 {
+        if matches!(self.body, Body::UdpRequest(_)) { UDP_VERSION } else { VERSION }
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(128);
         out.extend_from_slice(&self.id.0);
@@ -163,6 +178,15 @@ impl Message {
             Body::TurnResponse(sources) => {
                 out.push(TURN_RESPONSE);
                 sources.iter().take(MAX_SOURCES).for_each(|at| put_endpoint(&mut out, *at));
+            }
+            Body::UdpRequest(mappings) => {
+                put_kind(&mut out, UDP_REQUEST, mappings.mappings.terms);
+                mappings.encode(&mut out);
+            }
+            Body::UdpResponse(None) => out.push(UDP_RESPONSE),
+            Body::UdpResponse(Some(mappings)) => {
+                put_kind(&mut out, UDP_RESPONSE, mappings.mappings.terms);
+                mappings.encode(&mut out);
             }
             Body::Prove { token, relayed } => {
                 out.push(PROVE);
@@ -236,13 +260,21 @@ impl Message {
                 }
                 Body::TurnResponse(sources)
             }
+            UDP_REQUEST => Body::UdpRequest(Box::new(UdpMappings::decode(&mut reader, protocol)?)),
+            UDP_RESPONSE if reader.0.is_empty() => Body::UdpResponse(None),
+            UDP_RESPONSE => Body::UdpResponse(Some(Box::new(UdpMappings::decode(&mut reader, protocol)?))),
             PROVE => Body::Prove { token: reader.array()?, relayed: reader.reachable()? },
             _ => return Err(Malformed),
         };
         // A name belongs to what asks for a pipe, and to its answer.
         let named = matches!(
             body,
-            Body::Direct { .. } | Body::Initial(_) | Body::Updated(_) | Body::TurnRequest { .. }
+            Body::Direct { .. }
+                | Body::Initial(_)
+                | Body::Updated(_)
+                | Body::TurnRequest { .. }
+                | Body::UdpRequest(_)
+                | Body::UdpResponse(Some(_))
         );
         if protocol.is_some() && !named {
             return Err(Malformed);
@@ -256,20 +288,6 @@ fn put_kind(out: &mut Vec<u8>, kind: u8, terms: Terms) {
     let tag = protocol.as_bytes();
     out.extend_from_slice(&[kind | NAMED, tag.len() as u8]);
     out.extend_from_slice(tag);
-}
-
-fn put_endpoint(out: &mut Vec<u8>, at: SocketAddr) {
-    match at.ip() {
-        IpAddr::V4(ip) => {
-            out.push(4);
-            out.extend_from_slice(&ip.octets());
-        }
-        IpAddr::V6(ip) => {
-            out.push(6);
-            out.extend_from_slice(&ip.octets());
-        }
-    }
-    out.extend_from_slice(&at.port().to_be_bytes());
 }
 
 fn failure_code(why: IoFailure) -> u8 {
@@ -466,9 +484,29 @@ mod tests {
                 continue;
             }
             let flagged = [&plain[..MODE - 1], &[plain[MODE - 1] | NAMED], &tag[..], &plain[MODE..]].concat();
-            let asks = matches!(plain[MODE - 1], DIRECT | INITIAL_MAPPINGS | UPDATED_MAPPINGS | TURN_REQUEST);
+            let asks = matches!(
+                plain[MODE - 1],
+                DIRECT | INITIAL_MAPPINGS | UPDATED_MAPPINGS | TURN_REQUEST | UDP_REQUEST | UDP_RESPONSE
+            ) && other.body != Body::UdpResponse(None);
             assert_eq!(Message::decode(&flagged).is_ok(), asks, "{other:?}");
         }
+    }
+
+    fn over_udp() -> UdpMappings {
+        let mappings = Any::arbitrary(&mut Gen::new(8)).0;
+        let inside = mappings.address.interfaces().next().unwrap().internal;
+        UdpMappings { secret: [5; 16], inside: SocketAddr::new(inside, 4000), mappings }
+    }
+
+    #[test]
+    fn sockets_for_udp_are_the_senders_own() {
+        let mappings = over_udp();
+        let stranger = SocketAddr::new("198.51.100.9".parse().unwrap(), 4000);
+        let of =
+            |inside| message(Body::UdpRequest(Box::new(UdpMappings { inside, ..mappings.clone() }))).encode();
+        assert!(Message::decode(&of(mappings.inside)).is_ok());
+        assert_eq!(Message::decode(&of(stranger)), Err(Malformed));
+        assert_eq!(Message::decode(&of(SocketAddr::new(mappings.inside.ip(), 0))), Err(Malformed));
     }
 
     fn all() -> Vec<Message> {
@@ -496,6 +534,9 @@ mod tests {
             Body::Refused(Refusal::Version { ours: 9 }),
             Body::Initial(Box::new(Any::arbitrary(&mut Gen::new(8)).0)),
             Body::Updated(Box::new(Any::arbitrary(&mut Gen::new(8)).0)),
+            Body::UdpRequest(Box::new(over_udp())),
+            Body::UdpResponse(Some(Box::new(over_udp()))),
+            Body::UdpResponse(None),
         ];
         bodies.into_iter().map(message).collect()
     }

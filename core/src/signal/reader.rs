@@ -1,4 +1,4 @@
-//! Reading of the fields of a message.
+//! Reading of the fields of a message, and writing of those that several kinds have.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -48,6 +48,20 @@ impl<'a> Reader<'a> {
         let payload = self.rest();
         if payload.len() <= MAX_ECHO { Ok(SmallVec::from_slice(payload)) } else { Err(Malformed) }
     }
+}
+
+pub(super) fn put_endpoint(out: &mut Vec<u8>, at: SocketAddr) {
+    match at.ip() {
+        IpAddr::V4(ip) => {
+            out.push(4);
+            out.extend_from_slice(&ip.octets());
+        }
+        IpAddr::V6(ip) => {
+            out.push(6);
+            out.extend_from_slice(&ip.octets());
+        }
+    }
+    out.extend_from_slice(&at.port().to_be_bytes());
 }
 
 /// Most bytes of ECHO's payload.

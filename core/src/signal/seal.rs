@@ -8,6 +8,7 @@
 //!
 //! ```text
 //! version u8 = 2 | message                         a message, which begins with its id in every version
+//! version u8 = 3 | UDP_REQUEST                     a message that nodes before it cannot read
 //! 0 | id 16 of a message | version u8              "I speak that version only, and could not read that message"
 //! ```
 //! A broker learns its reader from the topic, and its length, but neither who asks nor what. Since the version stands
@@ -24,7 +25,7 @@
 use crate::hello::VERSION;
 use crate::identity::{NodeId, SecretKey};
 use crate::noise;
-use crate::signal::message::{Message, MessageId};
+use crate::signal::message::{Message, MessageId, UDP_VERSION};
 use crate::time::WallTime;
 
 /// Most bytes of an envelope. The longest message, DIRECT with a full address, takes under 800.
@@ -67,7 +68,7 @@ pub(crate) fn seal(
     message: &Message,
     entropy: [u8; 32],
 ) -> Result<Vec<u8>, noise::NotAuthentic> {
-    let content = [&[VERSION], message.encode().as_slice()].concat();
+    let content = [&[message.version()], message.encode().as_slice()].concat();
     seal_content(ours, to, message.sent, &content, entropy)
 }
 
@@ -145,8 +146,9 @@ pub(crate) fn open(ours: &SecretKey, envelope: &[u8]) -> Result<(NodeId, Content
 
 fn parse(content: &[u8]) -> Option<Content> {
     let (version, rest) = content.split_first()?;
-    if *version == VERSION {
-        return Message::decode(rest).ok().map(|message| Content::Message(Box::new(message)));
+    if [VERSION, UDP_VERSION].contains(version) {
+        let message = Message::decode(rest).ok().filter(|message| message.version() == *version)?;
+        return Some(Content::Message(Box::new(message)));
     }
     let (about, rest) = rest.split_first_chunk()?;
     let about = MessageId(*about);

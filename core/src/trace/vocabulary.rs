@@ -452,6 +452,7 @@ enum_form! { Strategy => Strategy {
     "direct" Direct,
     "reverse" Reverse,
     "punch" Punch,
+    "udp" Udp,
     "relay" Relay,
 }}
 
@@ -772,7 +773,7 @@ mod tests {
         let call = Call::Connect { to, plan: Plan::default() };
         assert_eq!(
             line(Record::Call(at, call)),
-            "call 5 connect None-0-0-x 4 direct reverse punch relay encrypted - 20000000000 no"
+            "call 5 connect None-0-0-x 5 direct reverse punch udp relay encrypted - 20000000000 no"
         );
         let host = "a b%\u{e9}".into();
         let output = Output::Resolve { query: QueryId(0), host, deadline: at };

@@ -14,7 +14,7 @@ use crate::hello::{VERSION, refusal_code};
 use crate::nat::{Allocation, Behaviour, Filtering, Mapping};
 use crate::pipe::{PipeMode, ProtocolTag, Terms};
 use crate::session::SessionId;
-use crate::signal::mappings::Mappings;
+use crate::signal::mappings::{Mappings, UdpMappings};
 use crate::signal::message::{Body, Message, MessageId};
 use crate::signal::seal::{self, Content, MarkKey};
 use crate::time::WallTime;
@@ -44,6 +44,17 @@ fn mappings(terms: Terms, rung: u8, behaviour: Behaviour, ports: SmallVec<[u16; 
         ports,
         address: Box::new(address().parse().unwrap()),
     })
+}
+
+fn over_udp(terms: Terms) -> Box<UdpMappings> {
+    let behaviour = Behaviour {
+        mapping: Some(Mapping::EndpointIndependent),
+        filtering: Some(Filtering::AddressPortDependent),
+        allocation: Some(Allocation::Equal),
+    };
+    let mappings = *mappings(terms, 1, behaviour, smallvec![40_001]);
+    let inside = SocketAddr::new([192, 168, 21, 21].into(), 40_001);
+    Box::new(UdpMappings { secret: *b"16 random bytes.", inside, mappings })
 }
 
 fn all() -> Vec<(&'static str, Body)> {
@@ -116,6 +127,12 @@ fn all() -> Vec<(&'static str, Body)> {
             "UPDATED_MAPPINGS, ports by steps of the local one",
             Body::Updated(mappings(Terms::ENCRYPTED, 1, dependent, smallvec![1, 65_535])),
         ),
+        ("UDP_REQUEST", Body::UdpRequest(over_udp(Terms::ENCRYPTED))),
+        (
+            "UDP_RESPONSE with a protocol",
+            Body::UdpResponse(Some(over_udp(named(PipeMode::Plain, b"chat/1")))),
+        ),
+        ("UDP_RESPONSE: cannot come", Body::UdpResponse(None)),
         (
             "TURN_REQUEST",
             Body::TurnRequest { terms: Terms::ENCRYPTED, moves: false, relayed: v4, address: address() },
@@ -203,6 +220,14 @@ fn mappings_of(kind: u8, m: &Mappings, bytes: &[u8]) -> Fields {
     fields
 }
 
+fn over_udp_of(kind: u8, m: &UdpMappings, bytes: &[u8]) -> Fields {
+    let mut fields = vec![("secret", hex(&m.secret)), ("inside", endpoint(m.inside))];
+    // Those bytes stand between the protocol and the rest.
+    let at = 43 + m.mappings.terms.protocol.map_or(0, |p| 1 + p.as_bytes().len());
+    fields.extend(mappings_of(kind, &m.mappings, &[&bytes[..at], &bytes[at + 23..]].concat()));
+    fields
+}
+
 fn body_of(body: &Body, bytes: &[u8]) -> Fields {
     let kind = |n: u8| vec![("kind", n.to_string())];
     match body {
@@ -213,6 +238,9 @@ fn body_of(body: &Body, bytes: &[u8]) -> Fields {
         }
         Body::Initial(m) => mappings_of(3, m, bytes),
         Body::Updated(m) => mappings_of(4, m, bytes),
+        Body::UdpRequest(m) => over_udp_of(8, m, bytes),
+        Body::UdpResponse(None) => kind(9),
+        Body::UdpResponse(Some(m)) => over_udp_of(9, m, bytes),
         Body::TurnRequest { terms, moves, relayed, address } => {
             let rest = vec![
                 ("moves", moves.to_string()),
@@ -290,7 +318,7 @@ pub(super) fn not_messages() -> Vec<Fields> {
     let initial = "INITIAL_MAPPINGS before anything is measured";
     let bad = [
         ("cut off before the kind", of("ECHO")[..KIND].to_vec()),
-        ("an unknown kind", with("ECHO", &|b| b[KIND] = 8)),
+        ("an unknown kind", with("ECHO", &|b| b[KIND] = 10)),
         ("ECHO of 65 bytes", with("ECHO_REPLY, the longest", &|b| b.push(7))),
         ("DIRECT with an unknown mode", with("DIRECT", &|b| b[BODY] = 2)),
         ("DIRECT with a mode of TURN_REQUEST", with("DIRECT", &|b| b[BODY] = 0x80)),
@@ -324,6 +352,8 @@ pub(super) fn not_messages() -> Vec<Fields> {
             "TURN_RESPONSE with seven addresses",
             with("TURN_RESPONSE, the most addresses", &|b| b.extend([4, 203, 0, 113, 9, 15, 160])),
         ),
+        ("UDP_REQUEST from port 0 inside", with("UDP_REQUEST", &|b| b[BODY + 21..BODY + 23].fill(0))),
+        ("UDP_REQUEST from another's address inside", with("UDP_REQUEST", &|b| b[BODY + 17] = 10)),
         ("PROVE to port 0", with("PROVE", &|b| b[BODY + 21..].fill(0))),
         ("mappings with an unknown mapping", with(initial, &|b| b[BODY + 2] = 5)),
         ("mappings with an unknown filtering", with(initial, &|b| b[BODY + 3] = 4)),

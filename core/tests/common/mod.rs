@@ -13,6 +13,7 @@ pub mod proxy;
 pub mod router;
 pub mod stun;
 pub mod turn;
+pub mod udp;
 pub mod view;
 mod wire;
 
@@ -95,6 +96,7 @@ enum Happening {
     Reset(End),
     Writable { n: usize, sock: SockId },
     Datagram { n: usize, sock: SockId, from: SocketAddr, data: Vec<u8> },
+    AtNat { from: SocketAddr, to: SocketAddr, data: Vec<u8> },
     AtTurn { from: SocketAddr, to: SocketAddr, data: Vec<u8> },
     Delivery { broker: usize, topic: String, payload: Vec<u8> },
 }
@@ -139,6 +141,8 @@ pub struct Host {
     pub without_udp: bool,
     /// Datagrams of its own to there are lost.
     pub unreachable: Option<IpAddr>,
+    /// The host's NAT, for UDP to other hosts.
+    pub udp: udp::Udp,
     next_port: u16,
     /// UDP sockets by id.
     pub bound: BTreeMap<SockId, SocketAddr>,
@@ -308,6 +312,7 @@ impl World {
             frozen: false,
             without_udp: false,
             unreachable: None,
+            udp: udp::Udp::default(),
             next_port: 50_000,
             bound: BTreeMap::new(),
             aimed: BTreeSet::new(),
@@ -475,8 +480,9 @@ impl World {
                     self.dialling.insert((n, sock));
                     let cause = IoFailure::Refused;
                     self.schedule(2 * LATENCY, Happening::Failed { n, sock, cause });
-                } else if let Some(from) = host.bound.get(&sock) {
-                    let from = SocketAddr::new(host.outside, from.port());
+                } else if host.bound.contains_key(&sock) {
+                    let from = self.outside_of(n, sock, to);
+                    self.datagram_to_host(n, sock, to, &data);
                     self.datagram_to_stun(n, sock, from, to, &data);
                     self.datagram_to_turn(n, sock, to, &data);
                     self.datagram_to_router(n, sock, to, &data);

@@ -73,6 +73,7 @@ impl World {
                     self.tell(n, Input::Writable { sock });
                 }
             }
+            Happening::AtNat { from, to, data } => self.at_nat(from, to, data),
             Happening::Datagram { n, sock, from, data } => {
                 if self.hosts[n].bound.contains_key(&sock) {
                     self.tell(n, Input::Datagram { sock, from, data: &data });

@@ -38,4 +38,5 @@ mod roaming;
 mod servers;
 mod strangers;
 mod time;
+mod udp;
 mod versions;

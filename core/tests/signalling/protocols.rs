@@ -1,5 +1,6 @@
 //! Calls that name a protocol, and listeners that take some.
 
+use crate::common::udp::Nat;
 use crate::common::view::plan;
 use crate::common::{MS, S, World};
 use p2pd_core::trace::replay;
@@ -20,6 +21,7 @@ fn world(taken: &[&str]) -> World {
     world.tracing = true;
     world.open(|_| {});
     world.open(|c| c.protocols = taken.iter().map(|text| tag(text)).collect());
+    world.set_udp([Nat::Kept; 2]);
     world.run(S);
     world
 }

@@ -8,6 +8,9 @@ WAYS = [
     ("punch", "both NATs are measured, both ends dial at once",
      [("caller", "servers", "ports", True), ("listener", "servers", "ports", True), ("caller", "listener", "dial", False),
       ("listener", "caller", "dial", False)]),
+    ("udp", "the same with datagrams, then QUIC",
+     [("caller", "servers", "ports", True), ("listener", "servers", "ports", True), ("caller", "listener", "probe", False),
+      ("listener", "caller", "probe", False)]),
     ("relay", "both ends meet at a TURN server",
      [("caller", "servers", "sealed stream", False), ("servers", "listener", "sealed stream", False)]),
 ]

@@ -419,6 +419,7 @@ pub(super) fn p2pd_strategy(strategy: Strategy) -> &'static str {
         Strategy::Direct => "direct connect",
         Strategy::Reverse => "reverse connect",
         Strategy::Punch => "tcp punch",
+        Strategy::Udp => "udp punch",
         Strategy::Relay => "turn relay",
         other => other.name(),
     }

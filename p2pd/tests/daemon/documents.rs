@@ -108,15 +108,19 @@ fn two_daemons_by_a_broker_and_both_ways() {
     let there = Daemon::with(&[&config[..], &["--accept", &here.id]].concat());
     // The broker is in the address.
     assert!(there.address.starts_with("0-"), "{}", there.address);
-    for (name, strategy, said) in
-        [("d", "direct", "direct connect"), ("r", "reverse", "reverse connect"), ("p", "punch", "tcp punch")]
-    {
+    for (name, strategy, said) in [
+        ("d", "direct", "direct connect"),
+        ("r", "reverse", "reverse connect"),
+        ("p", "punch", "tcp punch"),
+        ("u", "udp", "udp punch"),
+    ] {
         let opened = here.ok(&format!("/p2p/open/{name}/{}?strategies={strategy}", there.address));
         assert_eq!((&opened["strategy"], &opened["peer"]), (&said.into(), &there.id.clone().into()));
         here.ok(&format!("/p2p/send/{name}/{strategy}"));
     }
-    let incoming = [here.id.clone(), format!("{}.2", here.id), format!("{}.3", here.id)];
-    for (name, strategy) in incoming.iter().zip(["direct", "reverse", "punch"]) {
+    let incoming =
+        [here.id.clone(), format!("{}.2", here.id), format!("{}.3", here.id), format!("{}.4", here.id)];
+    for (name, strategy) in incoming.iter().zip(["direct", "reverse", "punch", "udp"]) {
         assert_eq!(there.ok(&format!("/p2p/recv/{name}"))["data"], strategy);
     }
     there.ok(&format!("/p2p/send/{}/and%20back", incoming[1]));

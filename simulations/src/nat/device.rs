@@ -110,6 +110,9 @@ impl Nat {
     }
 
     pub(crate) fn leave(&mut self, now: Nanos, packet: Box<Packet>) -> Verdicts {
+        if self.blocks(&packet) {
+            return one(Verdict::Drop("udp is blocked"));
+        }
         if self.spec.translate && self.external.contains(&packet.dst.ip()) {
             return self.hairpin(now, packet);
         }
@@ -141,7 +144,14 @@ impl Nat {
         }
     }
 
+    fn blocks(&self, packet: &Packet) -> bool {
+        !self.spec.udp_passes && packet.proto() == Some(Proto::Udp)
+    }
+
     pub(crate) fn enter(&mut self, now: Nanos, packet: Box<Packet>) -> Verdicts {
+        if self.blocks(&packet) {
+            return one(Verdict::Drop("udp is blocked"));
+        }
         match self.inward(now, packet) {
             Continue(packet) => one(Verdict::Out(Side::Inside, packet)),
             Break(Inward::Drop(why)) => one(Verdict::Drop(why)),

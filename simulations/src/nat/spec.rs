@@ -243,6 +243,8 @@ pub struct NatSpec {
     pub background: u32,
     /// True if packets that match no mapping go to the first host inside, on the same port (1:1 NAT, DMZ).
     pub dmz: bool,
+    /// True if UDP passes. Otherwise it is dropped in both directions.
+    pub udp_passes: bool,
     /// True if each RST that the NAT itself sends takes a port, as where nft counts ports by `numgen`.
     pub refusal_takes_port: bool,
 }
@@ -269,6 +271,7 @@ impl NatSpec {
         caps: Caps { total: 0, per_host: 0 },
         background: 0,
         dmz: false,
+        udp_passes: true,
         refusal_takes_port: false,
     };
 

@@ -179,6 +179,7 @@ impl NatSpec {
             "sessions-per-host" => self.caps.per_host = number(value)?,
             "background" => self.background = number(value)?,
             "dmz" => self.dmz = pick(&FLAGS, value)?,
+            "udp" => self.udp_passes = pick(&FLAGS, value)?,
             "refusal-takes-port" => self.refusal_takes_port = pick(&FLAGS, value)?,
             _ => return Err(SpecError::Field(field.into())),
         }
@@ -268,6 +269,7 @@ fn fields(s: &NatSpec) -> Vec<(&'static str, String)> {
         ("sessions-per-host", s.caps.per_host.to_string()),
         ("background", s.background.to_string()),
         ("dmz", flag(s.dmz)),
+        ("udp", flag(s.udp_passes)),
         ("refusal-takes-port", flag(s.refusal_takes_port)),
     ]
 }

@@ -16,7 +16,7 @@ use crate::driver::Clocks;
 use crate::engine::{Domain, Keyed, MILLI, Nanos, SECOND};
 use crate::nat::{Chain, Dependence, NatSpec, PRESETS, Unsolicited};
 use crate::net::{Blackout, LinkSpec};
-use crate::oracle::{Verdict, direct_or_reverse, every_strategy};
+use crate::oracle::{Verdict, direct_or_reverse, every_strategy, udp};
 use crate::service::{BrokerFaults, Forgets, StunFaults};
 
 /// The kinds of faults that a seed chooses from.
@@ -99,6 +99,9 @@ pub fn draw_without(seed: u64, with: With, left_out: &[usize]) -> Drawn {
         Place::Apart if all => every_strategy(&pair.chains[0], &pair.chains[1]),
         Place::Apart => direct_or_reverse(&pair.chains[0], &pair.chains[1]),
     };
+    if let Some(found) = over_udp(rng, with, all, &mut pair, &mut what) {
+        demand = found;
+    }
     pair.timeout = Duration::from_secs(30);
     if below(4) == 0 {
         pair.mode = PipeMode::Plain;
@@ -230,6 +233,35 @@ pub fn draw_without(seed: u64, with: With, left_out: &[usize]) -> Drawn {
         }
     }
     Drawn { pair, demand, healed, what, faults: faults as usize }
+}
+
+/// Draws what becomes of UDP, from numbers that nothing else uses: nothing, UDP punching alone, or homes that spoil TCP or
+/// UDP. Returns the demand where that is another.
+fn over_udp(rng: Keyed, with: With, all: bool, pair: &mut Pair, what: &mut String) -> Option<Verdict> {
+    if pair.place != Place::Apart || !all || with.routers {
+        return None;
+    }
+    let [a, b] = pair.chains.clone();
+    match rng.below(Domain::Scenario, 40, 0, 8) {
+        0 | 1 if !with.relay => {
+            pair.strategies = vec![Strategy::Udp];
+            what.push_str(" by udp only");
+            Some(udp(&a, &b))
+        }
+        2 => {
+            let spoil = |chain: &mut Chain| chain.0.iter_mut().for_each(|nat| nat.simultaneous_open = false);
+            pair.chains.iter_mut().for_each(spoil);
+            what.push_str(" spoiling tcp");
+            let must = [direct_or_reverse(&a, &b), udp(&a, &b)].contains(&Verdict::Must);
+            Some(if must { Verdict::Must } else { Verdict::Perhaps })
+        }
+        3 if !with.relay => {
+            pair.chains[1].0.iter_mut().for_each(|nat| nat.udp_passes = false);
+            what.push_str(" blocking udp");
+            None
+        }
+        _ => None,
+    }
 }
 
 /// Draws strangers; whether the caller is one of them to the listener.

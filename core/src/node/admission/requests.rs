@@ -25,7 +25,7 @@ const EVERY: Duration = Duration::from_micros(1_000_000 / 32);
 /// luck.
 const DRAWN: u32 = 25;
 /// Strangers' requests a second, of all kinds together.
-pub(super) const STRANGERS_A_SECOND: usize = 3 * (1_000_000 / EVERY.as_micros()) as usize;
+pub(super) const STRANGERS_A_SECOND: usize = 4 * (1_000_000 / EVERY.as_micros()) as usize;
 /// Most places of one kind, of strangers and of known peers each.
 const PLACES: usize = 128;
 const PLACES_KNOWN: usize = 64;
@@ -36,8 +36,12 @@ const _: () = assert!((PLACES as u128 - BURST as u128) * EVERY.as_micros() >= LE
 const OF_ONE_STRANGER: usize = 1;
 const OF_ONE_KNOWN: usize = 8;
 /// Requests of one peer, by kind as [`Kind`] has them: a punch takes one for each of its rungs.
-const OF_ONE: [(u32, Duration); 3] =
-    [(8, Duration::from_secs(5)), (16, Duration::from_millis(2500)), (8, Duration::from_secs(5))];
+const OF_ONE: [(u32, Duration); 4] = [
+    (8, Duration::from_secs(5)),
+    (16, Duration::from_millis(2500)),
+    (8, Duration::from_secs(5)),
+    (8, Duration::from_secs(5)),
+];
 /// Peers whose rates are counted at a time. Of strangers no more are let in while a bucket fills.
 const STRANGERS_COUNTED: usize = 512;
 const KNOWN_COUNTED: usize = 8192;
@@ -76,16 +80,16 @@ struct Crowd {
 #[derive(Debug)]
 pub(super) struct Requests {
     /// Crowds by kind.
-    strangers: [Crowd; 3],
+    strangers: [Crowd; 4],
     /// Buckets by kind and by trust.
-    of_one: [[Buckets<NodeId>; 2]; 3],
+    of_one: [[Buckets<NodeId>; 2]; 4],
 }
 
 impl Requests {
     pub(super) fn new() -> Self {
         let of_one =
             |(burst, every)| [KNOWN_COUNTED, STRANGERS_COUNTED].map(|cap| Buckets::new(cap, burst, every));
-        Requests { strangers: [Crowd::new(); 3], of_one: OF_ONE.map(of_one) }
+        Requests { strangers: [Crowd::new(); 4], of_one: OF_ONE.map(of_one) }
     }
 
     /// Admits a request, in addition to those that have places. Returns the place that makes room for it, if one has

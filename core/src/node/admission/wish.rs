@@ -8,7 +8,7 @@ use crate::address::PeerAddress;
 use crate::identity::NodeId;
 use crate::pipe::Terms;
 use crate::session::SessionId;
-use crate::signal::mappings::Mappings;
+use crate::signal::mappings::{Mappings, UdpMappings};
 
 /// A request to come to a peer.
 #[derive(Debug)]
@@ -27,6 +27,7 @@ pub(in crate::node) struct Wish {
 pub(in crate::node) enum How {
     Dial,
     Punch(Box<Mappings>),
+    Udp(Box<UdpMappings>),
     /// Stream to its relay at this address; `moves`: for a pipe that may move.
     Relay {
         relayed: SocketAddr,
@@ -39,6 +40,7 @@ impl How {
         match self {
             How::Dial => Kind::Dial,
             How::Punch(_) => Kind::Punch,
+            How::Udp(_) => Kind::Udp,
             How::Relay { .. } => Kind::Relay,
         }
     }
@@ -50,4 +52,5 @@ pub(in crate::node) enum Kind {
     Dial,
     Punch,
     Relay,
+    Udp,
 }

@@ -27,6 +27,7 @@ use crate::config::Plan;
 use crate::cx::Timer;
 use crate::event::{Event, FailReason, Outcome, Report, Stage};
 use crate::failure::IoFailure;
+use crate::hello::VERSION;
 use crate::identity::NodeId;
 use crate::io::SockId;
 use crate::random::Domain;
@@ -208,6 +209,8 @@ impl Calls {
                 }
             }
             Said::Left(key, peer, parting) => all.leave(ctx, key, peer, parting),
+            #[cfg(feature = "relay")]
+            Said::Met(met) => all.relay.take_over(ctx, *met),
             Said::Relayed(pipe, settled, since) => {
                 let (answers, since) = self.end_settled(all, ctx, &settled, since);
                 all.relay.hand_out(ctx, pipe, settled.kept.is_some(), answers, since);
@@ -334,7 +337,7 @@ impl Calls {
         }
         let ends = !early && why != Refusal::NoSearchInSilence;
         self.heard(call, ends.then_some(why));
-        for strategy in [Strategy::Punch, Strategy::Relay] {
+        for strategy in [Strategy::Punch, Strategy::Udp, Strategy::Relay] {
             if all.of(strategy).request(call).is_none() {
                 all.of(strategy).end(ctx, call.key());
             }
@@ -360,7 +363,7 @@ impl Calls {
         ongoing.clock_offset = Some(offset);
         ctx.signalling.set_offset(peer, self.offset_of(peer));
         // Whatever else was sent in the wrong time was not heard either.
-        for strategy in [Strategy::Reverse, Strategy::Relay, Strategy::Punch] {
+        for strategy in [Strategy::Reverse, Strategy::Relay, Strategy::Punch, Strategy::Udp] {
             all.of(strategy).ask_again(ctx, &call);
         }
         self.drive(all, ctx, call.connect);
@@ -375,9 +378,17 @@ impl Calls {
         about: MessageId,
         version: u8,
     ) {
-        if let Some(call) = self.asked_by(all, peer, about) {
-            self.refused(all, ctx, &call, Refusal::Version { ours: version });
+        let Some(call) = self.asked_by(all, peer, about) else { return };
+        let request = all.of(Strategy::Udp).request(&call).and_then(|request| request.as_ref());
+        if version == VERSION && request.is_some_and(|request| request.id == about) {
+            // It reads all else.
+            let end =
+                End::failed(format!("the peer speaks protocol version {version}, without UDP punching"));
+            all.of(Strategy::Udp).end(ctx, call.key());
+            self.end_run(all, ctx.cx.now, call.connect, Strategy::Udp, end);
+            return self.drive(all, ctx, call.connect);
         }
+        self.refused(all, ctx, &call, Refusal::Version { ours: version });
     }
 
     /// Notes that the peer answered a request of a call, by a refusal or otherwise.
@@ -394,7 +405,8 @@ impl Calls {
             let Some(call) = self.all.get(&connect).map(|a| Arc::clone(&a.call)) else { continue };
             // The peer may have nominated such a stream, or taken our relay, and will wait for it.
             let opened = ctx.sessions.has_opened_from(call.key(), &gone)
-                || all.of(Strategy::Relay).request(&call).is_some();
+                || all.of(Strategy::Relay).request(&call).is_some()
+                || all.relay.is_opening(call.key(), Strategy::Udp);
             if opened {
                 self.renew_session(all, ctx, connect);
             } else {

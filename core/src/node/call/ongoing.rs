@@ -20,6 +20,8 @@ use crate::time::Instant;
 /// Delay between the starts of two strategies, where the first is likely to work by itself. Where it is not, the next
 /// starts at once: it costs one message.
 const HEAD_START: Duration = Duration::from_millis(250);
+/// Delay of UDP punching behind TCP's, where the two would be in each other's way.
+const AFTER_PUNCH: Duration = Duration::from_secs(2);
 /// A relay costs whoever runs it: others have so long before.
 const BEFORE_RELAY: Duration = Duration::from_secs(3);
 
@@ -90,6 +92,14 @@ impl Run {
     }
 }
 
+/// Returns true if a NAT takes another port for each destination: what one strategy opens there moves the ports that
+/// another one foresees, or takes some of the few that a subscriber has.
+fn is_hard(ctx: &Ctx<'_>, to: &PeerAddress) -> bool {
+    let ours = |ip| ctx.network.surveyor().of(ip).is_some_and(|report| report.behaviour.is_symmetric());
+    to.interfaces().any(|i| i.nat == NatType::Symmetric)
+        || ctx.network.routes().iter().any(|r| ours(r.internal))
+}
+
 /// Returns the strategies of a plan, each with the time of its turn.
 pub(super) fn order(ctx: &Ctx<'_>, peer: NodeId, to: &PeerAddress, plan: &Plan) -> SmallVec<[Run; 2]> {
     let now = ctx.cx.now;
@@ -110,6 +120,10 @@ pub(super) fn order(ctx: &Ctx<'_>, peer: NodeId, to: &PeerAddress, plan: &Plan) 
                 at = at + HEAD_START;
             }
             let mut at_its_turn = at;
+            let punch = runs.last().filter(|r| r.strategy == Strategy::Punch && *strategy == Strategy::Udp);
+            if let Some(Run { state: RunState::Pending { at: with_punch }, .. }) = punch {
+                at_its_turn = *with_punch + if is_hard(ctx, to) { AFTER_PUNCH } else { Duration::ZERO };
+            }
             if *strategy == Strategy::Relay && plan.relay_first {
                 at_its_turn = now;
             } else if *strategy == Strategy::Relay && !ctx.config.turn.is_empty() && plan.strategies.len() > 1

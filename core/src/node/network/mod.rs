@@ -242,6 +242,7 @@ impl Network {
             | Owner::PunchListener
             | Owner::Broker(_)
             | Owner::Stream
+            | Owner::Udp
             | Owner::Relay(_)
             | Owner::Proof(_)
             | Owner::Allocation(_)
@@ -368,6 +369,11 @@ impl Network {
     /// Returns true once one server at least has said where we can be dialled from outside.
     pub(super) fn outside_is_heard(&self) -> bool {
         self.external.heard()
+    }
+
+    /// Returns the addresses of the STUN servers, those of each that have answered first. `None`: not known yet.
+    pub(super) fn stun_servers(&self, cx: &Cx) -> Option<Vec<SocketAddr>> {
+        self.external.servers(cx)
     }
 
     /// Returns true while the prefix of the network's NAT64 is being looked up.

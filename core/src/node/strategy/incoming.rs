@@ -1,7 +1,7 @@
 //! Requests of peers: judged, asked about, and handed to the strategy that they are for.
 
 use super::{Contract, Ctx, Parting, Strategies};
-use crate::call::Refusal;
+use crate::call::{Refusal, Strategy};
 use crate::identity::NodeId;
 use crate::node::admission::{Denied, Entry, How, Kind, Place, Waiting, Wish};
 use crate::random::Domain;
@@ -16,16 +16,26 @@ impl Strategies {
             How::Dial => self.reverse.visits(wish.session, wish.peer, &wish.address),
             How::Relay { .. } => self.relay.is_busy(key) || ctx.sessions.is_carried(key),
             How::Punch(mappings) if self.punch.is_next_rung(key, wish.peer, mappings) => {
-                let (place, now) = (place_of(ctx, &wish), ctx.cx.now);
-                let random = &mut ctx.cx.random;
-                let draw = |below| random.below(Domain::Admission, below);
-                let goes_on = ctx.admission.go_on(now, place, draw).is_ok();
+                let goes_on = goes_on(ctx, &wish);
                 if goes_on {
                     self.punch.visit(ctx, wish.peer, wish.session, wish.via, mappings);
                 }
                 return goes_on;
             }
             How::Punch(_) => self.punch.is_busy(key),
+            How::Udp(theirs) if self.udp.is_next_rung(key, wish.peer, theirs) => {
+                let goes_on = goes_on(ctx, &wish);
+                if goes_on {
+                    let window = self.relay.window_for(ctx.admission.trust(wish.peer));
+                    self.udp.visit(ctx, (key, wish.peer, wish.via), theirs, window);
+                }
+                return goes_on;
+            }
+            How::Udp(_) => {
+                self.udp.is_busy(key)
+                    || self.relay.is_opening(key, Strategy::Udp)
+                    || ctx.sessions.is_carried(key)
+            }
         };
         if ctx.sessions.is_over(key) || known {
             return false;
@@ -80,6 +90,10 @@ impl Strategies {
         match how {
             How::Dial => self.reverse.visit(ctx, (key, peer, terms), address, via),
             How::Punch(mappings) => self.punch.visit(ctx, peer, session, via, &mappings),
+            How::Udp(theirs) => {
+                let window = self.relay.window_for(ctx.admission.trust(peer));
+                self.udp.visit(ctx, (key, peer, via), &theirs, window);
+            }
             How::Relay { relayed, moves } => {
                 self.relay.visit(ctx, (key, peer, terms), via, relayed, moves);
             }
@@ -92,6 +106,10 @@ impl Strategies {
         match place.kind {
             Kind::Dial => self.reverse.turn_out(ctx, place.session),
             Kind::Punch => self.punch.forget_punch(ctx, key),
+            Kind::Udp => {
+                self.udp.end(ctx, key);
+                self.relay.end_opening(ctx, key, Strategy::Udp);
+            }
             Kind::Relay => self.relay.end(ctx, key),
         }
         self.leave(ctx, key, place.peer, Parting::IfStreamless);
@@ -99,7 +117,8 @@ impl Strategies {
 
     /// Returns true if what the wish asks for fits. A wish that waits for the user's answer holds no place.
     fn has_room_for(&self, ctx: &Ctx<'_>, wish: &Wish) -> bool {
-        wish.how.kind() != Kind::Relay || self.relay.has_room(ctx.admission.trust(wish.peer))
+        let streams = matches!(wish.how.kind(), Kind::Relay | Kind::Udp);
+        !streams || self.relay.has_room(ctx.admission.trust(wish.peer))
     }
 
     fn judge(&mut self, ctx: &mut Ctx<'_>, wish: &Wish) -> Result<Entry, Denied> {
@@ -120,8 +139,16 @@ impl Strategies {
     /// Returns the places that the requests of peers have.
     fn places(&self, ctx: &Ctx<'_>) -> Vec<Place> {
         let met = |session| ctx.sessions.has_proven((session, Requester::Them));
-        self.reverse.places(met).chain(self.punch.places(met)).chain(self.relay.places()).collect()
+        let streams = self.reverse.places(met).chain(self.punch.places(met));
+        streams.chain(self.udp.places()).chain(self.relay.places()).collect()
     }
+}
+
+/// Returns true if the next request within one that has a place is admitted.
+fn goes_on(ctx: &mut Ctx<'_>, wish: &Wish) -> bool {
+    let (place, now) = (place_of(ctx, wish), ctx.cx.now);
+    let random = &mut ctx.cx.random;
+    ctx.admission.go_on(now, place, |below| random.below(Domain::Admission, below)).is_ok()
 }
 
 /// Returns the place that a request will have if it is admitted.

@@ -1,4 +1,4 @@
-//! The four strategies, and the contract by which calls know them.
+//! The five strategies, and the contract by which calls know them.
 //!
 //! Each strategy owns what it does, for our calls and for those of peers. It gets a [`Ctx`] for the time of one event, and
 //! puts what its calls have to know into a queue. No strategy knows another one.
@@ -15,8 +15,20 @@ pub(super) mod relay;
 pub(super) mod relay;
 mod request;
 mod reverse;
+#[cfg(feature = "relay")]
+mod udp;
+#[cfg(not(feature = "relay"))]
+#[path = "../without/udp.rs"]
+mod udp;
 
+#[cfg(feature = "relay")]
+use core::fmt;
+#[cfg(feature = "relay")]
+use std::net::SocketAddr;
 use std::sync::Arc;
+
+#[cfg(feature = "relay")]
+use smallvec::SmallVec;
 
 pub(super) use ctx::Ctx;
 pub(super) use direct::Direct;
@@ -26,12 +38,19 @@ pub(super) use punch::Punches;
 pub(super) use relay::Relays;
 pub(super) use request::Request;
 pub(super) use reverse::Reverse;
+pub(super) use udp::Udps;
 
 use super::call::facts::Call;
 use crate::call::{ConnectId, Strategy};
 use crate::event::Outcome;
 use crate::identity::NodeId;
+#[cfg(feature = "relay")]
+use crate::io::SockId;
 use crate::pipe::PipeId;
+#[cfg(feature = "relay")]
+use crate::pipe::Terms;
+#[cfg(feature = "relay")]
+use crate::relay::RelayStream;
 use crate::strategy::agreement::{Key, Settled};
 use crate::time::Instant;
 
@@ -114,10 +133,37 @@ pub(super) enum Said {
     Asked(ConnectId),
     /// The end of our part in a session of this peer's, unless something of it goes on.
     Left(Key, NodeId, Parting),
+    /// UDP punching has found a path, on which QUIC begins.
+    #[cfg(feature = "relay")]
+    Met(Box<Met>),
     /// A relay is to be the pipe. It began at this time.
     Relayed(PipeId, Settled, Instant),
     /// A pipe that may move looks for no other way any more.
     Searched(Key, NodeId),
+}
+
+/// A path between two sockets by which both ends have heard each other.
+#[cfg(feature = "relay")]
+pub(super) struct Met {
+    key: Key,
+    peer: NodeId,
+    terms: Terms,
+    /// The call, where it is ours.
+    connect: Option<ConnectId>,
+    /// Places of the brokers that reach the peer.
+    via: SmallVec<[u8; 2]>,
+    /// Our end and the peer's.
+    path: [SocketAddr; 2],
+    sock: SockId,
+    /// The stream and its window, where the peer has begun it.
+    stream: Option<(Box<RelayStream>, u32)>,
+}
+
+#[cfg(feature = "relay")]
+impl fmt::Debug for Met {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Met").field("key", &self.key).field("path", &self.path).finish_non_exhaustive()
+    }
 }
 
 /// Amount of a peer's session that is forgotten with our part in it. The call is the peer's, and its next dial may be on
@@ -137,6 +183,7 @@ pub(super) struct Strategies {
     pub(super) direct: Direct,
     pub(super) reverse: Reverse,
     pub(super) punch: Punches,
+    pub(super) udp: Udps,
     pub(super) relay: Relays,
 }
 
@@ -146,26 +193,30 @@ impl Strategies {
             Strategy::Direct => &mut self.direct,
             Strategy::Reverse => &mut self.reverse,
             Strategy::Punch => &mut self.punch,
+            Strategy::Udp => &mut self.udp,
             Strategy::Relay => &mut self.relay,
         }
     }
 
     /// Ends what is under way in a session. Its streams are left alone.
     pub(super) fn end(&mut self, ctx: &mut Ctx<'_>, key: Key) {
-        for strategy in [Strategy::Punch, Strategy::Relay, Strategy::Reverse] {
+        for strategy in [Strategy::Punch, Strategy::Udp, Strategy::Relay, Strategy::Reverse] {
             self.of(strategy).end(ctx, key);
         }
+        self.relay.end_opening(ctx, key, Strategy::Udp);
     }
 
     /// Ends everything with the node.
     pub(super) fn shut(&mut self, ctx: &mut Ctx<'_>) {
         self.relay.shut(ctx);
         self.punch.shut(ctx);
+        self.udp.shut(ctx);
         self.reverse.shut();
     }
 
     /// Returns true if something is under way in a session.
     pub(super) fn is_busy(&mut self, key: Key) -> bool {
         Strategy::ALL.into_iter().any(|strategy| self.of(strategy).is_busy(key))
+            || self.relay.is_opening(key, Strategy::Udp)
     }
 }

@@ -31,8 +31,18 @@ pub(in crate::node) struct Relays;
 
 // Strategy.
 impl Relays {
+    pub(in crate::node) fn is_opening(&self, _: Key, _: Strategy) -> bool {
+        false
+    }
+
+    pub(super) fn end_opening(&mut self, _: &mut Ctx<'_>, _: Key, _: Strategy) {}
+
     pub(super) fn places(&self) -> impl Iterator<Item = Place> {
         core::iter::empty()
+    }
+
+    pub(super) fn window_for(&self, _: Trust) -> u32 {
+        0
     }
 
     pub(in crate::node) fn has_room(&self, _: Trust) -> bool {

@@ -151,10 +151,10 @@ impl Contract for Relays {
 
     /// Returns true if a relay of this session is being opened.
     fn is_busy(&self, key: Key) -> bool {
-        self.relay_of(key).is_some_and(Relay::is_opening)
+        self.is_opening(key, Strategy::Relay)
     }
 
     fn end(&mut self, ctx: &mut Ctx<'_>, key: Key) {
-        self.end_relay(ctx, key);
+        self.end_opening(ctx, key, Strategy::Relay);
     }
 }

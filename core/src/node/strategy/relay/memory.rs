@@ -42,7 +42,7 @@ impl Relays {
     }
 
     /// Returns the window in each direction of one more relay.
-    pub(super) fn window_for(&self, trust: Trust) -> u32 {
+    pub(in crate::node::strategy) fn window_for(&self, trust: Trust) -> u32 {
         window(self.hold(), trust)
     }
 

@@ -17,6 +17,7 @@ mod memory;
 mod mover;
 mod moving;
 mod pipes;
+mod punched;
 mod state;
 
 use core::time::Duration;
@@ -41,7 +42,7 @@ use crate::node::admission::Place;
 use crate::node::servers::{ServerNews, server_end};
 use crate::pipe::{PipeEnd, PipeId, PipeKeys, PipeNews, PipeStart};
 use crate::random::Domain;
-use crate::relay::{EndCause, RelayConfig, RelayStream, StreamEvent};
+use crate::relay::{EndCause, RelayConfig, RelayStream, StreamEvent, first_rtt};
 use crate::signal::message::Body;
 use crate::strategy::agreement::{Candidate, Decision, Key, Requester, Settled};
 use crate::strategy::ours::Trust;
@@ -60,16 +61,13 @@ const STRANGERS_SILENCE: Duration = Duration::from_secs(5);
 const AGREE_WITHIN: Duration = Duration::from_secs(10);
 /// Time for a closed relay to tell the peer, and then the server.
 const END_WITHIN: Duration = Duration::from_secs(5);
-/// Bounds of the round trip that is assumed to a peer at a relay: that to our broker. A first packet comes before the
-/// permission for it, and is repeated after three assumed round trips.
-const FIRST_RTT: (Duration, Duration) = (Duration::from_millis(15), Duration::from_millis(100));
 
 #[derive(Default)]
 pub(in crate::node) struct Relays {
     // Boxed: a map makes room for eleven at once, and few nodes have eleven calls.
     all: BTreeMap<PipeId, Box<Relay>>,
     /// The relay of each session, until it is closed.
-    by_key: BTreeMap<Key, PipeId>,
+    by_key: BTreeMap<(Key, Strategy), PipeId>,
     /// Calls of ours that ask for a relay.
     calling: BTreeMap<ConnectId, Calling>,
 }
@@ -86,9 +84,9 @@ impl Relays {
         self.all.values().map(|relay| (relay.peer(), relay.is_opening())).collect()
     }
 
-    /// Ends the relay of a session that is still being opened.
-    fn end_relay(&mut self, ctx: &mut Ctx<'_>, key: Key) {
-        if let Some(id) = self.by_key.get(&key).copied()
+    /// Ends the relay of a session, or its path that was punched, if it is still being opened.
+    pub(super) fn end_opening(&mut self, ctx: &mut Ctx<'_>, key: Key, by: Strategy) {
+        if let Some(id) = self.by_key.get(&(key, by)).copied()
             && self.all.get(&id).is_some_and(|r| r.is_opening())
         {
             self.close_relay(ctx, id);
@@ -106,6 +104,10 @@ impl Relays {
                 return self.come(ctx, id);
             }
             Input::Datagram { sock, from, data } => relay.datagram(ctx.cx, sock, from, data),
+            Input::Failed { sock, cause } if own == Some(sock) && relay.strategy == Strategy::Udp => {
+                relay.socket = None;
+                return self.punched_broke(ctx, id, cause.to_string());
+            }
             Input::Failed { sock, .. } if own == Some(sock) => {
                 // No UDP here: a server of ours may have a way.
                 relay.socket = None;
@@ -129,9 +131,13 @@ impl Relays {
             let whole = relay.since + MEET_WITHIN;
             match relay.stage {
                 RelayStage::Meeting if relay.is_heard() && whole > now => relay.until = Some(whole),
-                RelayStage::Meeting => self.relay_failed(ctx, id, "nothing came through the relay".into()),
+                RelayStage::Meeting => {
+                    let by = relay.strategy;
+                    self.relay_failed(ctx, id, format!("nothing came by the way of {by}"));
+                }
                 RelayStage::Agreeing => {
-                    self.relay_failed(ctx, id, "the peer did not agree to the relay".into())
+                    let by = relay.strategy;
+                    self.relay_failed(ctx, id, format!("the peer did not agree to the way of {by}"));
                 }
                 RelayStage::Leaving => self.close_relay(ctx, id),
                 RelayStage::Ending => {
@@ -182,22 +188,25 @@ impl Relays {
     }
 
     fn relay_config(&self, ctx: &Ctx<'_>, id: PipeId) -> RelayConfig {
-        let (least, most) = FIRST_RTT;
-        let relay = self.all.get(&id);
-        let delay = relay.map_or(most, |r| ctx.signalling.delay(&r.via));
-        let window = relay.map_or(0, |r| r.window);
-        let initial_rtt = (2 * delay).clamp(least, most);
-        RelayConfig { initial_rtt, receive_window: window, send_window: window, ..RelayConfig::default() }
+        let Some(relay) = self.all.get(&id) else { return RelayConfig::default() };
+        let (delay, window) = (ctx.signalling.delay(&relay.via), relay.window);
+        let defaults = match relay.strategy {
+            Strategy::Udp => RelayConfig::direct(delay),
+            _ => RelayConfig { initial_rtt: first_rtt(delay), ..RelayConfig::default() },
+        };
+        RelayConfig { receive_window: window, send_window: window, ..defaults }
     }
 
     fn insert_relay(&mut self, mut relay: Relay) {
         relay.window = self.window_for(relay.trust);
-        self.by_key.insert(relay.key, relay.id);
+        self.by_key.insert((relay.key, relay.strategy), relay.id);
         self.all.insert(relay.id, Box::new(relay));
     }
 
-    fn relay_of(&self, key: Key) -> Option<&Relay> {
-        self.all.get(self.by_key.get(&key)?).map(Box::as_ref)
+    /// Returns true if a relay of this session, or a path that was punched, is being opened.
+    pub(in crate::node) fn is_opening(&self, key: Key, by: Strategy) -> bool {
+        let relay = self.by_key.get(&(key, by)).and_then(|id| self.all.get(id));
+        relay.is_some_and(|relay| relay.is_opening())
     }
 
     /// Goes on with a relay after anything that happened to it.
@@ -252,9 +261,9 @@ impl Relays {
                     return self.relay_failed(ctx, id, Refusal::Busy.to_string());
                 }
                 let Some(relay) = self.all.get_mut(&id) else { return };
-                let (moves, connect) = (relay.moves, relay.connect);
+                let (moves, connect, by) = (relay.moves, relay.connect, relay.strategy);
                 if let (Some(to), Some(connect)) = (to, connect) {
-                    ctx.progress(connect, Strategy::Relay, Stage::Authenticated(to));
+                    ctx.progress(connect, by, Stage::Authenticated(to));
                 }
                 ctx.sessions.relay_connected(ctx.cx, id, key, peer, moves);
                 self.work(ctx, id);
@@ -383,11 +392,11 @@ impl Relays {
         while let Some(relay) = self.all.get_mut(&id).filter(|r| r.stage == RelayStage::Agreeing)
             && let Some(said) = relay.read_control(now)
         {
-            let (peer, connect) = (relay.peer, relay.connect);
+            let (peer, connect, by) = (relay.peer, relay.connect, relay.strategy);
             let decision = match said {
                 Ok(Control::Busy) => {
                     if let Some(connect) = connect {
-                        ctx.progress(connect, Strategy::Relay, Stage::PeerBusy);
+                        ctx.progress(connect, by, Stage::PeerBusy);
                     }
                     continue;
                 }
@@ -444,7 +453,7 @@ impl Relays {
             relay.moving = Some(Box::new(moving));
         }
         let elapsed = ctx.cx.now.since(since);
-        let (strategy, keys, protocol) = (Strategy::Relay, PipeKeys::Relayed(terms.mode), terms.protocol);
+        let (strategy, keys, protocol) = (relay.strategy, PipeKeys::Relayed(terms.mode), terms.protocol);
         let start = PipeStart { answers, peer, strategy, local, remote, elapsed, protocol, keys };
         ctx.cx.open_relayed(id, Box::new(start));
         self.work(ctx, id);
@@ -456,13 +465,16 @@ impl Relays {
     /// Ends a relay that gives no pipe.
     fn relay_failed(&mut self, ctx: &mut Ctx<'_>, id: PipeId, why: String) {
         let Some(relay) = self.all.get(&id) else { return };
-        let (key, peer) = (relay.key, relay.peer);
-        let call = relay.connect.filter(|connect| self.calling.contains_key(connect));
+        let (key, peer, by) = (relay.key, relay.peer, relay.strategy);
+        let runs = |connect: &ConnectId| by == Strategy::Udp || self.calling.contains_key(connect);
+        let call = relay.connect.filter(runs);
         self.close_relay(ctx, id);
         ctx.sessions.relay_lost(ctx.cx, id, peer);
         if let Some(connect) = call {
-            self.calling.remove(&connect);
-            ctx.say(Said::Ended(connect, Strategy::Relay, End::failed(why)));
+            if by == Strategy::Relay {
+                self.calling.remove(&connect);
+            }
+            ctx.say(Said::Ended(connect, by, End::failed(why)));
         } else if key.1 == Requester::Them {
             ctx.say(Said::Left(key, peer, Parting::IfStreamless));
         }
@@ -472,8 +484,9 @@ impl Relays {
     fn close_relay(&mut self, ctx: &mut Ctx<'_>, id: PipeId) {
         let until = ctx.cx.now + END_WITHIN;
         let Some(relay) = self.all.get_mut(&id) else { return };
-        if self.by_key.get(&relay.key) == Some(&id) {
-            self.by_key.remove(&relay.key);
+        let key = (relay.key, relay.strategy);
+        if self.by_key.get(&key) == Some(&id) {
+            self.by_key.remove(&key);
         }
         relay.until = Some(until);
         relay.close(ctx.cx);

@@ -26,7 +26,7 @@ const VIOLATION: u64 = 1;
 impl Relays {
     /// Returns the pipe of a session that a stream may join.
     pub(in crate::node) fn moving_pipe(&self, key: Key) -> Option<PipeId> {
-        let id = self.by_key.get(&key)?;
+        let id = self.by_key.get(&(key, Strategy::Relay))?;
         self.all.get(id).filter(|r| r.moving.is_some()).map(|_| *id)
     }
 

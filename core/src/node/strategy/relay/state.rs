@@ -7,7 +7,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::mover::Moving;
-use crate::call::ConnectId;
+use crate::call::{ConnectId, Strategy};
 use crate::cx::{Cx, Timer};
 use crate::hello::{Control, parse_control};
 use crate::identity::NodeId;
@@ -25,6 +25,8 @@ use crate::time::Instant;
 
 pub(in crate::node) struct Relay {
     pub(super) id: PipeId,
+    /// The strategy that found the way: the relay's own, or UDP punching, whose socket sends to the peer itself.
+    pub(super) strategy: Strategy,
     pub(super) key: Key,
     /// The call, where it is ours.
     pub(super) connect: Option<ConnectId>,
@@ -117,6 +119,7 @@ impl Relay {
     ) -> Self {
         Relay {
             id,
+            strategy: Strategy::Relay,
             key,
             connect: None,
             peer,
@@ -180,7 +183,8 @@ impl Relay {
     /// Returns the place that a peer's relay takes while it is opened.
     pub(in crate::node) fn place(&self) -> Place {
         let Relay { key: (session, _), peer, trust, since, .. } = *self;
-        Place { kind: Kind::Relay, session, peer, trust, since, answered: self.is_heard() }
+        let kind = if self.strategy == Strategy::Udp { Kind::Udp } else { Kind::Relay };
+        Place { kind, session, peer, trust, since, answered: self.is_heard() }
     }
 
     /// Returns true if a datagram of the peer's has come by the relay.

@@ -1,0 +1,102 @@
+//! UDP punching in the simulated internet, beside TCP and alone.
+
+use std::time::Duration;
+
+use p2pd_core::Strategy;
+use p2pd_simulations::engine::MILLI;
+use p2pd_simulations::nat::{Chain, NatSpec, Unsolicited};
+use p2pd_simulations::net::LinkSpec;
+use p2pd_simulations::oracle::{Verdict, udp};
+use p2pd_simulations::scenario::pair::{Pair, Relaying, run};
+
+/// A pair with a round trip of 40 ms.
+fn pair(seed: u64, chains: [Chain; 2]) -> Pair {
+    let mut pair = Pair::new(seed, chains);
+    pair.links = [LinkSpec::with_delay(10 * MILLI); 2];
+    pair
+}
+
+fn homes(change: impl Fn(&mut NatSpec)) -> [Chain; 2] {
+    [0, 1].map(|_| {
+        let mut nat = NatSpec::LINUX;
+        change(&mut nat);
+        Chain(vec![nat])
+    })
+}
+
+#[test]
+fn every_two_kinds_of_home_meet_over_udp_alone_as_the_oracle_says() {
+    let names = [
+        "open",
+        "linux",
+        "openwrt",
+        "linux-accept",
+        "fullcone",
+        "restricted-cone",
+        "double",
+        "firewall",
+        "one2one",
+        "cgn-deterministic",
+        "windows-ics",
+    ];
+    let (mut must, mut met) = (0, 0);
+    for (n, a) in names.iter().enumerate() {
+        for b in names {
+            let mut pair = pair(n as u64, [a, b].map(|name| name.parse().unwrap()));
+            (pair.strategies, pair.known) = (vec![Strategy::Udp], true);
+            let ending = run(&pair);
+            assert!(ending.violations.is_empty(), "{a} {b}: {:?}", ending.violations);
+            met += u32::from(ending.strategy.is_some());
+            match udp(&pair.chains[0], &pair.chains[1]) {
+                Verdict::Must => {
+                    must += 1;
+                    assert_eq!(ending.strategy, Some(Strategy::Udp), "{a} {b}: {}", ending.why);
+                    assert!(ending.took < 500 * MILLI, "{a} {b}: {}", ending.took / MILLI);
+                }
+                Verdict::MustNot => assert_eq!(ending.strategy, None, "{a} {b}"),
+                Verdict::Perhaps => {}
+            }
+        }
+    }
+    assert_eq!((must, met), (81, 121));
+}
+
+#[test]
+fn where_the_homes_spoil_tcp_udp_wins_within_half_a_second() {
+    for unsolicited in [Unsolicited::Drop, Unsolicited::Rst] {
+        for seed in 0..10 {
+            let spoil = |nat: &mut NatSpec| {
+                (nat.simultaneous_open, nat.unsolicited) = (false, unsolicited);
+            };
+            let ending = run(&pair(seed, homes(spoil)));
+            assert_eq!(ending.strategy, Some(Strategy::Udp), "{unsolicited:?} {seed}: {}", ending.why);
+            assert!(ending.took < 500 * MILLI, "{}", ending.took / MILLI);
+            assert!(ending.violations.is_empty(), "{:?}", ending.violations);
+        }
+    }
+}
+
+#[test]
+fn where_udp_is_blocked_tcp_takes_as_long_as_without_it() {
+    for seed in 0..10 {
+        let mut pair = pair(seed, homes(|nat| nat.udp_passes = false));
+        let ending = run(&pair);
+        assert_eq!(ending.strategy, Some(Strategy::Punch), "{}", ending.why);
+        pair.strategies.retain(|s| *s != Strategy::Udp);
+        assert_eq!(run(&pair).took, ending.took);
+    }
+}
+
+#[test]
+fn where_both_are_spoilt_the_relay_comes_as_soon_as_without_udp() {
+    for seed in 0..5 {
+        let mut pair = pair(seed, homes(|nat| (nat.simultaneous_open, nat.udp_passes) = (false, false)));
+        pair.relay = Some(Relaying::default());
+        pair.timeout = Duration::from_secs(30);
+        let ending = run(&pair);
+        assert_eq!(ending.strategy, Some(Strategy::Relay), "{}", ending.why);
+        pair.strategies.retain(|s| *s != Strategy::Udp);
+        let without = run(&pair).took;
+        assert!(ending.took <= without + MILLI, "{} and {}", ending.took / MILLI, without / MILLI);
+    }
+}

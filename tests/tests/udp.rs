@@ -1,0 +1,87 @@
+//! UDP punching beside TCP through real Linux NATs, where the homes spoil one of them or both. RTT 40 ms, by the program
+//! as its user runs it.
+
+use std::time::Duration;
+
+use p2pd_tests::lab::SERVER;
+use p2pd_tests::require_lab;
+use p2pd_tests::world::World;
+
+const ONE_WAY: Duration = Duration::from_millis(20);
+const HOMES: [&str; 2] = ["pr/drop", "pr/drop"];
+const CALLS: usize = 10;
+
+/// Treats what the routers forward of this protocol, but to the servers and from them, by this verdict.
+fn spoil(world: &World, proto: &str, verdict: &str) {
+    let servers = SERVER.map(|ip| ip.to_string()).join(", ");
+    for home in 0..HOMES.len() {
+        let rules = format!(
+            "table inet spoilt_{proto} {{\nchain forwarded {{\ntype filter hook forward priority -10\n\
+             meta l4proto {proto} ip saddr != {{ {servers} }} ip daddr != {{ {servers} }} {verdict}\n}}\n}}"
+        );
+        nft(world, home, &rules);
+    }
+}
+
+/// Lets no UDP through, nor that of the servers.
+fn block_udp(world: &World) {
+    for home in 0..HOMES.len() {
+        let chain = "chain forwarded {\ntype filter hook forward priority -10\nmeta l4proto udp drop\n}";
+        nft(world, home, &format!("table inet noudp {{\n{chain}\n}}"));
+    }
+}
+
+fn nft(world: &World, home: usize, rules: &str) {
+    let [router, ..] = world.lab.routers(home) else { panic!("no router") };
+    assert!(router.command("nft").arg(rules).status().unwrap().success());
+}
+
+/// Calls ten times by the default plan: the strategies that won, and the times in ms, sorted.
+fn calls(world: &World, args: &[&str]) -> (Vec<String>, Vec<f64>) {
+    let key = world.key(1);
+    let (_listener, address) = world.listen_for(0, &[key.1]);
+    let (mut by, mut times) = (Vec::new(), Vec::new());
+    for _ in 0..CALLS {
+        let args = [&["--identity", &key.0, "--timeout", "25"], args].concat();
+        let connected = world.try_connect(1, &address, &args).unwrap_or_else(|why| panic!("{why}"));
+        by.push(connected["strategy"].as_str().unwrap().to_owned());
+        times.push(connected["elapsed_ms"].as_f64().unwrap());
+    }
+    by.dedup();
+    times.sort_by(f64::total_cmp);
+    println!("{by:?}: median {:.0} ms, worst {:.0} ms", times[CALLS / 2], times[CALLS - 1]);
+    (by, times)
+}
+
+#[test]
+fn between_homes_that_let_no_syn_in_udp_connects_within_half_a_second() {
+    require_lab!(Mosquitto, Coturn);
+    for verdict in ["drop", "reject with tcp reset"] {
+        let world = World::relaying(&HOMES, ONE_WAY, &[], "");
+        spoil(&world, "tcp", verdict);
+        let (by, times) = calls(&world, &[]);
+        assert_eq!(by, ["udp"], "{verdict}");
+        assert!(times[CALLS - 1] < 500.0, "{times:?}");
+    }
+}
+
+#[test]
+fn where_udp_is_blocked_tcp_connects_as_without_it() {
+    require_lab!(Mosquitto, Coturn);
+    let world = World::relaying(&HOMES, ONE_WAY, &[], "");
+    block_udp(&world);
+    let (by, times) = calls(&world, &[]);
+    assert_eq!(by, ["punch"]);
+    let (_, without) = calls(&world, &["--strategies", "direct,reverse,punch,relay"]);
+    let (ours, theirs) = (times[CALLS / 2], without[CALLS / 2]);
+    assert!(ours < theirs + 40.0, "{ours} and {theirs} ms: not a round trip later");
+}
+
+#[test]
+fn where_both_are_spoilt_the_relay_connects() {
+    require_lab!(Mosquitto, Coturn);
+    let world = World::relaying(&HOMES, ONE_WAY, &[], "");
+    spoil(&world, "tcp", "drop");
+    spoil(&world, "udp", "drop");
+    assert_eq!(calls(&world, &[]).0, ["relay"]);
+}
