@@ -4,6 +4,7 @@ mod echo;
 mod record;
 
 pub mod moving;
+pub mod session;
 #[cfg(feature = "messages")]
 pub mod subscriptions;
 
