@@ -74,6 +74,9 @@ pub struct Config {
     pub accept: Accept,
     /// Permits a peer to ask for a plain pipe. Default: no. A plan of our own may ask in any case.
     pub allow_plain: bool,
+    /// Permits a peer to open a session, for a program that accepts sessions. Default: no, and such calls are refused with
+    /// [`Refusal::NoSessions`](crate::Refusal::NoSessions). A call of our own may open one in any case.
+    pub sessions: bool,
     /// Protocols of which peers may open pipes, as [`Plan::protocol`] names them. Default: none is listed, which means
     /// all, and calls that name none. With a list other calls are refused with
     /// [`Refusal::ProtocolNotTaken`](crate::Refusal::ProtocolNotTaken).
@@ -125,6 +128,7 @@ impl Config {
             port: 0,
             accept: Accept::Anyone,
             allow_plain: false,
+            sessions: false,
             protocols: Vec::new(),
             survey: true,
             hairpin: false,
@@ -145,6 +149,7 @@ impl Config {
         bind: Option<IpAddr>,
         accept: Accept,
         allow_plain: bool,
+        sessions: bool,
         protocols: Vec<ProtocolTag>,
         survey: bool,
         hairpin: bool,

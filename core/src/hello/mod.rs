@@ -32,11 +32,11 @@
 //! ```
 //! - Noise is `Noise_IK_25519_ChaChaPoly_BLAKE2s`, prologue `"p2pd hello\0" | version u8 | responder's static key 32`.
 //! - `purpose`: 0 to open a session of the dialler's own, 1 because the responder asked for it.
-//! - `mode`: 0 encrypted, 1 plain. For purpose 0 the protocol's name follows, up to 64 bytes, if there is one.
+//! - `mode`: 0 encrypted, 1 plain, 2 encrypted and for a session. For purpose 0 the protocol's name follows, up to 64 bytes, if there is one.
 //! - `status`: 0 ready, 1 the responder's user is asked, 2 refused. The refusal is 0, 0 unless it is 2.
 //! - A refusal is `code u8 | detail u8`: 1 not accepted, 2 busy, 3 plain not allowed, 4 no such session, 5 version with
 //!   the one that is spoken as detail, 6 no search for strangers, 7 nothing inside for strangers with what was asked
-//!   for as detail (1 reverse, 2 punch, 3 relay), 8 no search in silence, 9 protocol not taken.
+//!   for as detail (1 reverse, 2 punch, 3 relay), 8 no search in silence, 9 protocol not taken, 10 no sessions.
 //! - A control message: `1` APPROVED, `2 | session 16 (| session 16)` NOMINATE, `3 (| session 16)` CONFIRM,
 //!   `4 | refusal 2` REFUSE, `5` JOIN, `6` HERE, `7` BUSY.
 
@@ -268,7 +268,7 @@ impl Hello {
     pub(crate) fn into_pipe_keys(self, mode: PipeMode) -> Result<PipeKeys, HelloError> {
         match (self.state, mode) {
             (State::Open(_), PipeMode::Plain) => Ok(PipeKeys::Plain),
-            (State::Open(keys), PipeMode::Encrypted) => {
+            (State::Open(keys), PipeMode::Encrypted | PipeMode::Session) => {
                 Ok(PipeKeys::Encrypted(Sealer::new(keys.sealing), Opener::new(keys.opening)))
             }
             _ => Err(HelloError::Malformed),
@@ -402,6 +402,7 @@ pub(crate) fn refusal_code(why: Refusal) -> [u8; 2] {
         Refusal::PrivateForStrangers { asked } => [7, strategy_code(asked)],
         Refusal::NoSearchInSilence => [8, 0],
         Refusal::ProtocolNotTaken => [9, 0],
+        Refusal::NoSessions => [10, 0],
         Refusal::Unknown(code) => [code, 0],
     }
 }
@@ -418,6 +419,7 @@ pub(crate) fn refusal_from([code, detail]: [u8; 2]) -> Refusal {
         7 => Refusal::PrivateForStrangers { asked: strategy_from(detail) },
         8 => Refusal::NoSearchInSilence,
         9 => Refusal::ProtocolNotTaken,
+        10 => Refusal::NoSessions,
         code => Refusal::Unknown(code),
     }
 }
@@ -492,6 +494,7 @@ mod tests {
                 Control::Refuse(Refusal::Busy),
                 Control::Refuse(Refusal::Unknown(77)),
                 Control::Refuse(Refusal::ProtocolNotTaken),
+                Control::Refuse(Refusal::NoSessions),
                 Control::Refuse(Refusal::PrivateForStrangers { asked: Strategy::Relay }),
             ];
             for message in messages {

@@ -382,6 +382,7 @@ fn header(config: &Config, seed: &[u8; 32], now: Instant) -> String {
         port,
         accept,
         allow_plain,
+        sessions,
         protocols,
         survey,
         hairpin,
@@ -409,6 +410,7 @@ fn header(config: &Config, seed: &[u8; 32], now: Instant) -> String {
     line("port", port);
     line("accept", accept);
     line("allow-plain", allow_plain);
+    line("sessions", sessions);
     line("protocols", protocols);
     line("survey", survey);
     line("hairpin", hairpin);

@@ -855,6 +855,11 @@ impl Session {
         }
     }
 
+    /// Returns true if streams or datagrams wait for a carrier.
+    pub fn wants_to_send(&self) -> bool {
+        !(self.words.is_empty() && self.ready.is_empty() && self.datagrams.out.is_empty())
+    }
+
     /// Returns true once the session is over.
     pub fn is_over(&self) -> bool {
         self.state != State::Open

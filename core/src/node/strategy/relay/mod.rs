@@ -444,8 +444,9 @@ impl Relays {
             relay.moving = Some(Box::new(moving));
         }
         let elapsed = ctx.cx.now.since(since);
-        let (strategy, keys, protocol) = (Strategy::Relay, PipeKeys::Relayed(terms.mode), terms.protocol);
-        let start = PipeStart { answers, peer, strategy, local, remote, elapsed, protocol, keys };
+        let (strategy, mode, protocol) = (Strategy::Relay, terms.mode, terms.protocol);
+        let keys = PipeKeys::Relayed(mode);
+        let start = PipeStart { answers, peer, strategy, local, remote, elapsed, protocol, mode, keys };
         ctx.cx.open_relayed(id, Box::new(start));
         self.work(ctx, id);
         for said in later {
