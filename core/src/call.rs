@@ -84,6 +84,8 @@ pub enum Refusal {
     PlainNotAllowed,
     /// The node does not take the protocol that the call names, or wants one to be named.
     ProtocolNotTaken,
+    /// The node's program serves no sessions.
+    NoSessions,
     /// The session named is unknown or over.
     NoSuchSession,
     /// The peer would have to search for us with many dials. It does so only for nodes that its user named.
@@ -112,6 +114,7 @@ impl fmt::Display for Refusal {
             Refusal::NotAccepted => f.write_str("it does not accept this node"),
             Refusal::Busy => f.write_str("too many requests, try later"),
             Refusal::PlainNotAllowed => f.write_str("it gives encrypted pipes only"),
+            Refusal::NoSessions => f.write_str("its program serves no sessions"),
             Refusal::ProtocolNotTaken => f.write_str("it does not take the call's protocol"),
             Refusal::NoSuchSession => f.write_str("it does not know this session"),
             Refusal::NoSearchForStrangers => {

@@ -79,6 +79,9 @@ pub struct Config {
     /// ChaCha20-Poly1305. AES is the faster one where both processors have instructions for it, and slower without.
     /// Default: drivers look at the processor, and the core alone says no. Yes needs the core's feature `ring`.
     pub aes: Option<bool>,
+    /// Permits a peer to open a session, for a program that accepts sessions. Default: no, and such calls are refused with
+    /// [`Refusal::NoSessions`](crate::Refusal::NoSessions). A call of our own may open one in any case.
+    pub sessions: bool,
     /// Protocols of which peers may open pipes, as [`Plan::protocol`] names them. Default: none is listed, which means
     /// all, and calls that name none. With a list other calls are refused with
     /// [`Refusal::ProtocolNotTaken`](crate::Refusal::ProtocolNotTaken).
@@ -131,6 +134,7 @@ impl Config {
             accept: Accept::Anyone,
             allow_plain: false,
             aes: None,
+            sessions: false,
             protocols: Vec::new(),
             survey: true,
             hairpin: false,
@@ -152,6 +156,7 @@ impl Config {
         accept: Accept,
         allow_plain: bool,
         aes: Option<bool>,
+        sessions: bool,
         protocols: Vec<ProtocolTag>,
         survey: bool,
         hairpin: bool,

@@ -38,7 +38,7 @@ mod pipe;
 mod runtime;
 
 pub use executor::TcpStream;
-pub use p2pd_async::{Events, Lost};
+pub use p2pd_async::{Events, Lost, RecvStream, SendStream, Session};
 pub use pipe::Pipe;
 pub use runtime::AsyncIo;
 

@@ -9,6 +9,7 @@ use crate::node::Known;
 use crate::reactor::Sockets;
 use crate::run::{self, Outputs};
 use crate::runtime::Runtime;
+use crate::session::Sessions;
 
 /// Prints how late the runtime's timer is, and how late dials are by it.
 ///
@@ -45,6 +46,7 @@ async fn fire<R: Runtime>(late: &Lateness, dials: u32, gap: Duration) -> Result<
         events: async_broadcast::broadcast(16).0,
         address: Arc::new(Known::new(engine.address().clone())),
         echo: false,
+        sessions: Sessions::new(Default::default(), Arc::default()),
     };
     R::spawn(run::run(engine, queue, out));
     while late.count() < before + dials as usize {

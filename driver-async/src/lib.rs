@@ -38,6 +38,7 @@ mod reactor;
 mod read;
 mod run;
 mod runtime;
+mod session;
 mod shared;
 pub mod stun;
 mod tcp;
@@ -55,6 +56,7 @@ pub use node::{Builder, Connecting, Node};
 pub use peer::Pipe;
 pub use pipe::{CallbackId, MessagePipe, SendError};
 pub use runtime::Runtime;
+pub use session::{RecvStream, SendStream, Session};
 
 #[doc(inline)]
 pub use p2pd_core::pipe::subscriptions::{

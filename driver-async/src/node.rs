@@ -1,21 +1,23 @@
 //! The handle that users hold.
 
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll};
 
 use async_broadcast::InactiveReceiver;
 use async_channel::{Receiver, Sender};
 use futures_core::Stream;
+use p2pd_core::PipeMode;
 use p2pd_core::nat::NatReport;
+use p2pd_core::pipe::session::{Opening, SessionConfig, SessionToken, Side};
 use p2pd_core::trace::Sink;
 use p2pd_core::{
     Allocate, AllocateError, Config, ConnectId, Event, Login, Name, NameError, NamePin, NodeId, PeerAddress,
-    Plan, ServerRef, Stats, ToTarget,
+    Plan, ServerRef, Stats, Target, ToTarget,
 };
 use p2pd_sys::messages::RouteTable;
 use p2pd_sys::{Address, BindError, ConnectError, Engine, NameAnswer, NameCall};
@@ -25,6 +27,7 @@ use crate::news::{Events, Incoming};
 use crate::reactor::Sockets;
 use crate::run::{self, Called, Command, Outputs};
 use crate::runtime::Runtime;
+use crate::session::{Caller, Pump, Session, Sessions, Shared};
 
 /// Pipes that nobody has accepted yet; a further one is closed.
 const ACCEPT_QUEUE: usize = 128;
@@ -47,6 +50,7 @@ struct Inner<R: Runtime> {
     address: Arc<Known>,
     tokens: AtomicU64,
     turned_away: Arc<AtomicU64>,
+    sessions: Arc<Sessions<R>>,
 }
 
 /// State of the node's address, for many tasks to wait for.
@@ -62,6 +66,7 @@ pub struct Builder<R> {
     config: Config,
     echo: bool,
     trace: Option<Sink>,
+    session: SessionConfig,
     runtime: PhantomData<R>,
 }
 
@@ -72,6 +77,12 @@ impl<R: Runtime> Builder<R> {
     /// task more. Default: off.
     pub fn echo(mut self, on: bool) -> Self {
         self.echo = on;
+        self
+    }
+
+    /// Sets the bounds and times of the node's sessions. Default: those of [`SessionConfig`].
+    pub fn session(mut self, settings: SessionConfig) -> Self {
+        self.session = settings;
         self
     }
 
@@ -102,16 +113,18 @@ impl<R: Runtime> Builder<R> {
         news.set_overflow(true);
         let address = Arc::new(Known::new(engine.address().clone()));
         let turned_away = Arc::new(AtomicU64::new(0));
+        let sessions = Sessions::new(self.session, turned_away.clone());
         let outputs = Outputs {
             accept,
             turned_away: turned_away.clone(),
             events: news,
             address: address.clone(),
             echo: self.echo,
+            sessions: sessions.clone(),
         };
         R::spawn(run::run(engine, command_queue, outputs));
         let (events, tokens) = (events.deactivate(), AtomicU64::new(0));
-        let inner = Inner { id, commands, accepted, events, address, tokens, turned_away };
+        let inner = Inner { id, commands, accepted, events, address, tokens, turned_away, sessions };
         Ok(Node { inner: Arc::new(inner) })
     }
 }
@@ -119,7 +132,7 @@ impl<R: Runtime> Builder<R> {
 impl<R: Runtime> Node<R> {
     /// Settings beside the configuration.
     pub fn builder(config: Config) -> Builder<R> {
-        Builder { config, echo: false, trace: None, runtime: PhantomData }
+        Builder { config, echo: false, trace: None, session: SessionConfig::default(), runtime: PhantomData }
     }
 
     /// Brings a node up with the default settings.
@@ -196,6 +209,46 @@ impl<R: Runtime> Node<R> {
         self.tell(Command::Connect { token, to: Box::new(to), plan, begun: begun_tx, done: done_tx });
         let id = begun.recv().await.map_err(|_| ConnectError::NodeGone)?.map_err(ConnectError::NotBegun)?;
         Ok(Connecting { id, done: Box::pin(done), _canceller: canceller })
+    }
+
+    /// Opens a session to an address or a name that ends with `.peer`, with the default plan. The peer's
+    /// [`Config::sessions`] has to allow it. Dropping the future gives the attempt up.
+    ///
+    /// # Errors
+    /// The reason why there is no session, with a report of the attempts.
+    pub async fn connect_session<T: ToTarget + ?Sized>(&self, to: &T) -> Result<Session, ConnectError> {
+        self.connect_session_with(to, Plan::default()).await
+    }
+
+    /// Opens a session by a plan, of which the mode does not count. The session calls by the plan again when its
+    /// connection breaks. Streams can be opened at once. Dropping the future gives the attempt up.
+    ///
+    /// # Errors
+    /// As [`connect_session`](Self::connect_session).
+    pub async fn connect_session_with<T: ToTarget + ?Sized>(
+        &self,
+        to: &T,
+        plan: Plan,
+    ) -> Result<Session, ConnectError> {
+        let to = to.to_target().map_err(ConnectError::Target)?;
+        let plan = plan.mode(PipeMode::Session);
+        let token = p2pd_sys::random_seed().map_err(|why| ConnectError::Lost(p2pd_sys::failure(&why)))?;
+        let token = SessionToken(token);
+        let (node, news) = (WeakNode(Arc::downgrade(&self.inner)), self.events());
+        let pipe = node.call(&to, plan.clone()).await?;
+        let shared = Shared::new(pipe.peer(), Side::Caller, self.inner.sessions.config);
+        let (_, coming) = async_channel::bounded(1);
+        let mut pump = Pump::new(&shared, coming, Some(Caller::new(node, news, to, plan, token)));
+        pump.attach(pipe, Some(Opening::New(token)));
+        let session = Session::new(&shared);
+        R::spawn(pump.run());
+        Ok(session)
+    }
+
+    /// Waits for the next session that a peer opens to this node; `None` once the node was shut down. At most 128 wait;
+    /// further ones are closed, and counted by [`turned_away`](Node::turned_away).
+    pub async fn accept_session(&self) -> Option<Session> {
+        self.inner.sessions.accept().await
     }
 
     /// Resolves a name to the peer's address: asks all brokers, for at most 8 s.
@@ -409,12 +462,35 @@ impl<R: Runtime> Connecting<R> {
     pub fn id(&self) -> ConnectId {
         self.id
     }
+
+    fn poll_pipe(&mut self, cx: &mut Context<'_>) -> Poll<Called<R>> {
+        self.done.as_mut().poll_next(cx).map(|done| done.unwrap_or(Err(ConnectError::NodeGone)))
+    }
 }
 
 impl<R: Runtime> Future for Connecting<R> {
-    type Output = Called<R>;
+    type Output = Result<R::Pipe, ConnectError>;
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.done.as_mut().poll_next(cx).map(|done| done.unwrap_or(Err(ConnectError::NodeGone)))
+        self.poll_pipe(cx).map_ok(Into::into)
+    }
+}
+
+/// A node as its sessions know it: they do not keep it running.
+pub(crate) struct WeakNode<R: Runtime>(Weak<Inner<R>>);
+
+impl<R: Runtime> Clone for WeakNode<R> {
+    fn clone(&self) -> Self {
+        WeakNode(self.0.clone())
+    }
+}
+
+impl<R: Runtime> WeakNode<R> {
+    /// Opens a carrier.
+    pub(crate) async fn call(&self, to: &Target, plan: Plan) -> Called<R> {
+        let node = Node { inner: self.0.upgrade().ok_or(ConnectError::NodeGone)? };
+        let mut connecting = node.start_connect(to, plan).await?;
+        drop(node);
+        poll_fn(|cx| connecting.poll_pipe(cx)).await
     }
 }
 

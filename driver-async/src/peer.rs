@@ -12,7 +12,7 @@ use socket2::SockRef;
 use crate::beside::Messages;
 use crate::echo::Echo;
 use crate::runtime::Runtime;
-use crate::tcp;
+use crate::tcp::{self, tried};
 
 /// A pipe to a peer, inside the one that a driver's users have ([`Runtime::Pipe`]): the TCP stream, with records around
 /// it when it is encrypted.
@@ -197,14 +197,7 @@ fn lock(layer: &Mutex<Layer>) -> MutexGuard<'_, Layer> {
     layer.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn tried<T>(result: Poll<io::Result<T>>) -> io::Result<T> {
-    match result {
-        Poll::Ready(done) => done,
-        Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
-    }
-}
-
-fn polled<T>(result: io::Result<T>) -> Poll<io::Result<T>> {
+pub(crate) fn polled<T>(result: io::Result<T>) -> Poll<io::Result<T>> {
     match result {
         Err(e) if e.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
         done => Poll::Ready(done),

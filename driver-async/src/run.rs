@@ -23,12 +23,13 @@ use crate::node::Known;
 use crate::peer::Pipe;
 use crate::reactor::Sockets;
 use crate::runtime::Runtime;
+use crate::session::Sessions;
 
 /// Sockets served before handles and the timer are looked at again.
 const BUDGET: usize = 64;
 
 /// Outcome of a call.
-pub(crate) type Called<R> = Result<<R as Runtime>::Pipe, ConnectError>;
+pub(crate) type Called<R> = Result<Pipe<R>, ConnectError>;
 
 /// Request of a handle to the driver's task. A sender takes the one answer.
 #[derive(Debug)]
@@ -83,6 +84,7 @@ pub(crate) struct Outputs<R: Runtime> {
     pub(crate) events: async_broadcast::Sender<Event>,
     pub(crate) address: Arc<Known>,
     pub(crate) echo: bool,
+    pub(crate) sessions: Arc<Sessions<R>>,
 }
 
 struct Driver<R: Runtime> {
@@ -103,7 +105,8 @@ pub(crate) async fn run<R: Runtime>(
     let ready = engine.reactor().ready.clone();
     let (calls, names, allocations) = (Calls::default(), NameCalls::default(), HashMap::new());
     let mut driver = Driver { engine, calls, names, allocations, out, ends: Vec::new() };
-    let over = Over { commands: commands.clone(), address: driver.out.address.clone() };
+    let (address, sessions) = (driver.out.address.clone(), driver.out.sessions.clone());
+    let over = Over { commands: commands.clone(), address, sessions };
     let mut commands = pin!(commands);
     let mut timer = R::timer();
     let mut handles = true;
@@ -164,6 +167,7 @@ pub(crate) async fn run<R: Runtime>(
 struct Over<R: Runtime> {
     commands: Receiver<Command<R>>,
     address: Arc<Known>,
+    sessions: Arc<Sessions<R>>,
 }
 
 impl<R: Runtime> Drop for Over<R> {
@@ -172,6 +176,7 @@ impl<R: Runtime> Drop for Over<R> {
         self.commands.close();
         while self.commands.try_recv().is_ok() {}
         self.address.end();
+        self.sessions.end();
     }
 }
 
@@ -242,9 +247,13 @@ impl<R: Runtime> Driver<R> {
                 News::NotAllocated(id, why) => self.allocated(id, Err(why)),
                 News::NotOpened(connect, why) => self.called(connect, Err(why)),
                 News::Opened(connect, stream, start) => {
-                    self.called(connect, Ok(Pipe::new(stream.io, *start, false).into()));
+                    self.called(connect, Ok(Pipe::new(stream.io, *start, false)));
                 }
                 News::Incoming(stream, start) => {
+                    if start.is_carrier() {
+                        self.out.sessions.greet(Pipe::new(stream.io, *start, false));
+                        continue;
+                    }
                     let pipe = Pipe::new(stream.io, *start, self.out.echo);
                     if let Err(TrySendError::Full(_)) = self.out.accept.try_send(pipe.into()) {
                         self.out.turned_away.fetch_add(1, Ordering::Relaxed);

@@ -21,6 +21,14 @@ pub(crate) fn poll_io<T>(
     }
 }
 
+/// Returns `WouldBlock` for what is pending.
+pub(crate) fn tried<T>(result: Poll<io::Result<T>>) -> io::Result<T> {
+    match result {
+        Poll::Ready(done) => done,
+        Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+    }
+}
+
 pub(crate) fn poll_read<R: Runtime>(
     tcp: &R::Tcp,
     cx: &mut Context<'_>,

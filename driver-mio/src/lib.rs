@@ -50,12 +50,14 @@ mod names;
 mod node;
 mod pipe;
 mod reactor;
+mod sessions;
 mod source;
 
 pub use beside::Messages;
 pub use blocking::{BlockingNode, BlockingPipe};
 pub use node::{Builder, News, Node};
 pub use pipe::Pipe;
+pub use sessions::{SessionId, SessionNews, Sessions};
 
 pub use p2pd_core::QueryId;
 #[doc(inline)]

@@ -5,9 +5,10 @@
 pub use crate::servers;
 pub use crate::{
     BindError, ConnectError, KeyFileError, PinFile, PinFileError, PipeInfo, create_private,
-    load_or_create_key, raise_descriptor_limit, random_seed,
+    load_or_create_key, raise_descriptor_limit, random_seed, session::SessionError,
 };
 pub use p2pd_core::nat::NatReport;
+pub use p2pd_core::pipe::session::{SessionConfig, SessionEnd, Side, StreamId};
 pub use p2pd_core::turn::{Credentials, Family as RelayFamily};
 pub use p2pd_core::{
     Accept, Advice, Allocate, AllocateError, Broker, BrokerLoss, BrokerState, ClientKey, Config, ConnectId,

@@ -35,6 +35,7 @@ mod ready;
 mod secret;
 #[cfg(feature = "servers")]
 pub mod servers;
+pub mod session;
 mod sleep;
 pub mod socket;
 mod wrap;

@@ -29,7 +29,7 @@ pub mod messages;
 mod pipe;
 mod runtime;
 
-pub use p2pd_async::{Events, Lost};
+pub use p2pd_async::{Events, Lost, RecvStream, SendStream, Session};
 pub use pipe::Pipe;
 pub use runtime::Tokio;
 

@@ -144,7 +144,7 @@ def hellos(v):
     same(wire.frame(wire.SECOND, responder.second(second)).hex(), v["second"], "SECOND")
     same(hello.noise.second(unhex(v["second"])[4:]), second, "SECOND's payload")
     if v["status"] != 2 and v["detail"][0] == 1:
-        same(v["mode"], 2, "AES-256-GCM was on offer")
+        same(v["mode"], 4, "AES-256-GCM was on offer")
         for end in (hello.noise, responder):
             end.sending, end.receiving = end.sending.aes(), end.receiving.aes()
     ends = {"initiator": hello.noise, "responder": responder}

@@ -32,13 +32,13 @@
 //! ```
 //! - Noise is `Noise_IK_25519_ChaChaPoly_BLAKE2s`, prologue `"p2pd hello\0" | version u8 | responder's static key 32`.
 //! - `purpose`: 0 to open a session of the dialler's own, 1 because the responder asked for it.
-//! - `mode`: 0 encrypted, 1 plain, 2 encrypted with AES-256-GCM on offer. For purpose 0 the protocol's name follows, up
-//!   to 64 bytes, if there is one.
+//! - `mode`: 0 encrypted, 1 plain, 2 encrypted and for a session; 4 more where AES-256-GCM is on offer. For purpose 0 the
+//!   protocol's name follows, up to 64 bytes, if there is one.
 //! - `status`: 0 ready, 1 the responder's user is asked, 2 refused. The detail is a refusal if it is 2, else the cipher
 //!   of all that follows and 0. The cipher is 0 ChaCha20-Poly1305, or 1 AES-256-GCM, which must have been on offer.
 //! - A refusal is `code u8 | detail u8`: 1 not accepted, 2 busy, 3 plain not allowed, 4 no such session, 5 version with
 //!   the one that is spoken as detail, 6 no search for strangers, 7 nothing inside for strangers with what was asked
-//!   for as detail (1 reverse, 2 punch, 3 relay), 8 no search in silence, 9 protocol not taken.
+//!   for as detail (1 reverse, 2 punch, 3 relay), 8 no search in silence, 9 protocol not taken, 10 no sessions.
 //! - A control message: `1` APPROVED, `2 | session 16 (| session 16)` NOMINATE, `3 (| session 16)` CONFIRM,
 //!   `4 | refusal 2` REFUSE, `5` JOIN, `6` HERE, `7` BUSY.
 
@@ -61,8 +61,8 @@ pub(crate) use frame::HEADER;
 /// The one version of hello and signalling that is spoken.
 pub(crate) const VERSION: u8 = 2;
 
-/// The mode's byte in FIRST of an encrypted pipe whose initiator offers AES-256-GCM.
-const OFFERS_AES: u8 = 2;
+/// Bit of the mode's byte in FIRST, where the initiator offers AES-256-GCM. Plain pipes have none.
+const OFFERS_AES: u8 = 4;
 
 /// Reason that the initiator dialled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -188,8 +188,8 @@ impl Hello {
         let mut payload: SmallVec<[u8; 96]> = SmallVec::new();
         payload.extend_from_slice(&offer.session.0);
         let mode = match offer.terms.mode {
-            PipeMode::Encrypted if aes => OFFERS_AES,
-            mode => mode.code(),
+            PipeMode::Plain => PipeMode::Plain.code(),
+            mode => mode.code() | if aes { OFFERS_AES } else { 0 },
         };
         payload.extend_from_slice(&[purpose, mode]);
         // Who asked to be dialled knows its own protocol. Its length would be the peer's choice.
@@ -284,7 +284,7 @@ impl Hello {
     pub(crate) fn into_pipe_keys(self, mode: PipeMode) -> Result<PipeKeys, HelloError> {
         match (self.state, mode) {
             (State::Open(_), PipeMode::Plain) => Ok(PipeKeys::Plain),
-            (State::Open(keys), PipeMode::Encrypted) => {
+            (State::Open(keys), PipeMode::Encrypted | PipeMode::Session) => {
                 Ok(PipeKeys::Encrypted(Sealer::new(keys.sealing), Opener::new(keys.opening)))
             }
             _ => Err(HelloError::Malformed),
@@ -404,10 +404,11 @@ fn parse_offer(payload: &[u8]) -> Option<(Offer, bool)> {
         1 if protocol.is_none() => Purpose::Answer,
         _ => return None,
     };
-    let (mode, aes) = match *mode {
-        OFFERS_AES => (PipeMode::Encrypted, true),
-        mode => (PipeMode::from_code(mode)?, false),
-    };
+    let aes = mode & OFFERS_AES != 0;
+    let mode = PipeMode::from_code(mode & !OFFERS_AES)?;
+    if aes && mode == PipeMode::Plain {
+        return None;
+    }
     Some((Offer { session: SessionId(*session), purpose, terms: Terms::of(mode, protocol) }, aes))
 }
 
@@ -431,6 +432,7 @@ pub(crate) fn refusal_code(why: Refusal) -> [u8; 2] {
         Refusal::PrivateForStrangers { asked } => [7, strategy_code(asked)],
         Refusal::NoSearchInSilence => [8, 0],
         Refusal::ProtocolNotTaken => [9, 0],
+        Refusal::NoSessions => [10, 0],
         Refusal::Unknown(code) => [code, 0],
     }
 }
@@ -447,6 +449,7 @@ pub(crate) fn refusal_from([code, detail]: [u8; 2]) -> Refusal {
         7 => Refusal::PrivateForStrangers { asked: strategy_from(detail) },
         8 => Refusal::NoSearchInSilence,
         9 => Refusal::ProtocolNotTaken,
+        10 => Refusal::NoSessions,
         code => Refusal::Unknown(code),
     }
 }
@@ -528,6 +531,7 @@ mod tests {
                 Control::Refuse(Refusal::Busy),
                 Control::Refuse(Refusal::Unknown(77)),
                 Control::Refuse(Refusal::ProtocolNotTaken),
+                Control::Refuse(Refusal::NoSessions),
                 Control::Refuse(Refusal::PrivateForStrangers { asked: Strategy::Relay }),
             ];
             for message in messages {
@@ -692,7 +696,7 @@ mod tests {
         assert_eq!(with[..mode], without[..mode]);
         assert_eq!(
             with[mode] ^ without[mode],
-            2,
+            OFFERS_AES,
             "the cipher's stream is the same, so the bytes differ as the modes do"
         );
         assert_ne!(with[mode + 1..], without[mode + 1..], "the tag");

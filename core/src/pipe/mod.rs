@@ -4,6 +4,7 @@ mod echo;
 mod record;
 
 pub mod moving;
+pub mod session;
 #[cfg(feature = "messages")]
 pub mod subscriptions;
 
@@ -21,7 +22,7 @@ use crate::identity::NodeId;
 
 /// Protection of a pipe's bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-// Exhaustive: a pipe is sealed, or it is not.
+// Exhaustive: a driver has to know what each is for.
 pub enum PipeMode {
     /// Sealed records: nobody on the path can read or change a byte, nor cut the end off unnoticed.
     #[default]
@@ -29,6 +30,8 @@ pub enum PipeMode {
     /// No protection after the hello: each end proves its identity, then the stream is a bare TCP stream. Its bytes can
     /// be read and changed on the path. It is free to be handed to code that knows nothing of us.
     Plain,
+    /// Sealed records that carry a [session](session), and are no pipe of their own. Drivers ask for it.
+    Session,
 }
 
 impl PipeMode {
@@ -37,6 +40,7 @@ impl PipeMode {
         match self {
             PipeMode::Encrypted => 0,
             PipeMode::Plain => 1,
+            PipeMode::Session => 2,
         }
     }
 
@@ -44,6 +48,7 @@ impl PipeMode {
         match code {
             0 => Some(PipeMode::Encrypted),
             1 => Some(PipeMode::Plain),
+            2 => Some(PipeMode::Session),
             _ => None,
         }
     }
@@ -54,6 +59,7 @@ impl fmt::Display for PipeMode {
         f.write_str(match self {
             PipeMode::Encrypted => "encrypted",
             PipeMode::Plain => "plain",
+            PipeMode::Session => "session",
         })
     }
 }
@@ -231,17 +237,8 @@ pub struct PipeStart {
     pub elapsed: Duration,
     /// Protocol that the caller named.
     pub protocol: Option<ProtocolTag>,
-    /// Keys and mode to read and write with.
+    /// Mode that both ends agreed on.
+    pub mode: PipeMode,
+    /// Keys to read and write with.
     pub keys: PipeKeys,
-}
-
-impl PipeStart {
-    /// Returns the mode that the keys belong to.
-    pub fn mode(&self) -> PipeMode {
-        match self.keys {
-            PipeKeys::Encrypted(..) => PipeMode::Encrypted,
-            PipeKeys::Plain => PipeMode::Plain,
-            PipeKeys::Relayed(mode) => mode,
-        }
-    }
 }

@@ -383,6 +383,7 @@ fn header(config: &Config, seed: &[u8; 32], now: Instant) -> String {
         accept,
         allow_plain,
         aes,
+        sessions,
         protocols,
         survey,
         hairpin,
@@ -411,6 +412,7 @@ fn header(config: &Config, seed: &[u8; 32], now: Instant) -> String {
     line("accept", accept);
     line("allow-plain", allow_plain);
     line("aes", aes);
+    line("sessions", sessions);
     line("protocols", protocols);
     line("survey", survey);
     line("hairpin", hairpin);

@@ -165,6 +165,7 @@ pub fn replay(text: &str) -> Result<Replayed, ReplayError> {
             accept: lines.field("accept")?,
             allow_plain: lines.field("allow-plain")?,
             aes: lines.field("aes")?,
+            sessions: lines.field("sessions")?,
             protocols: lines.field("protocols")?,
             survey: lines.field("survey")?,
             hairpin: lines.field("hairpin")?,
@@ -412,7 +413,7 @@ mod tests {
         assert!(replayed.actions > 10 && replayed.events > 10, "{replayed}\n{text}");
         let other = SecretKey::from_bytes([8; 32]).node_id();
         let header = format!(
-            "p2pd-trace 1\nkey {}\nseed {}\nstart 0\nbind -\nport 0\naccept only 1 {other}\nallow-plain no\naes -\nprotocols 0\nsurvey yes\nhairpin no\nportmap no\nexternal-port 0\n\
+            "p2pd-trace 1\nkey {}\nseed {}\nstart 0\nbind -\nport 0\naccept only 1 {other}\nallow-plain no\naes -\nsessions no\nprotocols 0\nsurvey yes\nhairpin no\nportmap no\nexternal-port 0\n\
              brokers 1 9 broker.example 1883 - - 0 - no -\nstun 1 2001:db8::1 3478\n\
              turn 1 turn.example 3478 - - fixed alice se+cret no 600000000000 300000000000 600000000000 no -\nntp 1 2001:db8::2 123\nmax-pipes -\nliveness 20000000000 30000000000\nnat-memory 1 - 203.0.113.1 40000000000 80000000000\nevent 0 interfaces ",
             "07".repeat(32),

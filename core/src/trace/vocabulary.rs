@@ -283,7 +283,7 @@ struct_form! { PipeView { answers, peer, strategy, local, remote, elapsed, proto
 
 impl Put for PipeStart {
     fn put(&self, line: &mut String) {
-        let PipeStart { answers, peer, strategy, local, remote, elapsed, protocol, keys: _ } = self;
+        let PipeStart { answers, peer, strategy, local, remote, elapsed, protocol, mode, keys: _ } = self;
         let view = PipeView {
             answers: answers.clone(),
             peer: *peer,
@@ -292,7 +292,7 @@ impl Put for PipeStart {
             remote: *remote,
             elapsed: *elapsed,
             protocol: *protocol,
-            mode: self.mode(),
+            mode: *mode,
         };
         view.put(line);
     }
@@ -426,6 +426,7 @@ enum_form! { Refusal => Refusal {
     "no-search-for-strangers" NoSearchForStrangers,
     "no-search-in-silence" NoSearchInSilence,
     "protocol-not-taken" ProtocolNotTaken,
+    "no-sessions" NoSessions,
     "private-for-strangers" PrivateForStrangers { asked },
     "no-such-session" NoSuchSession,
     "version" Version { ours },
@@ -592,6 +593,7 @@ enum_form! { Reuse => Reuse {
 enum_form! { PipeMode => PipeMode {
     "encrypted" Encrypted,
     "plain" Plain,
+    "session" Session,
 }}
 
 enum_form! { Accept => Accept {

@@ -63,7 +63,7 @@ fn hello(
         Status::Asking => (1, [cipher, 0]),
         Status::Refused(why) => (2, refusal_code(why)),
     };
-    let mode = if aes[INITIATOR] { 2 } else { offer.terms.mode.code() };
+    let mode = offer.terms.mode.code() | if aes[INITIATOR] { 4 } else { 0 };
     vec![
         ("name", text(name)),
         ("initiator", hex(keys[INITIATOR].as_bytes())),

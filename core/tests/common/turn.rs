@@ -176,7 +176,7 @@ impl World {
             pipe,
             answers: start.answers.to_vec(),
             strategy: start.strategy,
-            mode: start.mode(),
+            mode: start.mode,
             protocol: start.protocol,
             local: start.local,
             remote: start.remote,

@@ -89,6 +89,7 @@ fn pipe(answers: &[ConnectId]) -> Box<PipeStart> {
         remote: anywhere,
         elapsed: Duration::ZERO,
         protocol: None,
+        mode: PipeMode::Plain,
         keys: PipeKeys::Plain,
     })
 }

@@ -51,6 +51,11 @@ impl Start {
         Start { pipe, relayed: Some(relayed), held: None }
     }
 
+    /// Returns true for a carrier of a session, which is no pipe of its user.
+    pub fn is_carrier(&self) -> bool {
+        self.pipe.mode == PipeMode::Session
+    }
+
     pub(crate) fn pipe(&self) -> &PipeStart {
         &self.pipe
     }
@@ -74,7 +79,7 @@ impl PipeInfo {
     pub fn new(start: &Start) -> Self {
         let PipeStart { peer, strategy, local, remote, elapsed, protocol, .. } = start.pipe;
         let relayed = start.relayed.as_ref().map(Relayed::pipe);
-        PipeInfo { peer, strategy, mode: start.pipe.mode(), local, remote, elapsed, protocol, relayed }
+        PipeInfo { peer, strategy, mode: start.pipe.mode, local, remote, elapsed, protocol, relayed }
     }
 
     /// The peer's proven id.

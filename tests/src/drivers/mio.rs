@@ -9,20 +9,30 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use mio::{Events, Interest, Poll, Token, Waker};
+use p2pd_core::Instant;
+use p2pd_core::pipe::session::{
+    Direction, OpenError, ReadResult, SessionConfig, SessionEnd, SessionEvent, StreamId, WriteError,
+};
 use p2pd_core::{Config, ConnectId, PeerAddress, Plan, Stats, Target, ToTarget};
-use p2pd_mio::News;
+use p2pd_mio::{News, SessionId, SessionNews, Sessions};
+use p2pd_sys::session::SessionError;
 use p2pd_sys::{BindError, ConnectError, PipeInfo};
 
-use super::{Call, Messages, Node, Outcome, Pipe, Trace};
+use super::{Call, Messages, Node, Outcome, Pipe, Session, Stream, Trace};
 
 const WAKER: Token = Token(0);
 const NODE: std::ops::Range<usize> = 1..20_000;
+const CARRIERS: std::ops::Range<usize> = 20_000..30_000;
+
+type Work = Box<dyn FnOnce(&mut Looped) + Send>;
 
 enum Ask {
     Address(Sender<PeerAddress>),
     Begin(Box<Target>, Plan, Sender<Result<ConnectId, ConnectError>>, Sender<Outcome>),
     Cancel(ConnectId),
     Stats(Sender<Stats>),
+    Session(Box<Target>, Plan, Sender<Result<SessionId, ConnectError>>),
+    Work(Work),
     Shutdown,
 }
 
@@ -40,7 +50,14 @@ impl Asks {
     }
 }
 
+/// Sessions in the loop, and what was said of each.
+struct Looped {
+    sessions: Sessions,
+    said: HashMap<SessionId, (u64, Option<SessionEnd>)>,
+}
+
 struct Looping {
+    incoming: Mutex<Receiver<SessionId>>,
     asks: Asks,
     accepted: Mutex<Receiver<Box<dyn Pipe>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -56,22 +73,36 @@ pub(super) fn bind(config: Config, trace: Option<Trace>) -> Result<Box<dyn Node>
     let node = builder.bind(poll.registry(), NODE)?;
     let (asks, asked) = channel();
     let (accept, accepted) = channel();
-    let thread = std::thread::spawn(move || run(poll, node, &asked, &accept));
+    let (accept_session, incoming) = channel();
+    let sessions =
+        Sessions::new(poll.registry(), CARRIERS, SessionConfig::default()).map_err(BindError::Loop)?;
+    let looped = Looped { sessions, said: HashMap::new() };
+    let thread = std::thread::spawn(move || run(poll, node, looped, &asked, (&accept, &accept_session)));
     let asks = Asks { asks, waker };
-    Ok(Box::new(Looping { asks, accepted: Mutex::new(accepted), thread: Mutex::new(Some(thread)) }))
+    let (incoming, accepted, thread) = (Mutex::new(incoming), Mutex::new(accepted), Mutex::new(Some(thread)));
+    Ok(Box::new(Looping { incoming, asks, accepted, thread }))
 }
 
-fn run(mut poll: Poll, mut node: p2pd_mio::Node, asked: &Receiver<Ask>, accept: &Sender<Box<dyn Pipe>>) {
+fn run(
+    mut poll: Poll,
+    mut node: p2pd_mio::Node,
+    mut looped: Looped,
+    asked: &Receiver<Ask>,
+    (accept, accept_session): (&Sender<Box<dyn Pipe>>, &Sender<SessionId>),
+) {
+    let mut opening: HashMap<SessionId, Sender<Result<SessionId, ConnectError>>> = HashMap::new();
     let mut events = Events::with_capacity(256);
     let mut calls: HashMap<ConnectId, Sender<Outcome>> = HashMap::new();
     let mut wait_for_address: Vec<Sender<PeerAddress>> = Vec::new();
     while !node.is_over() {
-        match poll.poll(&mut events, node.timeout()) {
+        let timeout = node.timeout().into_iter().chain(looped.sessions.timeout()).min();
+        match poll.poll(&mut events, timeout) {
             Err(e) if e.kind() != io::ErrorKind::Interrupted => panic!("{e}"),
             _ => {}
         }
         for event in &events {
-            assert!(node.handle(event) || event.token() == WAKER, "{event:?}");
+            let ours = node.handle(event) || looped.sessions.handle(event);
+            assert!(ours || event.token() == WAKER, "{event:?}");
         }
         for ask in asked.try_iter() {
             match ask {
@@ -88,12 +119,18 @@ fn run(mut poll: Poll, mut node: p2pd_mio::Node, asked: &Receiver<Ask>, accept: 
                         node.cancel(id);
                     }
                 }
+                Ask::Session(to, plan, done) => match looped.sessions.connect(&mut node, &*to, plan) {
+                    Ok(id) => drop(opening.insert(id, done)),
+                    Err(why) => drop(done.send(Err(why))),
+                },
+                Ask::Work(work) => work(&mut looped),
                 Ask::Stats(reply) => drop(reply.send(node.stats())),
                 Ask::Shutdown => node.shutdown(),
             }
         }
         node.tick();
         while let Some(news) = node.poll() {
+            let Some(news) = looped.sessions.take(&mut node, news) else { continue };
             match news {
                 News::Opened(id, pipe) => {
                     if let Some(done) = calls.remove(&id) {
@@ -106,6 +143,19 @@ fn run(mut poll: Poll, mut node: p2pd_mio::Node, asked: &Receiver<Ask>, accept: 
                     }
                 }
                 News::Incoming(pipe) => drop(accept.send(Box::new(Polled::new(pipe)))),
+                _ => {}
+            }
+        }
+        looped.sessions.tick(&mut node);
+        while let Some(news) = looped.sessions.poll() {
+            match news {
+                SessionNews::Opened(id) => drop(opening.remove(&id).map(|done| done.send(Ok(id)))),
+                SessionNews::NotOpened(id, why) => drop(opening.remove(&id).map(|done| done.send(Err(why)))),
+                SessionNews::Incoming(id, _) => drop(accept_session.send(id)),
+                SessionNews::Event(id, SessionEvent::Moved(_)) => looped.said.entry(id).or_default().0 += 1,
+                SessionNews::Event(id, SessionEvent::Ended(why)) => {
+                    looped.said.entry(id).or_default().1 = Some(why);
+                }
                 _ => {}
             }
         }
@@ -134,6 +184,19 @@ impl Node for Looping {
 
     fn accept(&self, within: Duration) -> Option<Box<dyn Pipe>> {
         self.accepted.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(within).ok()
+    }
+
+    fn connect_session(&self, to: &dyn ToTarget, plan: Plan) -> Result<Box<dyn Session>, ConnectError> {
+        let (done, opened) = channel();
+        let to = to.to_target().map_err(ConnectError::Target)?;
+        self.asks.ask(Ask::Session(Box::new(to), plan, done));
+        let id = opened.recv().map_err(|_| ConnectError::NodeGone)??;
+        Ok(Box::new(Talk { id, asks: self.asks.clone() }))
+    }
+
+    fn accept_session(&self, within: Duration) -> Option<Box<dyn Session>> {
+        let incoming = self.incoming.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(Box::new(Talk { id: incoming.recv_timeout(within).ok()?, asks: self.asks.clone() }))
     }
 
     fn stats(&self) -> Stats {
@@ -263,5 +326,193 @@ impl Messages for PolledMessages {
 
     fn recv(&self) -> io::Result<Vec<u8>> {
         self.until_done(|m| m.recv())
+    }
+}
+
+type Machine = p2pd_core::pipe::session::Session;
+
+/// A session of the loop, which is asked again each millisecond.
+struct Talk {
+    id: SessionId,
+    asks: Asks,
+}
+
+struct Ends {
+    talk: Talk,
+    id: StreamId,
+    tag: Vec<u8>,
+}
+
+impl Talk {
+    /// Does something in the loop.
+    fn work<T: Send + 'static>(&self, work: impl FnOnce(&mut Looped) -> T + Send + 'static) -> T {
+        let (reply, done) = channel();
+        self.asks.ask(Ask::Work(Box::new(move |looped| drop(reply.send(work(looped))))));
+        done.recv().unwrap()
+    }
+
+    fn with<T: Send + 'static>(&self, work: impl FnOnce(&mut Machine, Instant) -> T + Send + 'static) -> T {
+        let id = self.id;
+        self.work(move |looped| {
+            let (session, now) = looped.sessions.get(id).unwrap();
+            work(session, now)
+        })
+    }
+
+    fn until_some<T>(&self, ask: impl Fn() -> Option<T>) -> io::Result<T> {
+        loop {
+            let over = self.end();
+            if let Some(done) = ask() {
+                return Ok(done);
+            }
+            if let Some(why) = over {
+                return Err(SessionError::Ended(why).into());
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn end(&self) -> Option<SessionEnd> {
+        let id = self.id;
+        self.work(move |looped| looped.said.get(&id).and_then(|(_, end)| end.clone()))
+    }
+
+    fn ends(&self, id: StreamId, tag: &[u8]) -> Box<dyn Stream> {
+        let talk = Talk { id: self.id, asks: self.asks.clone() };
+        Box::new(Ends { talk, id, tag: tag.to_vec() })
+    }
+}
+
+fn direction(both: bool) -> Direction {
+    if both { Direction::Both } else { Direction::One }
+}
+
+impl Session for Talk {
+    fn open(&self, both: bool, tag: &[u8]) -> io::Result<Box<dyn Stream>> {
+        let id = self.until_some(|| {
+            let tag = tag.to_vec();
+            match self.with(move |session, now| session.open(now, direction(both), &tag)) {
+                Err(OpenError::TooMany) => None,
+                done => Some(done),
+            }
+        })?;
+        Ok(self.ends(id.map_err(|_| io::ErrorKind::InvalidInput)?, tag))
+    }
+
+    fn accept(&self, both: bool) -> io::Result<Box<dyn Stream>> {
+        let (id, tag) = self.until_some(|| self.with(move |session, _| session.accept(direction(both))))?;
+        Ok(self.ends(id, &tag))
+    }
+
+    fn send_datagram(&self, data: &[u8]) -> io::Result<()> {
+        let data = data.to_vec();
+        let sent = self.with(move |session, now| session.send_datagram(now, data.into()));
+        if sent { Ok(()) } else { Err(io::ErrorKind::InvalidInput.into()) }
+    }
+
+    fn read_datagram(&self) -> io::Result<Vec<u8>> {
+        self.until_some(|| self.with(|session, _| session.read_datagram())).map(|data| data.to_vec())
+    }
+
+    fn moves(&self) -> u64 {
+        let id = self.id;
+        // The first carrier is no move.
+        self.work(move |looped| looped.said.get(&id).map_or(0, |(moves, _)| moves.saturating_sub(1)))
+    }
+
+    fn delivered(&self) {
+        self.until_some(|| self.with(|session, _| session.is_delivered().then_some(()))).unwrap();
+    }
+
+    fn close(&self, code: u32, reason: &[u8]) {
+        let reason = reason.to_vec();
+        self.with(move |session, now| session.close(now, code, &reason));
+    }
+
+    fn closed(&self) -> SessionEnd {
+        loop {
+            match self.end() {
+                Some(why) => return why,
+                None => std::thread::sleep(Duration::from_millis(1)),
+            }
+        }
+    }
+}
+
+impl Read for Ends {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let (id, most) = (self.id, buffer.len());
+        let read = self.talk.until_some(|| {
+            match self.talk.with(move |session, now| session.read_chunk(now, id, most)) {
+                ReadResult::Empty => None,
+                done => Some(done),
+            }
+        })?;
+        match read {
+            ReadResult::Read(bytes) => {
+                buffer[..bytes.len()].copy_from_slice(&bytes);
+                Ok(bytes.len())
+            }
+            ReadResult::Reset(code) => Err(SessionError::Reset(code).into()),
+            ReadResult::Gone => Err(SessionError::Closed.into()),
+            ReadResult::End | ReadResult::Empty => Ok(0),
+        }
+    }
+}
+
+impl Write for Ends {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        let id = self.id;
+        let written = self.talk.until_some(|| {
+            let data = data.to_vec();
+            match self.talk.with(move |session, now| session.write(now, id, &data)) {
+                Ok(0) => None,
+                done => Some(done),
+            }
+        })?;
+        written.map_err(|why| match why {
+            WriteError::Ended => io::ErrorKind::ConnectionAborted.into(),
+            _ => SessionError::Closed.into(),
+        })
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Stream for Ends {
+    fn finish(&mut self) {
+        let id = self.id;
+        self.talk.with(move |session, now| session.finish(now, id));
+    }
+
+    fn reset(&mut self, code: u32) {
+        let id = self.id;
+        self.talk.with(move |session, now| session.reset(now, id, code));
+    }
+
+    fn stop(&mut self, code: u32) {
+        let id = self.id;
+        self.talk.with(move |session, now| session.stop(now, id, code));
+    }
+
+    fn tag(&self) -> Vec<u8> {
+        self.tag.clone()
+    }
+}
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        let id = self.id;
+        self.talk.asks.ask(Ask::Work(Box::new({
+            let session = self.talk.id;
+            move |looped| {
+                if let Some((session, now)) = looped.sessions.get(session) {
+                    session.finish(now, id);
+                    session.stop(now, id, 0);
+                }
+            }
+        })));
     }
 }

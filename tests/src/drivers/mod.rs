@@ -4,6 +4,7 @@ mod async_std;
 mod futures;
 pub mod messages;
 mod mio;
+mod sessions;
 mod tokio;
 
 use std::fmt;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use p2pd_core::{Config, PeerAddress, Plan, Stats, ToTarget};
 use p2pd_sys::{BindError, ConnectError, PipeInfo};
 
+pub use self::sessions::{Session, Stream};
 pub use self::tokio::runtime;
 
 /// A driver.
@@ -75,6 +77,13 @@ pub trait Node: Send + Sync {
     fn begin(&self, to: &dyn ToTarget, plan: Plan) -> Result<Box<dyn Call>, ConnectError>;
     /// The next pipe that a peer opens; `None` after that long or at the end of the node.
     fn accept(&self, within: Duration) -> Option<Box<dyn Pipe>>;
+    /// Opens a session.
+    ///
+    /// # Errors
+    /// The reason why there is none.
+    fn connect_session(&self, to: &dyn ToTarget, plan: Plan) -> Result<Box<dyn Session>, ConnectError>;
+    /// The next session that a peer opens; `None` after that long or at the end of the node.
+    fn accept_session(&self, within: Duration) -> Option<Box<dyn Session>>;
     /// Returns the node's counters.
     fn stats(&self) -> Stats;
     /// Ends it, and waits for the end.

@@ -67,6 +67,7 @@ pub(in crate::node) enum Bearing {
 pub(in crate::node) struct Admission {
     ours: NodeId,
     allow_plain: bool,
+    sessions: bool,
     /// Protocols that our user takes; none: all.
     protocols: Vec<ProtocolTag>,
     named: Named,
@@ -90,6 +91,7 @@ impl Admission {
         Admission {
             ours,
             allow_plain: config.allow_plain,
+            sessions: config.sessions,
             protocols: config.protocols.clone(),
             named: Named::new(ours, config.accept.clone()),
             asks: Asks::default(),
@@ -127,6 +129,9 @@ impl Admission {
     pub(in crate::node) fn enter(&self, peer: NodeId, terms: Terms) -> Result<Entry, Refusal> {
         if terms.mode == PipeMode::Plain && !self.allow_plain && peer != self.ours {
             return Err(Refusal::PlainNotAllowed);
+        }
+        if terms.mode == PipeMode::Session && !self.sessions {
+            return Err(Refusal::NoSessions);
         }
         let entry = self.named.entry(peer).ok_or(Refusal::NotAccepted)?;
         let taken =

@@ -82,6 +82,7 @@ fn advice_on(ctx: &Ctx<'_>, refusal: Refusal) -> Option<Advice> {
         Refusal::Version { .. } => Some(Advice::SameVersion),
         Refusal::NoSuchSession
         | Refusal::ProtocolNotTaken
+        | Refusal::NoSessions
         | Refusal::NoSearchInSilence
         | Refusal::Unknown(_) => None,
     }

@@ -580,5 +580,8 @@ fn abandon(all: &mut Strategies, ctx: &mut Ctx<'_>, key: Key, peer: NodeId) {
 
 /// Returns true if a refusal holds for every way to the peer.
 fn is_final(why: Refusal) -> bool {
-    matches!(why, Refusal::NotAccepted | Refusal::PlainNotAllowed | Refusal::ProtocolNotTaken)
+    matches!(
+        why,
+        Refusal::NotAccepted | Refusal::PlainNotAllowed | Refusal::ProtocolNotTaken | Refusal::NoSessions
+    )
 }

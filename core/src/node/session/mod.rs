@@ -362,8 +362,8 @@ impl Sessions {
     ) {
         let Winner { sock, hello, peer, terms, strategy, local, remote, .. } = winner;
         let Ok(keys) = hello.into_pipe_keys(terms.mode) else { return };
-        let (elapsed, protocol) = (cx.now.since(since), terms.protocol);
-        let pipe = PipeStart { answers, peer, strategy, local, remote, elapsed, protocol, keys };
+        let (elapsed, protocol, mode) = (cx.now.since(since), terms.protocol, terms.mode);
+        let pipe = PipeStart { answers, peer, strategy, local, remote, elapsed, protocol, mode, keys };
         self.pipes.insert(sock, (peer, [local, remote]));
         cx.detach(sock, Box::new(pipe));
     }

@@ -214,14 +214,14 @@ fn both_ways(
     let until = run.world.now() + DATA_WITHIN;
     let whole = |w: &World<Program>, host: HostId, pipe: usize, text: &[u8]| {
         let pipe = &w.app(host).node().pipes[pipe];
-        (pipe.ended || pipe.start.mode() == PipeMode::Plain) && pipe.received == text
+        (pipe.ended || pipe.start.mode == PipeMode::Plain) && pipe.received == text
     };
     let both =
         |w: &World<Program>| whole(w, caller, place, &LISTENERS) && whole(w, listener, other, &CALLERS);
     let full = |w: &World<Program>| {
         [(caller, place), (listener, other)].iter().all(|(h, p)| {
             let pipe = &w.app(*h).node().pipes[*p];
-            pipe.received.len() >= TEXT && (pipe.ended || pipe.start.mode() == PipeMode::Plain)
+            pipe.received.len() >= TEXT && (pipe.ended || pipe.start.mode == PipeMode::Plain)
                 || pipe.broken.is_some()
         })
     };

@@ -453,8 +453,9 @@ impl Relays {
             relay.moving = Some(Box::new(moving));
         }
         let elapsed = ctx.cx.now.since(since);
-        let (strategy, keys, protocol) = (relay.strategy, PipeKeys::Relayed(terms.mode), terms.protocol);
-        let start = PipeStart { answers, peer, strategy, local, remote, elapsed, protocol, keys };
+        let (strategy, mode, protocol) = (relay.strategy, terms.mode, terms.protocol);
+        let keys = PipeKeys::Relayed(mode);
+        let start = PipeStart { answers, peer, strategy, local, remote, elapsed, protocol, mode, keys };
         ctx.cx.open_relayed(id, Box::new(start));
         self.work(ctx, id);
         for said in later {

@@ -1,0 +1,140 @@
+//! A carrier, as a session knows it: what goes over it, whether it lives, and how good it is.
+
+use core::cmp::Reverse;
+use core::time::Duration;
+
+use super::frame::Parser;
+use super::{CarrierId, CarrierKind, SessionConfig};
+use crate::time::Instant;
+
+#[derive(Debug)]
+pub(super) struct Carrier {
+    pub(super) id: CarrierId,
+    pub(super) kind: CarrierKind,
+    pub(super) parser: Parser,
+    pub(super) have_sent: bool,
+    pub(super) have_heard: bool,
+    /// Number of frames that the peer had when this carrier began.
+    pub(super) peer_has: Option<u64>,
+    /// A USE is to be sent.
+    pub(super) use_due: Option<u32>,
+    /// Number of the next frame to send here; none before FROM is sent.
+    pub(super) next: Option<u64>,
+    /// Number of the next frame that comes here; none before FROM has come.
+    pub(super) coming: Option<u64>,
+    pub(super) close_sent: bool,
+    /// Number of a PING to answer.
+    pub(super) pong: Option<u32>,
+    /// A PING is to be sent.
+    pub(super) ping: bool,
+    /// Number and time of the PING that is not answered.
+    asked: Option<(u32, Instant)>,
+    pings: u32,
+    rtt: Option<Duration>,
+    /// Last sign of life.
+    heard: Instant,
+    /// Time of the first thing since then that wants an answer.
+    waiting: Option<Instant>,
+    pub(super) doubted: bool,
+}
+
+/// What a carrier's silence comes to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Silence {
+    None,
+    /// A PING is to be sent.
+    Ask,
+    Doubt,
+    Broken,
+}
+
+impl Carrier {
+    pub(super) fn new(id: CarrierId, kind: CarrierKind, now: Instant) -> Self {
+        Carrier {
+            id,
+            kind,
+            parser: Parser::default(),
+            have_sent: false,
+            have_heard: false,
+            peer_has: None,
+            use_due: None,
+            next: None,
+            coming: None,
+            close_sent: false,
+            pong: None,
+            // The first measures the round trip.
+            ping: true,
+            asked: None,
+            pings: 0,
+            rtt: None,
+            heard: now,
+            waiting: None,
+            doubted: false,
+        }
+    }
+
+    /// Notes a sign of life. Returns true if the carrier was doubted.
+    pub(super) fn heard(&mut self, now: Instant) -> bool {
+        self.heard = now;
+        self.waiting = None;
+        core::mem::take(&mut self.doubted)
+    }
+
+    /// Notes that something goes out that wants an answer.
+    pub(super) fn wants_answer(&mut self, now: Instant) {
+        self.waiting.get_or_insert(now);
+    }
+
+    /// Returns the number of a PING that goes out now.
+    pub(super) fn asks(&mut self, now: Instant) -> u32 {
+        self.ping = false;
+        self.pings = self.pings.wrapping_add(1);
+        self.asked = Some((self.pings, now));
+        self.wants_answer(now);
+        self.pings
+    }
+
+    /// Measures the round trip by an answer.
+    pub(super) fn answered(&mut self, now: Instant, number: u32) {
+        if let Some((asked, at)) = self.asked
+            && asked == number
+        {
+            self.rtt = Some(now.since(at));
+            self.asked = None;
+        }
+    }
+
+    pub(super) fn rtt(&self) -> Option<Duration> {
+        self.rtt
+    }
+
+    /// Judges the silence.
+    pub(super) fn silence(&self, now: Instant, config: &SessionConfig, doubt: Duration) -> Silence {
+        match self.waiting {
+            Some(since) if since + config.patience <= now => Silence::Broken,
+            Some(since) if !self.doubted && since + doubt <= now => Silence::Doubt,
+            None if !self.ping && self.heard + config.ask_after <= now => Silence::Ask,
+            _ => Silence::None,
+        }
+    }
+
+    /// Returns the time to judge the silence anew. One that waits for its PING to be taken waits for no time.
+    pub(super) fn deadline(&self, config: &SessionConfig, doubt: Duration) -> Option<Instant> {
+        match self.waiting {
+            Some(since) if self.doubted => Some(since + config.patience),
+            Some(since) => Some(since + doubt.min(config.patience)),
+            None if self.ping => None,
+            None => Some(self.heard + config.ask_after),
+        }
+    }
+
+    /// Returns the place among the carriers: the greatest is the best. Round trips count as equal within a factor of
+    /// two, and then the newer carrier is better: nothing moves for a little.
+    pub(super) fn rank(&self) -> (bool, CarrierKind, Reverse<u32>, CarrierId) {
+        let trip = self.rtt.map_or(0, |rtt| {
+            let millis = u32::try_from(rtt.as_millis()).unwrap_or(u32::MAX);
+            u32::BITS - millis.leading_zeros()
+        });
+        (!self.doubted, self.kind, Reverse(trip), self.id)
+    }
+}

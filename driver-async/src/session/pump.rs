@@ -1,0 +1,290 @@
+//! The task of a session: bytes between the session and its carriers, and calls for another carrier.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use async_channel::Receiver;
+use bytes::Bytes;
+use futures_core::Stream;
+use p2pd_core::pipe::session::{CarrierId, CarrierKind, Opening, SessionToken};
+use p2pd_core::{Event, Instant, Plan, Strategy, Target};
+use p2pd_sys::session::{Again, Ferry};
+
+use super::Shared;
+use crate::news::Events;
+use crate::node::WeakNode;
+use crate::peer::Pipe;
+use crate::run::Called;
+use crate::runtime::Runtime;
+use crate::tcp::tried;
+
+/// Longest time for the last words to a peer.
+const FAREWELL: Duration = Duration::from_secs(5);
+/// First wait of a session on a relay before a better way is tried, and the longest one. Each is twice the last.
+const BETTER: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(600));
+
+pub(crate) struct Pump<R: Runtime> {
+    shared: Arc<Shared>,
+    carriers: Vec<Carried<R>>,
+    /// Carriers that the peer opens.
+    coming: Pin<Box<Receiver<Pipe<R>>>>,
+    caller: Option<Caller<R>>,
+    next: u32,
+    timer: R::Timer,
+    /// Time at which the carriers are closed, whatever is left to say.
+    closing: Option<Instant>,
+}
+
+struct Carried<R: Runtime> {
+    id: CarrierId,
+    pipe: Pipe<R>,
+    ferry: Ferry,
+    /// Our direction was ended.
+    ended: bool,
+}
+
+type Calling<R> = Pin<Box<dyn Future<Output = Called<R>> + Send>>;
+
+/// The end that called, which calls again.
+pub(crate) struct Caller<R: Runtime> {
+    node: WeakNode<R>,
+    news: Events,
+    to: Target,
+    plan: Plan,
+    token: SessionToken,
+    again: Again,
+    calling: Option<Calling<R>>,
+    /// Time of the next call.
+    at: Option<Instant>,
+    better: Duration,
+    better_at: Option<Instant>,
+}
+
+impl<R: Runtime> Caller<R> {
+    pub(crate) fn new(node: WeakNode<R>, news: Events, to: Target, plan: Plan, token: SessionToken) -> Self {
+        let (again, calling, at) = (Again::default(), None, None);
+        Caller { node, news, to, plan, token, again, calling, at, better: BETTER.0, better_at: None }
+    }
+
+    fn call(&self, better: bool) -> Calling<R> {
+        let (node, to, mut plan) = (self.node.clone(), self.to.clone(), self.plan.clone());
+        if better {
+            plan.strategies.retain(|strategy| *strategy != Strategy::Relay);
+        }
+        Box::pin(async move { node.call(&to, plan).await })
+    }
+
+    /// Returns the next carrier, if one has opened.
+    fn poll(&mut self, cx: &mut Context<'_>, now: Instant, needs: bool, relayed: bool) -> Option<Pipe<R>> {
+        let mut changed = false;
+        while let Poll::Ready(Some(news)) = Pin::new(&mut self.news).poll_next(cx) {
+            changed |= matches!(news, Ok(Event::Ready { .. } | Event::Listening { .. }));
+        }
+        if changed {
+            self.again.reset();
+            self.better = BETTER.0;
+            (self.at, self.better_at) = (None, None);
+            if needs {
+                // It began on the network that was.
+                self.calling = None;
+            }
+        }
+        let may_better = relayed && self.plan.strategies.iter().any(|s| *s != Strategy::Relay);
+        if !may_better {
+            self.better_at = None;
+        } else if self.better_at.is_none() {
+            self.better_at = Some(now + self.better);
+            self.better = (self.better * 2).min(BETTER.1);
+        }
+        if needs && self.at.is_none() && self.calling.is_none() {
+            self.at = Some(now + self.again.wait());
+        }
+        if self.calling.is_none() {
+            let better = !needs && self.better_at.is_some_and(|at| at <= now);
+            if better || (needs && self.at.is_some_and(|at| at <= now)) {
+                self.calling = Some(self.call(better));
+                if better {
+                    self.better_at = None;
+                }
+            }
+        }
+        let calling = self.calling.as_mut()?;
+        let Poll::Ready(outcome) = calling.as_mut().poll(cx) else { return None };
+        self.calling = None;
+        self.at = None;
+        match outcome {
+            Ok(pipe) => Some(pipe),
+            Err(_) => {
+                self.at = needs.then(|| now + self.again.wait());
+                None
+            }
+        }
+    }
+
+    fn deadline(&self, needs: bool) -> Option<Instant> {
+        let at = self.at.filter(|_| needs && self.calling.is_none());
+        at.into_iter().chain(self.better_at.filter(|_| self.calling.is_none())).min()
+    }
+}
+
+impl<R: Runtime> Pump<R> {
+    pub(crate) fn new(shared: &Arc<Shared>, coming: Receiver<Pipe<R>>, caller: Option<Caller<R>>) -> Self {
+        let (carriers, timer) = (Vec::new(), R::timer());
+        Pump {
+            shared: shared.clone(),
+            carriers,
+            coming: Box::pin(coming),
+            caller,
+            next: 0,
+            timer,
+            closing: None,
+        }
+    }
+
+    /// Adds a carrier, on which these bytes go first.
+    pub(crate) fn attach(&mut self, pipe: Pipe<R>, opening: Option<Opening>) {
+        let id = CarrierId(self.next);
+        self.next += 1;
+        let info = *pipe;
+        let taken = self.shared.pumped(|state, now| {
+            let taken = state.session.attach(now, id, info.carrier_kind());
+            if taken {
+                state.carriers.push((id, info));
+            }
+            taken
+        });
+        if taken {
+            let first = opening.map_or_else(Bytes::new, |opening| Bytes::copy_from_slice(&opening.encode()));
+            self.carriers.push(Carried { id, pipe, ferry: Ferry::new(first), ended: false });
+        }
+    }
+
+    pub(crate) async fn run(mut self) {
+        poll_fn(|cx| self.poll(cx)).await;
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // Before anything is looked at: who changes it from now on wakes this task.
+        self.shared.lock().task = Some(cx.waker().clone());
+        while let Poll::Ready(Some(pipe)) = self.coming.as_mut().poll_next(cx) {
+            self.attach(pipe, None);
+        }
+        let mut again = false;
+        let shared = self.shared.clone();
+        let over = self.closing.is_some();
+        self.carriers.retain_mut(|carried| match carried.pump(cx, &shared, over) {
+            Ok(more) => {
+                again |= more;
+                true
+            }
+            Err(()) => {
+                shared.pumped(|state, now| {
+                    state.session.handle_broken(now, carried.id);
+                    state.carriers.retain(|(id, _)| *id != carried.id);
+                });
+                false
+            }
+        });
+        let now = shared.now();
+        let deadline = shared.pumped(|state, _| {
+            if state.session.poll_timeout().is_some_and(|at| at <= now) {
+                state.session.handle_timeout(now);
+                again = true;
+            }
+            if state.left && (state.session.is_delivered() || state.session.carrier().is_none()) {
+                state.session.close(now, 0, b"");
+            }
+            let silent = std::mem::take(&mut state.silent);
+            state.carriers.retain(|(id, _)| !silent.contains(id));
+            self.carriers.retain(|carried| !silent.contains(&carried.id));
+            state.session.poll_timeout()
+        });
+        if shared.lock().session.is_over() {
+            let until = *self.closing.get_or_insert(now + FAREWELL);
+            if !over {
+                again = true;
+            }
+            if self.carriers.is_empty() || until <= now {
+                return Poll::Ready(());
+            }
+            return self.sleep(cx, Some(until), again);
+        }
+        let (needs, relayed) = {
+            let state = shared.lock();
+            let on = state.session.carrier();
+            let relayed = on.is_some_and(|(_, kind)| kind == CarrierKind::Relayed);
+            (on.is_none() || state.doubtful, relayed)
+        };
+        let mut at = None;
+        if let Some(caller) = &mut self.caller {
+            let opened = caller.poll(cx, now, needs, relayed);
+            at = caller.deadline(needs);
+            let token = caller.token;
+            if let Some(pipe) = opened {
+                // A listener that never answered may not know of the session.
+                let known = shared.lock().session.is_known();
+                let opening = if known { Opening::Resume(token) } else { Opening::New(token) };
+                self.attach(pipe, Some(opening));
+                again = true;
+            }
+        }
+        self.sleep(cx, deadline.into_iter().chain(at).min(), again)
+    }
+
+    /// Waits for the deadline, or gives others their turn if there is more to do.
+    fn sleep(&mut self, cx: &mut Context<'_>, deadline: Option<Instant>, again: bool) -> Poll<()> {
+        if !again && let Some(at) = deadline {
+            R::set_timer(&mut self.timer, self.shared.until(at));
+            if R::poll_timer(&mut self.timer, cx).is_pending() {
+                return Poll::Pending;
+            }
+        } else if !again {
+            return Poll::Pending;
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+impl<R: Runtime> Carried<R> {
+    /// Moves bytes both ways. Returns true if there may be more to move; an error if the carrier is over.
+    fn pump(&mut self, cx: &mut Context<'_>, shared: &Shared, over: bool) -> Result<bool, ()> {
+        let (id, pipe) = (self.id, &mut self.pipe);
+        let take = |bytes| {
+            shared.pumped(|state, now| {
+                // The error is the session's end, and told as such.
+                let _ = state.session.handle_bytes(now, id, bytes);
+            });
+            true
+        };
+        let mut more = match self.ferry.receive(take, |buffer| tried(pipe.poll_read(cx, buffer))) {
+            Ok(more) => more,
+            Err(why) if why.kind() == std::io::ErrorKind::WouldBlock => false,
+            Err(_) => return Err(()),
+        };
+        let next = || shared.pumped(|state, now| state.session.poll_output(now, id));
+        let mut sent = false;
+        match self.ferry.send(next, |data| tried(pipe.poll_write(cx, data))) {
+            Ok(true) => more = true,
+            Ok(false) => match pipe.poll_flush(cx) {
+                Poll::Ready(Ok(())) => sent = true,
+                Poll::Ready(Err(_)) => return Err(()),
+                Poll::Pending => {}
+            },
+            Err(why) if why.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(_) => return Err(()),
+        }
+        if over && sent && !self.ended {
+            // What the peer has sent is read until it has heard: a reset could overtake our last word.
+            match pipe.poll_end(cx) {
+                Poll::Ready(Ok(())) => self.ended = true,
+                Poll::Ready(Err(_)) => return Err(()),
+                Poll::Pending => {}
+            }
+        }
+        Ok(more)
+    }
+}
