@@ -89,7 +89,9 @@ fn every_two_homes_reach_each_other() {
                     for _ in 0..AT_ONCE {
                         scope.spawn(|| {
                             while let Some(&(a, b)) = now.get(next.fetch_add(1, Ordering::Relaxed)) {
-                                if !must(&homes[a], &homes[b]) {
+                                // Over UDP a listener tries a quarter of the ports that it would dial.
+                                let searched = random(&homes[a]) && filters_by_port(&homes[b]);
+                                if !must(&homes[a], &homes[b]) || (by == "udp" && searched) {
                                     continue;
                                 }
                                 let args = ["--strategies", &by, "--identity", &keys[a].0, "--timeout", "25"];

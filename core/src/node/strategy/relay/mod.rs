@@ -1,4 +1,5 @@
-//! Pipes through a TURN server, on each side of opening one.
+//! Pipes of QUIC: through a TURN server, on each side of opening one, and on paths that UDP punching has found
+//! (`punched.rs`).
 //!
 //! The requester gets a relayed address and names it to the peer (TURN_REQUEST). The peer says where it will come from
 //! (TURN_RESPONSE), which the requester permits at its server. The peer begins a [`RelayStream`] towards the relayed
@@ -131,13 +132,16 @@ impl Relays {
             let whole = relay.since + MEET_WITHIN;
             match relay.stage {
                 RelayStage::Meeting if relay.is_heard() && whole > now => relay.until = Some(whole),
-                RelayStage::Meeting => {
-                    let by = relay.strategy;
-                    self.relay_failed(ctx, id, format!("nothing came by the way of {by}"));
-                }
-                RelayStage::Agreeing => {
-                    let by = relay.strategy;
-                    self.relay_failed(ctx, id, format!("the peer did not agree to the way of {by}"));
+                RelayStage::Meeting | RelayStage::Agreeing => {
+                    let why = match (relay.strategy, relay.stage) {
+                        (Strategy::Udp, RelayStage::Meeting) => {
+                            "nothing came by the path of the peer's probe"
+                        }
+                        (Strategy::Udp, _) => "the peer did not agree to the path over UDP",
+                        (_, RelayStage::Meeting) => "nothing came through the relay",
+                        _ => "the peer did not agree to the relay",
+                    };
+                    self.relay_failed(ctx, id, why.into());
                 }
                 RelayStage::Leaving => self.close_relay(ctx, id),
                 RelayStage::Ending => {

@@ -25,6 +25,13 @@ pub(super) struct Calling {
     request: Option<Request>,
 }
 
+impl Calling {
+    /// Returns the most ports that a search tries: half as many beside TCP's own search.
+    pub(super) fn most_ports(&self) -> u16 {
+        if self.call.plan.strategies.contains(&Strategy::Punch) { punch::PROBES / 2 } else { punch::PROBES }
+    }
+}
+
 impl Udps {
     /// Asks the peer to punch.
     pub(super) fn send_request(&mut self, ctx: &mut Ctx<'_>, key: Key, mappings: Box<UdpMappings>) {

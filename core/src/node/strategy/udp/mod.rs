@@ -151,7 +151,7 @@ impl Udps {
         let side = side_of(theirs);
         let shared = |r: &Route| punch::is_near(r.internal, r.external, &side);
         let near = ctx.network.routes().iter().any(shared);
-        may(side.external) || (near && may(side.internal))
+        may(side.external) && (may(side.internal) || !near)
     }
 
     /// Returns true if a peer's request is that of the next attempt in a session that was judged.
@@ -235,8 +235,7 @@ impl Udps {
             return self.drive_attempt(ctx, key);
         }
         // Only the peer's own addresses are answered.
-        let named = attempt.theirs.as_ref().is_some_and(|t| [t.external, t.internal].contains(&from.ip()));
-        if attempt.stage != Stage::Probing || !named {
+        if attempt.stage != Stage::Probing || !attempt.names(from.ip()) {
             return;
         }
         if attempt.probes.is_some_and(|p| p.is_theirs(data)) {
@@ -356,13 +355,18 @@ impl Udps {
     fn probe(&mut self, ctx: &mut Ctx<'_>, key: Key, wait: Duration) {
         let now = ctx.cx.now;
         let Some(attempt) = self.all.get_mut(&key) else { return };
-        let Some(tactic) = attempt.tactic() else { return };
+        let Some(mut tactic) = attempt.tactic() else { return };
+        if let (Tactic::Probe { count, .. }, Some(calling)) =
+            (&mut tactic, attempt.connect.and_then(|c| self.calling.get(&c)))
+        {
+            *count = calling.most_ports().min(*count);
+        }
         if let Tactic::Hopeless(why) = tactic {
             return self.ended(ctx, key, why.into());
         }
         let internal = attempt.route.internal;
         let mut fresh = Vec::new();
-        for _ in 0..Attempt::sockets(&tactic) {
+        for _ in 0..attempt.sockets(&tactic) {
             let sock = ctx.cx.bind_udp(Owner::Udp, ctx.network.local(internal, 0));
             attempt.socks.insert(sock, None);
             self.socks.insert(sock, key);
@@ -370,7 +374,7 @@ impl Udps {
         }
         let order = ctx.cx.random.below(Domain::Udp, u64::MAX);
         attempt.plan(&tactic, &fresh, now + wait, order);
-        let near = attempt.theirs.as_ref().filter(|t| punch::is_near(internal, attempt.route.external, t));
+        let near = attempt.theirs.as_ref().filter(|t| attempt.is_near(t));
         if let Some(to) = near.and_then(|t| Some(SocketAddr::new(t.external, *t.ports.first()?))) {
             // Behind one carrier's NAT the inside addresses lead nowhere.
             attempt.also_to(to);
@@ -414,7 +418,9 @@ impl Udps {
 
     /// Ends an attempt that found no path: the next one follows, or the end.
     fn rung_failed(&mut self, ctx: &mut Ctx<'_>, key: Key) {
-        if key.1 == Requester::Us && self.next_rung(ctx, key) {
+        // A second search would take as many ports again, of which some subscribers have 2,000.
+        let once = self.all.get(&key).is_some_and(|a| a.searches());
+        if key.1 == Requester::Us && !once && self.next_rung(ctx, key) {
             return;
         }
         let why = self.all.get(&key).map(|a| a.describe()).unwrap_or_default();
