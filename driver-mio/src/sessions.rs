@@ -135,7 +135,7 @@ impl Sessions {
     }
 
     /// Takes the node's news that are about sessions, and returns all others.
-    pub fn take(&mut self, node: &mut Node, news: News) -> Option<News> {
+    pub fn take(&mut self, news: News) -> Option<News> {
         match news {
             News::Opened(call, pipe) => match self.calls.remove(&call) {
                 Some(id) => self.called(id, Ok(pipe)),
@@ -148,7 +148,7 @@ impl Sessions {
             News::Incoming(pipe) if pipe.mode() == PipeMode::Session => self.watch(pipe, None),
             News::Event(event) => {
                 if matches!(event, Event::Ready { .. } | Event::Listening { .. }) {
-                    self.network_changed(node);
+                    self.network_changed();
                 }
                 return Some(News::Event(event));
             }
@@ -157,16 +157,11 @@ impl Sessions {
         None
     }
 
-    /// Calls that began on the network that was begin anew.
-    fn network_changed(&mut self, node: &mut Node) {
-        for one in self.all.values_mut().filter(|one| one.lacks_carrier()) {
-            let Some(caller) = &mut one.caller else { continue };
+    /// Has calls that wait begin at once. Those under way go on over the new network by themselves: ADR 27.
+    fn network_changed(&mut self) {
+        for caller in self.all.values_mut().filter_map(|one| one.caller.as_mut()) {
             caller.again.reset();
             caller.at = None;
-            if let Some(call) = caller.calling.take() {
-                self.calls.remove(&call);
-                node.cancel(call);
-            }
         }
     }
 
@@ -220,7 +215,13 @@ impl Sessions {
             return;
         }
         let until = self.clock.now() + SOON;
-        let of = of.and_then(|(id, opening)| self.attach(id, &pipe, Some(opening)));
+        let of = match of {
+            None => None,
+            Some((id, opening)) => match self.attach(id, &pipe, Some(opening)) {
+                None => return,
+                attached => attached,
+            },
+        };
         self.carriers.insert(token, Carried { pipe, of, greeter: Greeter::default(), until, readable: true });
     }
 
@@ -252,6 +253,13 @@ impl Sessions {
 
     /// Moves bytes, and does what is due. Call it after each turn of the loop.
     pub fn tick(&mut self, node: &mut Node) {
+        // Before, for what is due to be sent; and after, for what has come.
+        self.turns(node);
+        self.serve_all();
+        self.turns(node);
+    }
+
+    fn serve_all(&mut self) {
         let tokens: Vec<usize> = self.carriers.keys().copied().collect();
         for token in tokens {
             let Some(mut carried) = self.carriers.remove(&token) else { continue };
@@ -269,6 +277,9 @@ impl Sessions {
                 }
             }
         }
+    }
+
+    fn turns(&mut self, node: &mut Node) {
         let now = self.clock.now();
         let ids: Vec<SessionId> = self.all.keys().copied().collect();
         for id in ids {
@@ -302,11 +313,23 @@ impl Sessions {
             }
         }
         let sent = ferry.send(|| session.poll_output(now, *carrier), |data| pipe.write(data));
-        match sent.and_then(|more| if more { Ok(()) } else { pipe.flush() }) {
-            Err(why) if why.kind() != io::ErrorKind::WouldBlock => false,
-            // Its last word has left.
-            Ok(()) if session.is_over() => pipe.shutdown().is_err(),
-            _ => true,
+        let flushed = match sent {
+            Ok(true) => {
+                carried.readable = true;
+                return true;
+            }
+            Ok(false) => pipe.flush(),
+            Err(why) => Err(why),
+        };
+        match flushed {
+            Ok(()) => {
+                if session.is_over() {
+                    // Its last word has left. What the peer sends is read until it has heard.
+                    let _ = pipe.shutdown();
+                }
+                true
+            }
+            Err(why) => why.kind() == io::ErrorKind::WouldBlock,
         }
     }
 
@@ -389,9 +412,9 @@ impl Sessions {
             session.into_iter().chain(caller).chain(one.until.filter(|_| !one.carriers.is_empty())).min()
         };
         let greeted = self.carriers.values().filter(|c| c.of.is_none()).map(|c| c.until);
-        let at = self.all.values().filter_map(of_one).chain(greeted).min()?;
+        let at = self.all.values().filter_map(of_one).chain(greeted).min();
         let busy = self.carriers.values().any(|carried| carried.readable && carried.of.is_some());
-        Some(if busy { Duration::ZERO } else { self.clock.until(at) })
+        if busy { Some(Duration::ZERO) } else { at.map(|at| self.clock.until(at)) }
     }
 
     /// Returns the next news; `None` for nothing now.

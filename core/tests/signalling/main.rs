@@ -8,6 +8,8 @@ mod advice;
 #[cfg(feature = "relay")]
 mod allocations;
 mod brokers;
+#[cfg(feature = "relay")]
+mod carriers;
 mod clocks;
 mod consent;
 mod glare;

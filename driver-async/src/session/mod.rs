@@ -30,7 +30,8 @@ use shared::Owner;
 /// once and in order. Datagrams that were under way are lost. The session is given up after a minute without a
 /// connection, or as the node's [`Builder::session`](crate::Builder::session) says.
 ///
-/// When the last handle and stream is dropped, what was written still goes, and the session is closed with code 0.
+/// When the last handle and stream is dropped, what was written still goes, for 60 s at most. Then the session is closed
+/// with code 0.
 #[derive(Clone)]
 pub struct Session {
     owner: Arc<Owner>,

@@ -21,6 +21,8 @@ use crate::run::Called;
 use crate::runtime::Runtime;
 use crate::tcp::tried;
 
+/// Longest time that what was written may take to arrive, once no user has the session.
+const LEFT_WITHIN: Duration = Duration::from_secs(60);
 /// Longest time for the last words to a peer.
 const FAREWELL: Duration = Duration::from_secs(5);
 /// First wait of a session on a relay before a better way is tried, and the longest one. Each is twice the last.
@@ -34,6 +36,8 @@ pub(crate) struct Pump<R: Runtime> {
     caller: Option<Caller<R>>,
     next: u32,
     timer: R::Timer,
+    /// Time at which a session that no user has is closed, whatever has not arrived.
+    left_until: Option<Instant>,
     /// Time at which the carriers are closed, whatever is left to say.
     closing: Option<Instant>,
 }
@@ -86,11 +90,8 @@ impl<R: Runtime> Caller<R> {
         if changed {
             self.again.reset();
             self.better = BETTER.0;
+            // A call that is under way goes on over the new network by itself: ADR 27.
             (self.at, self.better_at) = (None, None);
-            if needs {
-                // It began on the network that was.
-                self.calling = None;
-            }
         }
         let may_better = relayed && self.plan.strategies.iter().any(|s| *s != Strategy::Relay);
         if !may_better {
@@ -140,6 +141,7 @@ impl<R: Runtime> Pump<R> {
             caller,
             next: 0,
             timer,
+            left_until: None,
             closing: None,
         }
     }
@@ -189,18 +191,22 @@ impl<R: Runtime> Pump<R> {
             }
         });
         let now = shared.now();
+        let left_until = &mut self.left_until;
         let deadline = shared.pumped(|state, _| {
             if state.session.poll_timeout().is_some_and(|at| at <= now) {
                 state.session.handle_timeout(now);
                 again = true;
             }
-            if state.left && (state.session.is_delivered() || state.session.carrier().is_none()) {
-                state.session.close(now, 0, b"");
+            if state.left {
+                let until = *left_until.get_or_insert(now + LEFT_WITHIN);
+                if state.session.is_delivered() || until <= now {
+                    state.session.close(now, 0, b"");
+                }
             }
             let silent = std::mem::take(&mut state.silent);
             state.carriers.retain(|(id, _)| !silent.contains(id));
             self.carriers.retain(|carried| !silent.contains(&carried.id));
-            state.session.poll_timeout()
+            state.session.poll_timeout().into_iter().chain(*left_until).min()
         });
         if shared.lock().session.is_over() {
             let until = *self.closing.get_or_insert(now + FAREWELL);

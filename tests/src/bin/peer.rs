@@ -6,14 +6,17 @@
 //! - `peer DRIVER brokers SERVERS` prints the words of its trace about brokers.
 //! - `peer DRIVER hold SERVERS ADDRESS idle|plain|writing` connects directly, prints `connected`, sends nothing, or a
 //!   line each 100 ms, and prints `ended WHY`. It gives a peer that has vanished 2 s, and 3 s more.
+//! - `peer DRIVER session SERVERS ADDRESS MOVES` opens a session to a listener, which echoes its streams. It prints
+//!   `session`, then `moved N` at each move. After the last one it prints the bytes that came back exact, and the longest
+//!   time without any.
 //! - `peer DRIVER cut-off SERVERS ADDRESS` takes its host's interface down, connects directly, and prints the reason of
 //!   the failure.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use p2pd::servers::{Servers, TurnServer};
 use p2pd_core::{Config, Liveness, PipeMode, Plan, SecretKey, Strategy};
@@ -47,7 +50,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if *command == "hold" {
         config.liveness = Liveness { interval: Duration::from_secs(2), patience: Duration::from_secs(3) };
     }
-    config.allow_plain = true;
+    (config.allow_plain, config.sessions) = (true, true);
     let node = driver.bind(config, about_brokers)?;
     match (*command, rest) {
         ("listen", []) => {
@@ -62,6 +65,25 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                         println!("ready {now}");
                         said = now;
                     }
+                }
+            });
+            let serving = node.clone();
+            std::thread::spawn(move || {
+                loop {
+                    let Some(session) = serving.accept_session(PATIENCE) else { continue };
+                    std::thread::spawn(move || -> io::Result<()> {
+                        loop {
+                            let mut stream = session.accept(true)?;
+                            let mut piece = [0; 16 * 1024];
+                            loop {
+                                match stream.read(&mut piece)? {
+                                    0 => break,
+                                    n => stream.write_all(&piece[..n])?,
+                                }
+                            }
+                            stream.finish();
+                        }
+                    });
                 }
             });
             loop {
@@ -114,6 +136,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             node.shutdown();
             Ok(())
         }
+        ("session", [address, moves]) => roam(&*node, address, moves.parse()?),
         ("brokers", []) => loop {
             node.accept(PATIENCE);
         },
@@ -135,4 +158,38 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         _ => Err("listen, connect ADDRESS STRATEGY, or cut-off ADDRESS".into()),
     }
+}
+
+/// Sends 1 KiB after 1 KiB over a session and has it come back, until the session has moved so often.
+fn roam(node: &dyn Node, address: &str, most: u64) -> Result<(), Box<dyn std::error::Error>> {
+    let session = node.connect_session(&address, Plan::new().strategies([Strategy::Direct]))?;
+    println!("session");
+    let mut stream = session.open(true, b"echo")?;
+    let (mut moves, mut bytes, mut gap) = (0, 0, Duration::ZERO);
+    let mut left = None;
+    for n in 0_u32.. {
+        let (began, piece) = (Instant::now(), n.to_be_bytes().repeat(256));
+        stream.write_all(&piece)?;
+        let mut back = vec![0; piece.len()];
+        stream.read_exact(&mut back)?;
+        if back != piece {
+            return Err("something else came back".into());
+        }
+        bytes += back.len();
+        gap = gap.max(began.elapsed());
+        if session.moves() > moves {
+            moves = session.moves();
+            println!("moved {moves} after {} ms at most", gap.as_millis());
+        }
+        // A little more over the last carrier.
+        if moves >= most && *left.get_or_insert(n + 20) <= n {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    println!("exact {bytes} bytes, longest gap {} ms", gap.as_millis());
+    session.close(0, b"");
+    std::thread::sleep(Duration::from_millis(100));
+    node.shutdown();
+    Ok(())
 }

@@ -130,7 +130,7 @@ fn run(
         }
         node.tick();
         while let Some(news) = node.poll() {
-            let Some(news) = looped.sessions.take(&mut node, news) else { continue };
+            let Some(news) = looped.sessions.take(news) else { continue };
             match news {
                 News::Opened(id, pipe) => {
                     if let Some(done) = calls.remove(&id) {
