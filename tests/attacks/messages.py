@@ -122,7 +122,7 @@ class Reader:
 
     def mode(self, moves=False):
         mode = self.number("B")
-        allowed = (0, 1, 0x80, 0x81) if moves else (0, 1)
+        allowed = (0, 1, 2, 0x80, 0x81, 0x82) if moves else (0, 1, 2)
         need(mode in allowed, f"mode {mode}")
         return mode
 
@@ -172,7 +172,7 @@ def read_body(kind, reader):
         return {}
     if kind == wire.TURN_REQUEST:
         mode = reader.mode(moves=True)
-        return {"mode": mode & 1, "moves": mode >= 0x80, "relayed": reader.reachable(), "address": reader.address()}
+        return {"mode": mode & 0x7F, "moves": mode >= 0x80, "relayed": reader.reachable(), "address": reader.address()}
     if kind == wire.TURN_RESPONSE:
         sources = []
         while reader.data:

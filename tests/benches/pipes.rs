@@ -390,10 +390,13 @@ fn p2pd_apart(aes: bool) -> f64 {
     )
 }
 
+/// Name of a kind of pipe, and a run of it in MB/s.
+type Measured = (&'static str, Box<dyn Fn() -> f64>);
+
 /// Measures encrypted pipes beside tokio-rustls and bare TCP.
 fn peers() {
     use cipher_suite::{TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256};
-    let kinds: [(&str, Box<dyn Fn() -> f64>); 5] = [
+    let kinds: [Measured; 5] = [
         ("TCP", Box::new(bare_apart)),
         ("tokio-rustls, AES-256-GCM", Box::new(|| rustls_apart(TLS13_AES_256_GCM_SHA384))),
         ("p2pd, AES-256-GCM", Box::new(|| p2pd_apart(true))),

@@ -535,13 +535,13 @@ mod tests {
         assert_eq!(changed("bind -\n", ""), line(5, LineError::Header("bind")));
         assert_eq!(changed("port 0", "port"), line(6, LineError::Short));
         assert_eq!(changed("allow-plain no", "allow-plain no no"), line(8, LineError::Long(3)));
-        assert_eq!(changed("brokers 1", "brokers 99999999"), line(15, LineError::Short));
+        assert_eq!(changed("brokers 1", "brokers 99999999"), line(16, LineError::Short));
         let port = ReplayError::Config(ConfigError::BadBroker(0));
         assert_eq!(changed("1883", "0"), Err(port));
-        assert_eq!(changed("event 0 interfaces", "event 0 Interfaces"), line(22, LineError::Word(3)));
+        assert_eq!(changed("event 0 interfaces", "event 0 Interfaces"), line(23, LineError::Word(3)));
         assert_eq!(
             changed("event 0 interfaces", "begun ok 1\nevent 0 interfaces"),
-            line(22, LineError::Order)
+            line(23, LineError::Order)
         );
         assert_eq!(changed("event 0 interfaces", "\nevent 0 interfaces"), line(22, LineError::Word(1)));
         assert_eq!(replay(text.trim_end()), line(text.lines().count(), LineError::CutOff));
