@@ -384,11 +384,10 @@ impl Sessions {
         if one.until.is_some_and(|until| until <= now) {
             one.carriers.clear();
         }
-        if !one.lacks_carrier() {
-            return;
-        }
+        let needs = one.lacks_carrier();
         let Some(caller) = &mut one.caller else { return };
-        if caller.calling.is_some() {
+        caller.again.note(now, needs);
+        if !needs || caller.calling.is_some() {
             return;
         }
         let at = *caller.at.get_or_insert_with(|| now + caller.again.wait());

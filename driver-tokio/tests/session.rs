@@ -76,7 +76,7 @@ impl Between {
         tokio::spawn(async move {
             while let Ok((mut near, _)) = listener.accept().await {
                 let task = tokio::spawn(async move {
-                    let mut far = TcpStream::connect(to).await.unwrap();
+                    let Ok(mut far) = TcpStream::connect(to).await else { return };
                     let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
                 });
                 all.lock().unwrap().push(task);
@@ -151,7 +151,7 @@ async fn a_session_without_a_connection_is_given_up() {
     theirs.accept_uni().await.unwrap().read_to_string(&mut text).await.unwrap();
     assert_eq!(text, "still");
     between.cut();
-    assert!(ours.moved().await.unwrap().is_none());
+    until("it is lost", || ours.carrier().is_none()).await;
     assert_eq!((ours.closed().await, theirs.closed().await), (SessionEnd::NoCarrier, SessionEnd::NoCarrier));
     assert_eq!(send.write(b"x").await.unwrap_err().kind(), std::io::ErrorKind::ConnectionAborted);
 }

@@ -117,15 +117,17 @@ fn a_session_of_each_driver_goes_on_while_its_caller_moves_ten_times() {
         let address = mover.ready(&mut listener, 2);
         let mut caller = mover.run(0, &[driver.name(), "session", mover.servers(), &address, "10"]);
         caller.wait_for_line(|line| line == "session", PATIENCE).unwrap();
+        let mut gaps = Vec::new();
         for n in 1..=10 {
             // The node has to have seen the last change through.
             std::thread::sleep(Duration::from_secs(1));
             mover.go(n % 2);
             let moved = caller.wait_for_line(|line| line.starts_with(&format!("moved {n} ")), PATIENCE);
             assert!(moved.is_ok(), "{driver}: {:?}", caller.lines());
+            gaps.push(moved.unwrap().rsplit(' ').next().unwrap().parse::<u64>().unwrap());
         }
         let end = caller.wait_for_line(|line| line.starts_with("exact "), PATIENCE).unwrap();
-        println!("{driver}: {end}");
+        println!("{driver}: {end}; each {gaps:?}");
         let gap: u64 = end.rsplit(' ').nth(1).unwrap().parse().unwrap();
         assert!(gap <= 3_000, "{driver}: {end}");
         assert!(caller.wait(PATIENCE).unwrap().success(), "{driver}: {:?}", caller.lines());

@@ -93,6 +93,7 @@ impl<R: Runtime> Caller<R> {
             // A call that is under way goes on over the new network by itself: ADR 27.
             (self.at, self.better_at) = (None, None);
         }
+        self.again.note(now, needs);
         let may_better = relayed && self.plan.strategies.iter().any(|s| *s != Strategy::Relay);
         if !may_better {
             self.better_at = None;
