@@ -543,7 +543,7 @@ mod tests {
             changed("event 0 interfaces", "begun ok 1\nevent 0 interfaces"),
             line(23, LineError::Order)
         );
-        assert_eq!(changed("event 0 interfaces", "\nevent 0 interfaces"), line(22, LineError::Word(1)));
+        assert_eq!(changed("event 0 interfaces", "\nevent 0 interfaces"), line(23, LineError::Word(1)));
         assert_eq!(replay(text.trim_end()), line(text.lines().count(), LineError::CutOff));
         let call = "call 0 connect None-0-0-x 1 direct plain - 5 no\n";
         assert_eq!(
@@ -554,7 +554,7 @@ mod tests {
         assert_eq!(replay(&long), line(2, LineError::TooLong(MAX_LINE + 4)));
         let listen = text.lines().find(|l| l.starts_with("action listen ")).unwrap();
         let differs = ReplayError::Differs {
-            line: 23,
+            line: 24,
             expected: listen.replace(" 128 ", " 5 "),
             got: listen.to_owned(),
         };

@@ -1,5 +1,6 @@
 //! Calls for carriers of sessions, and listeners whose programs serve sessions or not.
 
+use crate::common::udp::Nat;
 use crate::common::view::plan;
 use crate::common::{S, World};
 use p2pd_core::{FailReason, PipeMode, Refusal, Strategy};
@@ -12,6 +13,7 @@ fn world(sessions: bool) -> World {
     world.add_turn();
     world.open(|_| {});
     world.open(|c| c.sessions = sessions);
+    world.set_udp([Nat::Kept, Nat::Kept]);
     world.run(S);
     world
 }
