@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use bytes::Bytes;
 use p2pd_core::pipe::PipeKeys;
 use p2pd_core::pipe::PipeStart;
-use p2pd_core::{CloseHow, SecretKey, SockOpts, Strategy, Tls, Wrap};
+use p2pd_core::{CloseHow, PipeMode, SecretKey, SockOpts, Strategy, Tls, Wrap};
 use socket2::SockRef;
 
 use super::*;
