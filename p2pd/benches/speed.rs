@@ -47,9 +47,9 @@ const KINDS: [Kind; 8] = [
 impl Kind {
     fn name(self) -> &'static str {
         match self {
-            Kind::Library(PipeMode::Encrypted) => "library's pipe, encrypted",
+            Kind::Library(PipeMode::Encrypted | PipeMode::Session) => "library's pipe, encrypted",
             Kind::Library(PipeMode::Plain) => "library's pipe, plain",
-            Kind::Program(PipeMode::Encrypted) => "listen and connect",
+            Kind::Program(PipeMode::Encrypted | PipeMode::Session) => "listen and connect",
             Kind::Program(PipeMode::Plain) => "listen and connect --plain",
             Kind::Send => "file receive and file send",
             Kind::Cat => "cat FILE | cat",

@@ -139,7 +139,10 @@ fn a_reset_a_stop_and_datagrams() {
         near.stop(1);
         let stopped = loop {
             match far.write(&[0; 1000]) {
-                Ok(_) => thread::sleep(Duration::from_millis(1)),
+                Ok(n) => {
+                    assert!(n > 0, "{driver}");
+                    thread::sleep(Duration::from_millis(1));
+                }
                 Err(why) => break why,
             }
         };
