@@ -30,7 +30,7 @@ pub enum PipeMode {
     /// No protection after the hello: each end proves its identity, then the stream is a bare TCP stream. Its bytes can
     /// be read and changed on the path. It is free to be handed to code that knows nothing of us.
     Plain,
-    /// Sealed records that carry a [session](session), and are no pipe of their own. Drivers ask for it.
+    /// Sealed records that carry a [session], and are no pipe of their own. Drivers ask for it.
     Session,
 }
 
