@@ -534,15 +534,15 @@ mod tests {
         assert_eq!(changed("bind -\n", ""), line(5, LineError::Header("bind")));
         assert_eq!(changed("port 0", "port"), line(6, LineError::Short));
         assert_eq!(changed("allow-plain no", "allow-plain no no"), line(8, LineError::Long(3)));
-        assert_eq!(changed("brokers 1", "brokers 99999999"), line(14, LineError::Short));
+        assert_eq!(changed("brokers 1", "brokers 99999999"), line(15, LineError::Short));
         let port = ReplayError::Config(ConfigError::BadBroker(0));
         assert_eq!(changed("1883", "0"), Err(port));
-        assert_eq!(changed("event 0 interfaces", "event 0 Interfaces"), line(21, LineError::Word(3)));
+        assert_eq!(changed("event 0 interfaces", "event 0 Interfaces"), line(22, LineError::Word(3)));
         assert_eq!(
             changed("event 0 interfaces", "begun ok 1\nevent 0 interfaces"),
-            line(21, LineError::Order)
+            line(22, LineError::Order)
         );
-        assert_eq!(changed("event 0 interfaces", "\nevent 0 interfaces"), line(21, LineError::Word(1)));
+        assert_eq!(changed("event 0 interfaces", "\nevent 0 interfaces"), line(22, LineError::Word(1)));
         assert_eq!(replay(text.trim_end()), line(text.lines().count(), LineError::CutOff));
         let call = "call 0 connect None-0-0-x 1 direct plain - 5 no\n";
         assert_eq!(
@@ -553,7 +553,7 @@ mod tests {
         assert_eq!(replay(&long), line(2, LineError::TooLong(MAX_LINE + 4)));
         let listen = text.lines().find(|l| l.starts_with("action listen ")).unwrap();
         let differs = ReplayError::Differs {
-            line: 22,
+            line: 23,
             expected: listen.replace(" 128 ", " 5 "),
             got: listen.to_owned(),
         };

@@ -292,7 +292,7 @@ pub(super) fn not_messages() -> Vec<Fields> {
         ("cut off before the kind", of("ECHO")[..KIND].to_vec()),
         ("an unknown kind", with("ECHO", &|b| b[KIND] = 8)),
         ("ECHO of 65 bytes", with("ECHO_REPLY, the longest", &|b| b.push(7))),
-        ("DIRECT with an unknown mode", with("DIRECT", &|b| b[BODY] = 2)),
+        ("DIRECT with an unknown mode", with("DIRECT", &|b| b[BODY] = 3)),
         ("DIRECT with a mode of TURN_REQUEST", with("DIRECT", &|b| b[BODY] = 0x80)),
         ("DIRECT whose address is none", with("DIRECT", &|b| b[BODY + 1] = b'x')),
         (
