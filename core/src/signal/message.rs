@@ -421,7 +421,7 @@ mod tests {
             bytes[at] = byte;
             Message::decode(&bytes)
         };
-        assert_eq!(with(MODE, 2), Err(Malformed), "terms");
+        assert_eq!(with(MODE, 3), Err(Malformed), "terms");
         assert_eq!(with(MODE + 2, 5), Err(Malformed), "mapping");
         assert_eq!(with(MODE + 3, 4), Err(Malformed), "filtering");
         assert_eq!(with(ALLOCATION, 6), Err(Malformed), "allocation");
