@@ -210,7 +210,7 @@ fn by_address(servers: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
 }
 
 /// Returns true if a server may have us dial an address. An inside address needs a server that is inside as well.
-fn may_name(server: IpAddr, named: IpAddr) -> bool {
+pub(crate) fn may_name(server: IpAddr, named: IpAddr) -> bool {
     let [server, named] = [server, named].map(|ip| reach(ip, &[]));
     named == Reach::Internet || (named == server && named != Reach::Nobody)
 }

@@ -13,6 +13,8 @@ pub enum Nat {
     /// Datagrams of other hosts do not come through, whatever left before.
     #[default]
     Lost,
+    /// The local port, and datagrams of other hosts do not come in.
+    Deaf,
     /// The local port, for every destination.
     Kept,
     /// One of its own, for every destination.
@@ -50,7 +52,7 @@ impl World {
         let local = host.bound[&sock].port();
         let udp = &mut host.udp;
         let (towards, port) = match udp.nat {
-            Nat::Lost | Nat::Kept => (None, local),
+            Nat::Lost | Nat::Deaf | Nat::Kept => (None, local),
             Nat::Cone => (None, 61_000 + udp.made as u16),
             Nat::Counting => (Some(to), 40_000 + udp.made as u16),
             Nat::Random => (Some(to), (1_024 + (udp.made + 1) * 40_503 % 64_512) as u16),
@@ -80,7 +82,7 @@ impl World {
         let fits = |(port, hole): &(u16, SocketAddr)| {
             *port == to.port() && (*hole == from || (udp.by_address && hole.ip() == from.ip()))
         };
-        if udp.nat == Nat::Lost || !udp.holes.iter().any(fits) {
+        if matches!(udp.nat, Nat::Lost | Nat::Deaf) || !udp.holes.iter().any(fits) {
             return;
         }
         let sock = udp.maps.iter().find(|(_, port)| **port == to.port()).map(|((sock, _), _)| *sock);

@@ -306,3 +306,33 @@ fn whoever_is_not_accepted_gets_no_probe() {
     assert_eq!(world.failure(0, id).unwrap().0, FailReason::RefusedByPeer(Refusal::NotAccepted));
     assert_eq!([0, 1].map(|n| world.hosts[n].udp.sent.len()), [0, 0]);
 }
+
+/// A probe that comes may be somebody else's by the peer's will: it is answered, and nothing more goes there.
+#[test]
+fn who_is_heard_gets_one_probe_for_each_of_its_own() {
+    let mut world = world(37, [Nat::Deaf, Nat::Kept]);
+    let id = world.connect(0, &world.address(1), udp(2));
+    world.run(6 * S);
+    assert!(world.failure(0, id).is_some());
+    let (theirs, answers) = (world.probes(0).0, world.probes(1).0);
+    // Two of its own went before the first one came.
+    assert_eq!((theirs, answers), (25, 27));
+}
+
+#[test]
+fn a_search_at_an_address_that_only_the_peer_named_is_bounded_as_one_into_silence() {
+    // And one more each 469 ms.
+    for (named, places) in [(true, 1024), (false, 256 + 2)] {
+        let mut world = world(38, [Nat::Kept, Nat::Random]);
+        for host in &mut world.hosts {
+            host.udp.by_address = false;
+        }
+        let address = world.address(1);
+        let elsewhere = address.to_string().replace("203.0.113.2,", "203.0.113.77,").parse().unwrap();
+        world.connect(0, if named { &address } else { &elsewhere }, udp(15));
+        world.run_until(S, |w| w.probes(0).0 > 0);
+        world.hosts[1].frozen = true;
+        world.run(15 * S);
+        assert_eq!(world.probes(0).1, places, "{named}");
+    }
+}

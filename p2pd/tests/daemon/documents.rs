@@ -134,7 +134,10 @@ fn two_daemons_by_a_broker_and_both_ways() {
             .map(|c| c["name"].as_str().unwrap().to_owned())
             .collect::<Vec<_>>()
     };
-    assert_eq!((names(&here), names(&there)), (vec!["d".into(), "p".into(), "r".into()], incoming.to_vec()));
+    assert_eq!(
+        (names(&here), names(&there)),
+        (["d", "p", "r", "u"].map(String::from).to_vec(), incoming.to_vec())
+    );
     let shown = here.ok("/p2p/con/r");
     assert_eq!((&shown["sent"], &shown["received"]), (&7.into(), &8.into()));
     // Closed here, it ends there, and is off the list once nothing waits in it.

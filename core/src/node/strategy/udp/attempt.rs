@@ -33,7 +33,8 @@ const SPRAY_PAUSE: Duration = Duration::from_millis(700);
 /// Ports that a search tries at once, and the pause between two such bursts: 1,000 a second.
 const BURST: u16 = 8;
 const BURST_PAUSE: Duration = Duration::from_millis(8);
-/// Most probes for a stranger to where nobody has answered. With headers these are 360 bytes, and its request had 250.
+/// Most probes for a stranger to where nobody has answered. With headers these are 360 bytes, and its request had 250. As many
+/// more answer what comes.
 const STRANGERS_PROBES: u32 = 8;
 /// Probes for peers' requests to where nobody has answered: of one peer in two minutes, and of all.
 const SILENT: (u32, Duration) = (256, Duration::from_millis(469));
@@ -41,6 +42,8 @@ const SILENT_PEERS: usize = 256;
 const SILENT_OF_ALL: (u32, Duration) = (2048, Duration::from_millis(2));
 /// Most probes of one attempt.
 const MOST_PROBES: u32 = 2048;
+/// Most sockets of all attempts of peers together, beyond which a search has fewer.
+pub(super) const MAX_SOCKETS: usize = 1024;
 
 pub(super) struct Attempt {
     pub(super) key: Key,
@@ -71,8 +74,10 @@ pub(super) struct Attempt {
     pub(super) theirs: Option<Side>,
     pub(super) probes: Option<Probes>,
     pub(super) plan: Plan,
-    /// Path by which a probe of the peer has come.
-    pub(super) heard: Option<(SockId, SocketAddr)>,
+    /// Addresses that our user named the peer by, where the call is ours.
+    pub(super) named: SmallVec<[IpAddr; 4]>,
+    /// True if a probe of the peer has come. It may be somebody else's by the peer's will, so that it is answered and no more.
+    pub(super) heard: bool,
     /// Responder: hears the requester's QUIC.
     pub(super) stream: Option<Box<RelayStream>>,
     pub(super) sent: u32,
@@ -103,7 +108,7 @@ pub(super) struct Plan {
 impl Attempt {
     pub(super) fn place(&self) -> Place {
         let Attempt { key: (session, _), peer, trust, since, .. } = *self;
-        Place { kind: Kind::Udp, session, peer, trust, since, answered: self.heard.is_some() }
+        Place { kind: Kind::Udp, session, peer, trust, since, answered: self.heard }
     }
 
     /// Returns true if the peer is behind our own router, or on this machine.
@@ -164,10 +169,7 @@ impl Attempt {
     pub(super) fn send(&mut self, cx: &mut Cx, silent: &mut Silent) {
         while let Some(at) = self.plan.next.filter(|at| *at <= cx.now) {
             let pause = if self.plan.rounds < FAST_ROUNDS { PAUSE[0] } else { PAUSE[1] };
-            if let Some((sock, to)) = self.heard {
-                self.send_one(cx, sock, to, silent);
-                self.plan.next = Some(at.max(cx.now) + pause);
-            } else if let Some((ip, ports, key, next, count)) = self.plan.search {
+            if let Some((ip, ports, key, next, count)) = self.plan.search {
                 let upto = next.saturating_add(BURST).min(count);
                 for n in next..upto {
                     self.send_one(cx, self.main, SocketAddr::new(ip, ports.nth(key, n)), silent);
@@ -187,24 +189,27 @@ impl Attempt {
     /// Sends the first probe of a socket that was bound while the others sent theirs.
     pub(super) fn send_first(&mut self, cx: &mut Cx, sock: SockId, silent: &mut Silent) {
         let to = self.plan.targets.iter().find(|(s, _)| *s == sock).map(|(_, to)| *to);
-        if let Some(to) = to.filter(|_| self.plan.rounds > 0 && self.heard.is_none()) {
+        if let Some(to) = to.filter(|_| self.plan.rounds > 0 && !self.heard) {
             self.send_one(cx, sock, to, silent);
         }
     }
 
-    /// Answers a probe by the way that it came, and goes on there alone.
+    /// Answers a probe by the way that it came. From then on each probe of the peer's has one answer, and nothing else is sent:
+    /// the peer repeats its own until it has one.
     pub(super) fn hears(&mut self, cx: &mut Cx, sock: SockId, from: SocketAddr, silent: &mut Silent) {
-        self.heard = Some((sock, from));
-        self.plan.next = Some(cx.now);
-        self.send(cx, silent);
+        self.heard = true;
+        self.plan.next = None;
+        self.send_one(cx, sock, from, silent);
     }
 
     fn send_one(&mut self, cx: &mut Cx, sock: SockId, to: SocketAddr, silent: &mut Silent) {
         let (Some(probes), Some(Some(_))) = (&self.probes, self.socks.get(&sock)) else { return };
-        let heard = self.heard.is_some();
-        let stranger = self.trust == Trust::Stranger && !heard;
-        let most = if stranger { STRANGERS_PROBES } else { MOST_PROBES };
-        let free = heard || self.key.1 == Requester::Us;
+        let most = match self.trust {
+            Trust::Stranger if self.heard => 2 * STRANGERS_PROBES,
+            Trust::Stranger => STRANGERS_PROBES,
+            Trust::Known => MOST_PROBES,
+        };
+        let free = self.heard || self.named.contains(&to.ip());
         if self.sent < most && (free || silent.take(cx.now, self.peer)) {
             self.sent += 1;
             cx.send_datagram(sock, to, Bytes::copy_from_slice(&probes.ours()));

@@ -1,5 +1,6 @@
 //! UDP punching as a strategy of a call: waiting for a broker, the request, and attempts one after the other.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::attempt::{Attempt, Stage as At};
@@ -26,6 +27,11 @@ pub(super) struct Calling {
 }
 
 impl Calling {
+    /// Returns the addresses that our user named the peer by.
+    pub(super) fn named(&self) -> impl Iterator<Item = IpAddr> {
+        self.call.address.interfaces().flat_map(|i| [i.external, i.internal])
+    }
+
     /// Returns the most ports that a search tries: half as many beside TCP's own search.
     pub(super) fn most_ports(&self) -> u16 {
         if self.call.plan.strategies.contains(&Strategy::Punch) { punch::PROBES / 2 } else { punch::PROBES }

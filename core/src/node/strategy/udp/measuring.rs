@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 
 use crate::cx::Cx;
 use crate::io::SockId;
-use crate::nat::{Allocation, Behaviour, Mapping};
+use crate::nat::{Allocation, Behaviour, Mapping, may_name};
 use crate::random::Domain;
 use crate::time::Instant;
 use crate::wire::Transport;
@@ -88,12 +88,17 @@ impl Measurement {
         let Ok(reply) = stun::decode_binding(data, Transport::Udp) else { return false };
         let of = |a: &&mut Asked| a.id == reply.transaction && a.server == from;
         let Some(asked) = self.asked.iter_mut().find(of) else { return false };
-        if let BindingOutcome::Mapped(mapped) = reply.outcome {
+        if let BindingOutcome::Mapped(mapped) = reply.outcome
+            && mapped.port() != 0
+        {
             asked.mapped = Some(SocketAddr::new(mapped.ip().to_canonical(), mapped.port()));
             self.first.get_or_insert(cx.now);
         }
-        let other = reply.other.filter(|o| self.may_follow && self.asked.len() == 1 && o.ip() != from.ip());
-        if let Some(server) = other.filter(|o| o.is_ipv4() == from.is_ipv4()) {
+        let sound = |o: &SocketAddr| {
+            let other = o.is_ipv4() == from.is_ipv4() && o.ip() != from.ip() && o.port() != 0;
+            other && may_name(from.ip(), o.ip())
+        };
+        if let Some(server) = reply.other.filter(|o| self.may_follow && self.asked.len() == 1 && sound(o)) {
             let id = TransactionId(cx.random.bytes(Domain::Udp));
             self.asked.push(Asked { server, id, mapped: None });
             cx.send_datagram(self.sock, server, stun::binding_request(id, None));
@@ -181,6 +186,40 @@ mod tests {
 
     fn at(text: &str) -> SocketAddr {
         text.parse().unwrap()
+    }
+
+    /// Returns where questions go, and what was seen, after a server's answer with this mapping and OTHER-ADDRESS.
+    fn asked(mapped: u16, other: SocketAddr) -> (Vec<SocketAddr>, usize) {
+        let mut cx = Cx::new([1; 32], Instant::ZERO);
+        let server = at("45.10.0.1:3478");
+        let sock = cx.bind_udp(crate::cx::Owner::Udp, ([203, 0, 113, 1], 0).into());
+        let mut all = Measurement::begin(&mut cx, sock, &[server], true);
+        let std::net::IpAddr::V4(ip) = other.ip() else { panic!("IPv4 only") };
+        let mapped = (mapped ^ 0x2112).to_be_bytes();
+        let mut data = vec![1, 1, 0, 24, 0x21, 0x12, 0xa4, 0x42];
+        data.extend_from_slice(&all.asked[0].id.0);
+        data.extend_from_slice(&[0, 0x20, 0, 8, 0, 1]);
+        data.extend_from_slice(&mapped);
+        data.extend_from_slice(&[0x21 ^ 203, 0x12, 0xa4 ^ 113, 0x42 ^ 1, 0x80, 0x2c, 0, 8, 0, 1]);
+        data.extend_from_slice(&other.port().to_be_bytes());
+        data.extend_from_slice(&ip.octets());
+        assert!(all.datagram(&mut cx, server, &data));
+        let to = core::iter::from_fn(|| cx.pop_output()).filter_map(|output| match output {
+            crate::io::Output::SendDatagram { to, .. } => Some(to),
+            _ => None,
+        });
+        (to.collect(), all.seen().len())
+    }
+
+    #[test]
+    fn a_server_has_us_ask_no_inside_address_and_believe_no_port_0() {
+        let server = at("45.10.0.1:3478");
+        let second = at("45.10.0.2:3479");
+        assert_eq!(asked(4001, second), (vec![server, second], 1));
+        for lie in ["192.168.1.1:53", "127.0.0.1:53", "45.10.0.2:0", "45.10.0.1:53"] {
+            assert_eq!(asked(4001, at(lie)), (vec![server], 1), "{lie}");
+        }
+        assert_eq!(asked(0, at("45.10.0.1:53")), (vec![server], 0));
     }
 
     #[test]

@@ -20,7 +20,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use smallvec::{SmallVec, smallvec};
 
-use attempt::{Attempt, Plan, Silent, Stage};
+use attempt::{Attempt, MAX_SOCKETS, Plan, Silent, Stage};
 use calling::Calling;
 use measuring::Measurement;
 use probe::Probes;
@@ -92,6 +92,8 @@ impl Udps {
         self.socks.insert(main, key);
         let secret: [u8; 16] = ctx.cx.random.bytes(Domain::Udp);
         let probes = theirs.map(|t| Probes::new(&ctx.config.identity, &peer, key, [t.secret, secret]));
+        let call = connect.and_then(|connect| self.calling.get(&connect));
+        let named = call.map(|calling| calling.named().collect()).unwrap_or_default();
         let attempt = Attempt {
             key,
             peer,
@@ -114,7 +116,8 @@ impl Udps {
             theirs: theirs.map(side_of),
             probes,
             plan: Plan::default(),
-            heard: None,
+            named,
+            heard: false,
             stream: None,
             sent: 0,
         };
@@ -366,7 +369,11 @@ impl Udps {
         }
         let internal = attempt.route.internal;
         let mut fresh = Vec::new();
-        for _ in 0..attempt.sockets(&tactic) {
+        let room = match key.1 {
+            Requester::Us => usize::MAX,
+            Requester::Them => MAX_SOCKETS.saturating_sub(self.socks.len()),
+        };
+        for _ in 0..usize::from(attempt.sockets(&tactic)).min(room) {
             let sock = ctx.cx.bind_udp(Owner::Udp, ctx.network.local(internal, 0));
             attempt.socks.insert(sock, None);
             self.socks.insert(sock, key);
