@@ -876,6 +876,13 @@ impl Session {
         Some((carrier.id, carrier.kind))
     }
 
+    /// Returns true if the session goes on, and no carrier is left or the one that frames go over is doubted: another one
+    /// should be attached.
+    pub fn needs_carrier(&self) -> bool {
+        let on = self.carriers.iter().find(|c| Some(c.id) == self.on);
+        self.state == State::Open && on.is_none_or(|c| c.doubted)
+    }
+
     /// Returns the round trip of the carrier that frames go over, as last measured.
     pub fn round_trip(&self) -> Option<Duration> {
         self.carriers.iter().find(|c| Some(c.id) == self.on)?.rtt()

@@ -191,7 +191,8 @@ pub enum SessionEvent {
     Delivered,
     /// Frames go over this carrier from now on.
     Moved(CarrierId),
-    /// A carrier that frames go over does not answer. It is kept, and another one should be tried.
+    /// A carrier that frames go over does not answer. It is kept, and another one should be tried while
+    /// [`needs_carrier`](Session::needs_carrier) says so.
     Doubtful(CarrierId),
     /// A carrier gave no sign of life, and is forgotten: close it.
     Silent(CarrierId),

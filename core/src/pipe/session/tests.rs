@@ -436,10 +436,11 @@ fn silence_is_asked_about_doubted_and_the_end_of_the_carrier() {
     assert_eq!(due(&two), 21 * second);
     two.wait(second);
     assert_eq!(two.events[0], [SessionEvent::Doubtful(CarrierId(1))]);
-    assert_eq!(due(&two), 30 * second);
-    // It was slow alone: next time it is doubted later.
+    assert_eq!((due(&two), two.ends[0].needs_carrier()), (30 * second, true));
+    // It was slow alone: it is doubted no more, which is no event, and next time later.
     two.deliver(usize::MAX);
     two.settle();
+    assert_eq!((two.events[0].len(), two.ends[0].needs_carrier()), (1, false));
     let id = two.open(0, Direction::One);
     two.write(0, id, b"x");
     let wrote = two.now;
@@ -452,8 +453,9 @@ fn silence_is_asked_about_doubted_and_the_end_of_the_carrier() {
     // Without a carrier for 60 s it is over.
     assert_eq!(two.ends[0].poll_timeout(), Some(two.now + 60 * second));
     two.wait(60 * second - MS);
-    assert!(!two.ends[0].is_over());
+    assert!(!two.ends[0].is_over() && two.ends[0].needs_carrier());
     two.wait(MS);
+    assert!(!two.ends[0].needs_carrier());
     assert_eq!(two.events[0].last(), Some(&SessionEvent::Ended(SessionEnd::NoCarrier)));
     assert_eq!(two.ends[0].open(two.now, Direction::One, b""), Err(OpenError::Ended));
     assert_eq!(two.ends[0].poll_timeout(), None);
