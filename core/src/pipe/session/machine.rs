@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use super::carrier::{Carrier, Silence};
 use super::frame::{Body, DATA_HEADER, Frame};
 use super::log::Log;
-use super::stream::{End, Receiving, Sending, Stream};
+use super::stream::{ALWAYS, End, Receiving, Sending, Stream};
 use super::{
     CarrierId, CarrierKind, Direction, FIRST_CREDIT, FIRST_STREAMS, MAX_CARRIERS, MAX_DATA, MAX_DATAGRAM,
     MAX_REASON, MAX_TAG, OpenError, ReadResult, SessionConfig, SessionEnd, SessionEvent, Side, StreamId,
@@ -70,6 +70,8 @@ pub struct Session {
     theirs: Theirs,
     /// Bytes beyond the first credit that streams were given.
     pub(super) lent: u64,
+    /// Bytes that wait to be sent beyond what each stream may always have waiting.
+    pub(super) queued: usize,
     datagrams: Datagrams,
     news: VecDeque<SessionEvent>,
     /// The user waits until all has arrived.
@@ -152,6 +154,7 @@ impl Session {
             ours: Ours { opened: 0, limit: FIRST_STREAMS, wanted: false },
             theirs: Theirs { told: FIRST_STREAMS, ..Theirs::default() },
             lent: 0,
+            queued: 0,
             datagrams: Datagrams::default(),
             news: VecDeque::new(),
             watches: false,
@@ -388,7 +391,9 @@ impl Session {
             let Some(stream) = self.streams.get_mut(&id) else { continue };
             stream.queued = false;
             let Some(sending) = stream.sending.as_mut() else { continue };
+            let before = sending.beyond();
             let frame = sending.take(id);
+            self.queued -= before - sending.beyond();
             if sending.short && sending.size() <= self.config.queue / 2 {
                 sending.short = false;
                 self.news.push_back(SessionEvent::Writable(id));
@@ -656,7 +661,8 @@ impl Session {
         Some((id, stream.tag.clone()))
     }
 
-    /// Takes as many bytes as there is room for in the stream's queue, and returns their number.
+    /// Takes as many bytes as there is room for in the stream's queue, and in [`SessionConfig::queues`], and returns their
+    /// number.
     ///
     /// # Errors
     /// [`WriteError`] if no bytes are taken any more.
@@ -667,7 +673,11 @@ impl Session {
         }
         let sending = self.streams.get_mut(&id).and_then(|s| s.sending.as_mut());
         let sending = sending.filter(|s| !s.finished).ok_or(WriteError::Closed)?;
-        let taken = sending.write(data, self.config.queue);
+        // A stream that gets less than it wants has bytes waiting, so their way out tells of room.
+        let before = sending.beyond();
+        let most = ALWAYS + before + self.config.queues.saturating_sub(self.queued);
+        let taken = sending.write(data, self.config.queue.min(most));
+        self.queued += sending.beyond() - before;
         self.schedule(id);
         Ok(taken)
     }
@@ -686,7 +696,9 @@ impl Session {
     pub fn reset(&mut self, now: Instant, id: StreamId, code: u32) {
         self.advance(now);
         let Some(stream) = self.streams.get_mut(&id) else { return };
-        if stream.sending.take().is_some() && self.state == State::Open {
+        let Some(sending) = stream.sending.take() else { return };
+        self.queued -= sending.beyond();
+        if self.state == State::Open {
             self.words.push_back(Word::Reset(id, code));
             self.forget(id);
         }
@@ -851,6 +863,7 @@ impl Session {
             (self.words, self.ready) = (VecDeque::new(), BTreeMap::new());
             (self.log, self.datagrams.out) = (Log::default(), VecDeque::new());
             self.streams.values_mut().for_each(|s| s.sending = None);
+            self.queued = 0;
             self.news.push_back(SessionEvent::Ended(why));
         }
     }

@@ -128,6 +128,9 @@ pub struct SessionConfig {
     pub kept: usize,
     /// Bytes of one stream that may wait to be sent, at most. At least 1. Default 256 KiB.
     pub queue: usize,
+    /// Bytes that may wait to be sent beyond the first [`MAX_DATA`] of each stream, of all streams together. Default
+    /// 4 MiB. Streams of which the peer takes nothing may use them up; the others still have their [`MAX_DATA`].
+    pub queues: usize,
     /// Bytes of datagrams that may wait, for the carrier and for the reader, at most; then the oldest are dropped. At
     /// least [`MAX_DATAGRAM`]. Default 64 KiB.
     pub datagrams: usize,
@@ -150,6 +153,7 @@ impl Default for SessionConfig {
             window: 16 << 20,
             kept: 4 << 20,
             queue: 256 << 10,
+            queues: 4 << 20,
             datagrams: 64 << 10,
             ask_after: Duration::from_secs(20),
             doubt: Duration::from_secs(1),

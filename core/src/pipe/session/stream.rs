@@ -10,6 +10,9 @@ use super::{FIRST_CREDIT, MAX_DATA, ReadResult, StreamId, Violation};
 /// Pieces of fewer bytes are copied together. A piece refers to the whole buffer that it came in, of 16 KiB at most.
 const COPIED: usize = 4096;
 
+/// Bytes that a stream may always have waiting to be sent: one DATA frame.
+pub(super) const ALWAYS: usize = MAX_DATA;
+
 #[derive(Debug)]
 pub(super) struct Stream {
     /// Protocol tag of a stream that the peer opened.
@@ -84,6 +87,11 @@ impl Sending {
             finished: false,
             short: false,
         }
+    }
+
+    /// Returns the bytes that wait beyond what a stream may always have waiting.
+    pub(super) fn beyond(&self) -> usize {
+        self.size.saturating_sub(ALWAYS)
     }
 
     /// Takes as many bytes as there is room for in a queue of `most`, and returns their number.

@@ -222,6 +222,44 @@ fn a_stream_that_stands_still_holds_no_other() {
 }
 
 #[test]
+fn streams_that_nobody_reads_have_a_bound_together_and_each_has_a_frame_always() {
+    const ALWAYS: usize = MAX_DATA;
+    let config = SessionConfig { queues: 300_000, ..SessionConfig::default() };
+    let mut two = Two::joined(config);
+    let ids: Vec<_> = (0..4).map(|_| two.open(0, Direction::Both)).collect();
+    two.settle();
+    // Each fills the peer's credit, then its queue.
+    for id in &ids {
+        assert_eq!(two.write(0, *id, &[0; FIRST_CREDIT as usize]), FIRST_CREDIT as usize);
+        two.settle();
+    }
+    let whole = 256 << 10;
+    let left = 300_000 - (whole - ALWAYS);
+    let written: Vec<_> = ids.iter().map(|id| two.write(0, *id, &[0; 1 << 20])).collect();
+    assert_eq!(written, [whole, ALWAYS + left, ALWAYS, ALWAYS]);
+    assert_eq!((two.ends[0].queued, two.write(0, ids[3], b"x")), (300_000, 0));
+    // A stream that gets nothing of the rest hears of room as its own bytes leave, and is not stuck.
+    two.events = Default::default();
+    for _ in 0..4 {
+        two.ends[1].accept(Direction::Both);
+    }
+    assert_eq!(two.read(1, ids[3]).0.len(), FIRST_CREDIT as usize);
+    two.settle();
+    assert_eq!(two.read(1, ids[3]).0.len(), ALWAYS);
+    assert_eq!(two.events[0], [SessionEvent::Writable(ids[3])]);
+    assert_eq!(two.write(0, ids[3], &[0; 1 << 20]), ALWAYS);
+    // What is given up or stopped gives its share back.
+    two.ends[0].reset(two.now, ids[0], 0);
+    assert_eq!(two.ends[0].queued, left);
+    two.ends[1].stop(two.now, ids[1], 0);
+    two.settle();
+    assert_eq!(two.ends[0].queued, 0);
+    assert_eq!(two.write(0, ids[2], &[0; 1 << 20]), whole - ALWAYS);
+    two.ends[0].close(two.now, 0, b"");
+    assert_eq!(two.ends[0].queued, 0);
+}
+
+#[test]
 fn a_stream_that_is_read_gets_a_greater_window_from_what_all_have() {
     let config = SessionConfig { stream_window: 300_000, window: 400_000, ..SessionConfig::default() };
     let mut two = Two::joined(config);
