@@ -630,7 +630,7 @@ fn a_listener_that_knows_no_session_ends_it() {
 fn tiny_pieces_are_held_as_their_bytes() {
     let mut two = Two::joined(SessionConfig::default());
     let id = two.open(0, Direction::One);
-    for n in 0..5000 {
+    for n in 0..15_000 {
         two.write(0, id, &pattern(n, 1));
         while let Some(bytes) = two.ends[0].poll_output(two.now, CarrierId(1)) {
             two.ends[1].handle_bytes(two.now, CarrierId(1), bytes).unwrap();
@@ -640,10 +640,35 @@ fn tiny_pieces_are_held_as_their_bytes() {
     assert_eq!(receiving.pieces(), 2);
     two.ends[1].accept(Direction::One);
     let (first, second) =
-        (two.ends[1].read_chunk(two.now, id, 100), two.ends[1].read_chunk(two.now, id, 9999));
+        (two.ends[1].read_chunk(two.now, id, 100), two.ends[1].read_chunk(two.now, id, 99_999));
     assert_eq!(first, ReadResult::Read(pattern(0, 100).into()));
-    assert_eq!(second, ReadResult::Read(pattern(100, 3996).into()));
-    assert_eq!(two.read(1, id), (pattern(4096, 904), ReadResult::Empty));
+    assert_eq!(second, ReadResult::Read(pattern(100, stream::COPIED - 100).into()));
+    assert_eq!(two.read(1, id), (pattern(stream::COPIED, 15_000 - stream::COPIED), ReadResult::Empty));
+}
+
+#[test]
+fn bytes_that_wait_for_their_reader_keep_a_third_more_at_most() {
+    // Bytes of each of four pieces in a buffer of its own, and what they are read as: bytes, and how many these keep.
+    let rows: [(usize, &[(usize, usize)]); 4] = [
+        (5_000, &[(15_000, 15_000), (5_000, 5_000)]),
+        (12_299, &[(24_598, 24_598); 2]),
+        (12_300, &[(12_300, 16_400); 4]),
+        (16_377, &[(16_377, 16_400); 4]),
+    ];
+    for (length, pieces) in rows {
+        let mut receiving = stream::Receiving::new();
+        for _ in 0..4 {
+            let piece = Bytes::from(vec![0; 16_400]).slice(..length);
+            receiving.take(StreamId(0), [piece].into_iter().collect()).unwrap();
+        }
+        let mut kept = Vec::new();
+        while let ReadResult::Read(piece) = receiving.chunk(usize::MAX) {
+            let piece = piece.try_into_mut().unwrap();
+            kept.push((piece.len(), piece.capacity()));
+        }
+        assert_eq!(kept, pieces);
+        assert!(kept.iter().all(|(length, kept)| kept * 3 <= length * 4));
+    }
 }
 
 #[test]
