@@ -550,10 +550,12 @@ impl Session {
             Frame::Reset(id, code) => self.hear_end(id, End::Reset(code)),
             Frame::Stop(id, code) => {
                 self.check_sends(id, self.side)?;
-                if self.streams.get(&id).is_some_and(|s| s.sending.is_some()) {
-                    self.reset(self.now, id, code);
+                let sending = self.streams.get(&id).and_then(|s| s.sending.as_ref());
+                // Whoever has finished writes no more, and is not told: it may have forgotten the stream.
+                if sending.is_some_and(|s| !s.finished) {
                     self.news.push_back(SessionEvent::Stopped(id, code));
                 }
+                self.reset(self.now, id, code);
                 Ok(())
             }
             Frame::Credit(id, limit) => {

@@ -185,7 +185,7 @@ pub enum SessionEvent {
     Readable(StreamId),
     /// Room for [`write`](Session::write), after a write that took less than it was given.
     Writable(StreamId),
-    /// The peer does not want the stream's bytes; the code that it gave.
+    /// The peer does not want the stream's bytes; the code that it gave. Not told of a stream that was finished here.
     Stopped(StreamId, u32),
     /// Streams may be opened again, after [`OpenError::TooMany`].
     MayOpen,

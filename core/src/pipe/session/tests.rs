@@ -201,6 +201,25 @@ fn resets_and_stops_bring_their_codes_and_drop_what_waits() {
 }
 
 #[test]
+fn whoever_has_finished_is_not_told_that_its_bytes_are_unwanted() {
+    let mut two = Two::joined(SessionConfig::default());
+    let ids = [two.open(0, Direction::One), two.open(0, Direction::One)];
+    for id in ids {
+        // More than the credit, so that bytes wait when the STOP comes.
+        assert_eq!(two.write(0, id, &[0; 100_000]), 100_000);
+    }
+    two.ends[0].finish(two.now, ids[0]);
+    two.settle();
+    for id in ids {
+        assert_eq!(two.ends[1].accept(Direction::One).unwrap().0, id);
+        two.ends[1].stop(two.now, id, 6);
+    }
+    two.settle();
+    assert_eq!(two.events[0], [SessionEvent::Stopped(ids[1], 6)]);
+    assert!(two.ends.iter().all(|end| end.streams.is_empty()));
+}
+
+#[test]
 fn a_stream_that_stands_still_holds_no_other() {
     let mut two = Two::joined(SessionConfig::default());
     let (still, other) = (two.open(0, Direction::One), two.open(0, Direction::One));
