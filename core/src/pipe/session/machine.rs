@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use super::carrier::{Carrier, Silence};
 use super::frame::{Body, DATA_HEADER, Frame};
-use super::log::Log;
+use super::log::{Log, OVERHEAD};
 use super::stream::{ALWAYS, End, Receiving, Sending, Stream};
 use super::{
     CarrierId, CarrierKind, Direction, FIRST_CREDIT, FIRST_STREAMS, MAX_CARRIERS, MAX_DATA, MAX_DATAGRAM,
@@ -294,7 +294,7 @@ impl Session {
             while out.len() + 3 + MAX_DATAGRAM <= MOST
                 && let Some(data) = self.datagrams.out.pop_front()
             {
-                self.datagrams.out_size -= data.len() + 1;
+                self.datagrams.out_size -= data.len() + OVERHEAD;
                 Frame::Datagram(data).put(&mut out);
             }
             if let Some(whole) = self.put_numbered(at, &mut out) {
@@ -517,13 +517,13 @@ impl Session {
                 if d.inn.is_empty() {
                     self.news.push_back(SessionEvent::Datagram);
                 }
-                d.inn_size += data.len() + 1;
+                d.inn_size += data.len() + OVERHEAD;
                 // A reference would keep the whole buffer that it came in.
                 d.inn.push_back(Bytes::copy_from_slice(&data));
                 while d.inn_size > self.config.datagrams
                     && let Some(oldest) = d.inn.pop_front()
                 {
-                    d.inn_size -= oldest.len() + 1;
+                    d.inn_size -= oldest.len() + OVERHEAD;
                 }
             }
             Frame::Close(code, reason) => {
@@ -809,12 +809,12 @@ impl Session {
             return false;
         }
         let d = &mut self.datagrams;
-        d.out_size += data.len() + 1;
+        d.out_size += data.len() + OVERHEAD;
         d.out.push_back(data);
         while d.out_size > self.config.datagrams
             && let Some(oldest) = d.out.pop_front()
         {
-            d.out_size -= oldest.len() + 1;
+            d.out_size -= oldest.len() + OVERHEAD;
         }
         true
     }
@@ -822,7 +822,7 @@ impl Session {
     /// Takes the oldest datagram that has come.
     pub fn read_datagram(&mut self) -> Option<Bytes> {
         let data = self.datagrams.inn.pop_front()?;
-        self.datagrams.inn_size -= data.len() + 1;
+        self.datagrams.inn_size -= data.len() + OVERHEAD;
         Some(data)
     }
 

@@ -131,8 +131,8 @@ pub struct SessionConfig {
     /// Bytes that may wait to be sent beyond the first [`MAX_DATA`] of each stream, of all streams together. Default
     /// 4 MiB. Streams of which the peer takes nothing may use them up; the others still have their [`MAX_DATA`].
     pub queues: usize,
-    /// Bytes of datagrams that may wait, for the carrier and for the reader, at most; then the oldest are dropped. At
-    /// least [`MAX_DATAGRAM`]. Default 64 KiB.
+    /// Bytes of datagrams that may wait, for the carrier and for the reader, at most; then the oldest are dropped. Each
+    /// counts as 64 more. At least one of [`MAX_DATAGRAM`]. Default 64 KiB.
     pub datagrams: usize,
     /// Silence after which a carrier is asked for a sign of life. Default 20 s.
     pub ask_after: Duration,
@@ -170,7 +170,7 @@ impl SessionConfig {
         self.stream_window = self.stream_window.max(FIRST_CREDIT);
         self.kept = self.kept.max(256 << 10);
         self.queue = self.queue.max(1);
-        self.datagrams = self.datagrams.max(MAX_DATAGRAM);
+        self.datagrams = self.datagrams.max(MAX_DATAGRAM + log::OVERHEAD);
         self
     }
 }

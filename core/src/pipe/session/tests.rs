@@ -430,6 +430,28 @@ fn datagrams_are_lost_with_their_carrier_alone_and_the_oldest_make_room() {
 }
 
 #[test]
+fn the_least_room_holds_a_datagram_of_full_length_and_empty_ones_count_too() {
+    let mut two = Two::joined(SessionConfig { datagrams: 0, ..SessionConfig::default() });
+    assert!(two.ends[0].send_datagram(two.now, vec![7; 1200].into()));
+    two.settle();
+    assert_eq!(two.ends[1].read_datagram(), Some(vec![7; 1200].into()));
+    // 1,200 + 64 bytes, of 64 each.
+    for _ in 0..100 {
+        assert!(two.ends[0].send_datagram(two.now, Bytes::new()));
+        two.ends[1].send_datagram(two.now, Bytes::new());
+        two.send(1);
+        two.deliver(usize::MAX);
+    }
+    for _ in 0..100 {
+        assert!(two.ends[0].send_datagram(two.now, Bytes::new()));
+    }
+    let came = |end: &mut Session| std::iter::from_fn(|| end.read_datagram()).count();
+    assert_eq!(two.ends.each_mut().map(came), [19, 19]);
+    two.settle();
+    assert_eq!(came(&mut two.ends[1]), 19);
+}
+
+#[test]
 fn the_caller_chooses_by_kind_then_round_trip_and_the_listener_follows() {
     let mut two = Two::new(SessionConfig::default());
     two.attach(1, CarrierKind::Relayed);
