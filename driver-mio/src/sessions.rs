@@ -67,7 +67,6 @@ struct One {
     token: SessionToken,
     next: u32,
     carriers: Vec<(CarrierId, PipeInfo)>,
-    doubtful: bool,
     caller: Option<Caller>,
     /// Time at which the carriers of a session that is over are closed.
     until: Option<Instant>,
@@ -175,7 +174,7 @@ impl Sessions {
         let id = SessionId(self.next);
         self.next += 1;
         let (carriers, until) = (Vec::new(), None);
-        let one = One { session, peer, token, next: 0, carriers, doubtful: false, caller, until };
+        let one = One { session, peer, token, next: 0, carriers, caller, until };
         self.all.insert(id, one);
         id
     }
@@ -374,8 +373,6 @@ impl Sessions {
         while let Some(event) = session.poll_event() {
             match &event {
                 SessionEvent::Silent(carrier) => one.carriers.retain(|(known, _)| known != carrier),
-                SessionEvent::Doubtful(_) => one.doubtful = true,
-                SessionEvent::Moved(_) | SessionEvent::Stranded => one.doubtful = false,
                 SessionEvent::Ended(_) => one.until = Some(now + SOON),
                 _ => {}
             }
@@ -446,6 +443,6 @@ impl Sessions {
 impl One {
     /// Returns true if a session that was opened needs another carrier.
     fn lacks_carrier(&self) -> bool {
-        self.session.as_ref().is_some_and(|s| !s.is_over() && (s.carrier().is_none() || self.doubtful))
+        self.session.as_ref().is_some_and(Session::needs_carrier)
     }
 }

@@ -105,10 +105,9 @@ impl<R: Runtime> Caller<R> {
             self.at = Some(now + self.again.wait());
         }
         if self.calling.is_none() {
-            let better = !needs && self.better_at.is_some_and(|at| at <= now);
-            if better || (needs && self.at.is_some_and(|at| at <= now)) {
-                self.calling = Some(self.call(better));
-                if better {
+            if due(needs, self.at, self.better_at).is_some_and(|at| at <= now) {
+                self.calling = Some(self.call(!needs));
+                if !needs {
                     self.better_at = None;
                 }
             }
@@ -127,9 +126,13 @@ impl<R: Runtime> Caller<R> {
     }
 
     fn deadline(&self, needs: bool) -> Option<Instant> {
-        let at = self.at.filter(|_| needs && self.calling.is_none());
-        at.into_iter().chain(self.better_at.filter(|_| self.calling.is_none())).min()
+        if self.calling.is_some() { None } else { due(needs, self.at, self.better_at) }
     }
+}
+
+/// Returns the time of the next call: one that is needed is not for a better way, and the other way round.
+fn due(needs: bool, at: Option<Instant>, better_at: Option<Instant>) -> Option<Instant> {
+    if needs { at } else { better_at }
 }
 
 impl<R: Runtime> Pump<R> {
@@ -223,7 +226,7 @@ impl<R: Runtime> Pump<R> {
             let state = shared.lock();
             let on = state.session.carrier();
             let relayed = on.is_some_and(|(_, kind)| kind == CarrierKind::Relayed);
-            (on.is_none() || state.doubtful, relayed)
+            (state.session.needs_carrier(), relayed)
         };
         let mut at = None;
         if let Some(caller) = &mut self.caller {
@@ -293,5 +296,17 @@ impl<R: Runtime> Carried<R> {
             }
         }
         Ok(more)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_that_has_passed_and_causes_no_call_is_no_deadline() {
+        let [now, later] = [5, 9].map(|seconds| Some(Instant::from_nanos(seconds * 1_000_000_000)));
+        assert_eq!((due(true, None, now), due(true, later, now)), (None, later));
+        assert_eq!((due(false, now, None), due(false, now, later)), (None, later));
     }
 }

@@ -44,8 +44,6 @@ pub(super) struct State {
     changes: u64,
     /// No user has the session any more.
     pub(super) left: bool,
-    /// The carrier in use does not answer.
-    pub(super) doubtful: bool,
     /// Carriers that the session has forgotten.
     pub(super) silent: Vec<CarrierId>,
 }
@@ -89,7 +87,6 @@ impl Shared {
             moves: 0,
             changes: 0,
             left: false,
-            doubtful: false,
             silent: Vec::new(),
         };
         Arc::new(Shared {
@@ -164,14 +161,15 @@ impl Shared {
                 SessionEvent::Moved(id) => {
                     state.moves += u64::from(state.changes > 0);
                     state.changes += 1;
-                    (state.on, state.doubtful) = (Some(id), false);
+                    state.on = Some(id);
                     self.moved.notify(usize::MAX);
                 }
-                SessionEvent::Doubtful(_) => state.doubtful = true,
+                // The session's task looks at `needs_carrier` at each turn.
+                SessionEvent::Doubtful(_) => {}
                 SessionEvent::Silent(id) => state.silent.push(id),
                 SessionEvent::Stranded => {
                     state.changes += 1;
-                    (state.on, state.doubtful) = (None, false);
+                    state.on = None;
                     self.moved.notify(usize::MAX);
                 }
                 SessionEvent::Ended(why) => {

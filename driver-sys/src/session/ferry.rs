@@ -6,8 +6,9 @@ use bytes::{Buf, Bytes, BytesMut};
 use p2pd_core::pipe::MAX_RECORD;
 use p2pd_core::pipe::session::{OPENING, Opening};
 
-/// Bytes of fewer than this are copied, so that the buffer is used again.
-const COPIED: usize = 4096;
+/// Bytes of fewer than this are copied, so that the buffer is used again: those that wait for their reader keep at most
+/// a third more than themselves.
+const COPIED: usize = MAX_RECORD / 4 * 3;
 /// Records that are read or written before others get their turn.
 const BUDGET: usize = 32;
 
@@ -146,6 +147,28 @@ mod tests {
             }
         }
         assert_eq!(sent, b"first then last");
+    }
+
+    #[test]
+    fn bytes_that_are_kept_keep_a_third_more_at_most() {
+        for (came, kept) in [(1, 1), (COPIED - 1, COPIED - 1), (COPIED, MAX_RECORD), (MAX_RECORD, MAX_RECORD)]
+        {
+            let (mut ferry, mut got, mut reads) = (Ferry::default(), Vec::new(), 0);
+            let end = ferry.receive(
+                |bytes| {
+                    got.push(bytes);
+                    true
+                },
+                |_| {
+                    reads += 1;
+                    if reads == 1 { Ok(came) } else { Err(io::ErrorKind::WouldBlock.into()) }
+                },
+            );
+            assert_eq!(end.unwrap_err().kind(), io::ErrorKind::WouldBlock);
+            let buffer = got.pop().unwrap().try_into_mut().unwrap();
+            assert_eq!((got.len(), buffer.len(), buffer.capacity()), (0, came, kept));
+            assert!(kept * 3 <= came * 4);
+        }
     }
 
     #[test]

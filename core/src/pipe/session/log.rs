@@ -6,8 +6,8 @@ use bytes::Bytes;
 
 use super::Violation;
 
-/// Bytes that a kept frame costs beside its own.
-const OVERHEAD: usize = 64;
+/// Bytes that a kept frame, or a datagram that waits, costs beside its own.
+pub(super) const OVERHEAD: usize = 64;
 
 /// Numbered frames, as they go over a carrier, until the peer has them.
 #[derive(Debug, Default)]

@@ -9,8 +9,8 @@ use smallvec::SmallVec;
 
 use super::carrier::{Carrier, Silence};
 use super::frame::{Body, DATA_HEADER, Frame};
-use super::log::Log;
-use super::stream::{End, Receiving, Sending, Stream};
+use super::log::{Log, OVERHEAD};
+use super::stream::{ALWAYS, End, Receiving, Sending, Stream};
 use super::{
     CarrierId, CarrierKind, Direction, FIRST_CREDIT, FIRST_STREAMS, MAX_CARRIERS, MAX_DATA, MAX_DATAGRAM,
     MAX_REASON, MAX_TAG, OpenError, ReadResult, SessionConfig, SessionEnd, SessionEvent, Side, StreamId,
@@ -70,6 +70,8 @@ pub struct Session {
     theirs: Theirs,
     /// Bytes beyond the first credit that streams were given.
     pub(super) lent: u64,
+    /// Bytes that wait to be sent beyond what each stream may always have waiting.
+    pub(super) queued: usize,
     datagrams: Datagrams,
     news: VecDeque<SessionEvent>,
     /// The user waits until all has arrived.
@@ -152,6 +154,7 @@ impl Session {
             ours: Ours { opened: 0, limit: FIRST_STREAMS, wanted: false },
             theirs: Theirs { told: FIRST_STREAMS, ..Theirs::default() },
             lent: 0,
+            queued: 0,
             datagrams: Datagrams::default(),
             news: VecDeque::new(),
             watches: false,
@@ -291,7 +294,7 @@ impl Session {
             while out.len() + 3 + MAX_DATAGRAM <= MOST
                 && let Some(data) = self.datagrams.out.pop_front()
             {
-                self.datagrams.out_size -= data.len() + 1;
+                self.datagrams.out_size -= data.len() + OVERHEAD;
                 Frame::Datagram(data).put(&mut out);
             }
             if let Some(whole) = self.put_numbered(at, &mut out) {
@@ -388,7 +391,9 @@ impl Session {
             let Some(stream) = self.streams.get_mut(&id) else { continue };
             stream.queued = false;
             let Some(sending) = stream.sending.as_mut() else { continue };
+            let before = sending.beyond();
             let frame = sending.take(id);
+            self.queued -= before - sending.beyond();
             if sending.short && sending.size() <= self.config.queue / 2 {
                 sending.short = false;
                 self.news.push_back(SessionEvent::Writable(id));
@@ -512,13 +517,13 @@ impl Session {
                 if d.inn.is_empty() {
                     self.news.push_back(SessionEvent::Datagram);
                 }
-                d.inn_size += data.len() + 1;
+                d.inn_size += data.len() + OVERHEAD;
                 // A reference would keep the whole buffer that it came in.
                 d.inn.push_back(Bytes::copy_from_slice(&data));
                 while d.inn_size > self.config.datagrams
                     && let Some(oldest) = d.inn.pop_front()
                 {
-                    d.inn_size -= oldest.len() + 1;
+                    d.inn_size -= oldest.len() + OVERHEAD;
                 }
             }
             Frame::Close(code, reason) => {
@@ -545,10 +550,12 @@ impl Session {
             Frame::Reset(id, code) => self.hear_end(id, End::Reset(code)),
             Frame::Stop(id, code) => {
                 self.check_sends(id, self.side)?;
-                if self.streams.get(&id).is_some_and(|s| s.sending.is_some()) {
-                    self.reset(self.now, id, code);
+                let sending = self.streams.get(&id).and_then(|s| s.sending.as_ref());
+                // Whoever has finished writes no more, and is not told: it may have forgotten the stream.
+                if sending.is_some_and(|s| !s.finished) {
                     self.news.push_back(SessionEvent::Stopped(id, code));
                 }
+                self.reset(self.now, id, code);
                 Ok(())
             }
             Frame::Credit(id, limit) => {
@@ -656,7 +663,8 @@ impl Session {
         Some((id, stream.tag.clone()))
     }
 
-    /// Takes as many bytes as there is room for in the stream's queue, and returns their number.
+    /// Takes as many bytes as there is room for in the stream's queue, and in [`SessionConfig::queues`], and returns their
+    /// number.
     ///
     /// # Errors
     /// [`WriteError`] if no bytes are taken any more.
@@ -667,7 +675,11 @@ impl Session {
         }
         let sending = self.streams.get_mut(&id).and_then(|s| s.sending.as_mut());
         let sending = sending.filter(|s| !s.finished).ok_or(WriteError::Closed)?;
-        let taken = sending.write(data, self.config.queue);
+        // A stream that gets less than it wants has bytes waiting, so their way out tells of room.
+        let before = sending.beyond();
+        let most = ALWAYS + before + self.config.queues.saturating_sub(self.queued);
+        let taken = sending.write(data, self.config.queue.min(most));
+        self.queued += sending.beyond() - before;
         self.schedule(id);
         Ok(taken)
     }
@@ -686,7 +698,9 @@ impl Session {
     pub fn reset(&mut self, now: Instant, id: StreamId, code: u32) {
         self.advance(now);
         let Some(stream) = self.streams.get_mut(&id) else { return };
-        if stream.sending.take().is_some() && self.state == State::Open {
+        let Some(sending) = stream.sending.take() else { return };
+        self.queued -= sending.beyond();
+        if self.state == State::Open {
             self.words.push_back(Word::Reset(id, code));
             self.forget(id);
         }
@@ -795,12 +809,12 @@ impl Session {
             return false;
         }
         let d = &mut self.datagrams;
-        d.out_size += data.len() + 1;
+        d.out_size += data.len() + OVERHEAD;
         d.out.push_back(data);
         while d.out_size > self.config.datagrams
             && let Some(oldest) = d.out.pop_front()
         {
-            d.out_size -= oldest.len() + 1;
+            d.out_size -= oldest.len() + OVERHEAD;
         }
         true
     }
@@ -808,7 +822,7 @@ impl Session {
     /// Takes the oldest datagram that has come.
     pub fn read_datagram(&mut self) -> Option<Bytes> {
         let data = self.datagrams.inn.pop_front()?;
-        self.datagrams.inn_size -= data.len() + 1;
+        self.datagrams.inn_size -= data.len() + OVERHEAD;
         Some(data)
     }
 
@@ -851,6 +865,7 @@ impl Session {
             (self.words, self.ready) = (VecDeque::new(), BTreeMap::new());
             (self.log, self.datagrams.out) = (Log::default(), VecDeque::new());
             self.streams.values_mut().for_each(|s| s.sending = None);
+            self.queued = 0;
             self.news.push_back(SessionEvent::Ended(why));
         }
     }
@@ -874,6 +889,13 @@ impl Session {
     pub fn carrier(&self) -> Option<(CarrierId, CarrierKind)> {
         let carrier = self.carriers.iter().find(|c| Some(c.id) == self.on)?;
         Some((carrier.id, carrier.kind))
+    }
+
+    /// Returns true if the session goes on, and no carrier is left or the one that frames go over is doubted: another one
+    /// should be attached.
+    pub fn needs_carrier(&self) -> bool {
+        let on = self.carriers.iter().find(|c| Some(c.id) == self.on);
+        self.state == State::Open && on.is_none_or(|c| c.doubted)
     }
 
     /// Returns the round trip of the carrier that frames go over, as last measured.

@@ -128,8 +128,11 @@ pub struct SessionConfig {
     pub kept: usize,
     /// Bytes of one stream that may wait to be sent, at most. At least 1. Default 256 KiB.
     pub queue: usize,
-    /// Bytes of datagrams that may wait, for the carrier and for the reader, at most; then the oldest are dropped. At
-    /// least [`MAX_DATAGRAM`]. Default 64 KiB.
+    /// Bytes that may wait to be sent beyond the first [`MAX_DATA`] of each stream, of all streams together. Default
+    /// 4 MiB. Streams of which the peer takes nothing may use them up; the others still have their [`MAX_DATA`].
+    pub queues: usize,
+    /// Bytes of datagrams that may wait, for the carrier and for the reader, at most; then the oldest are dropped. Each
+    /// counts as 64 more. At least one of [`MAX_DATAGRAM`]. Default 64 KiB.
     pub datagrams: usize,
     /// Silence after which a carrier is asked for a sign of life. Default 20 s.
     pub ask_after: Duration,
@@ -150,6 +153,7 @@ impl Default for SessionConfig {
             window: 16 << 20,
             kept: 4 << 20,
             queue: 256 << 10,
+            queues: 4 << 20,
             datagrams: 64 << 10,
             ask_after: Duration::from_secs(20),
             doubt: Duration::from_secs(1),
@@ -166,7 +170,7 @@ impl SessionConfig {
         self.stream_window = self.stream_window.max(FIRST_CREDIT);
         self.kept = self.kept.max(256 << 10);
         self.queue = self.queue.max(1);
-        self.datagrams = self.datagrams.max(MAX_DATAGRAM);
+        self.datagrams = self.datagrams.max(MAX_DATAGRAM + log::OVERHEAD);
         self
     }
 }
@@ -181,7 +185,7 @@ pub enum SessionEvent {
     Readable(StreamId),
     /// Room for [`write`](Session::write), after a write that took less than it was given.
     Writable(StreamId),
-    /// The peer does not want the stream's bytes; the code that it gave.
+    /// The peer does not want the stream's bytes; the code that it gave. Not told of a stream that was finished here.
     Stopped(StreamId, u32),
     /// Streams may be opened again, after [`OpenError::TooMany`].
     MayOpen,
@@ -191,7 +195,8 @@ pub enum SessionEvent {
     Delivered,
     /// Frames go over this carrier from now on.
     Moved(CarrierId),
-    /// A carrier that frames go over does not answer. It is kept, and another one should be tried.
+    /// A carrier that frames go over does not answer. It is kept, and another one should be tried while
+    /// [`needs_carrier`](Session::needs_carrier) says so.
     Doubtful(CarrierId),
     /// A carrier gave no sign of life, and is forgotten: close it.
     Silent(CarrierId),

@@ -61,6 +61,7 @@ impl Talk {
             stream_window: FIRST_CREDIT * (1 + draw.below(4)),
             window: FIRST_CREDIT * draw.below(8),
             queue: 1 + draw.pick(&[100, 300_000]),
+            queues: draw.pick(&[0, 300_000]),
             kept: 256 << 10,
             ..SessionConfig::default()
         };
@@ -257,7 +258,10 @@ impl Talk {
             unread.map(|((from, id), t)| (from, id, t.written, t.read, t.finished))
         );
         assert!(
-            self.two.ends.iter().all(|end| end.streams.is_empty() && end.lent == 0 && end.log.is_empty())
+            self.two
+                .ends
+                .iter()
+                .all(|end| end.streams.is_empty() && (end.lent, end.queued) == (0, 0) && end.log.is_empty())
         );
     }
 }

@@ -6,9 +6,14 @@ use bytes::{Buf, Bytes};
 
 use super::frame::{Body, DATA_HEADER, put_data_header};
 use super::{FIRST_CREDIT, MAX_DATA, ReadResult, StreamId, Violation};
+use crate::pipe::MAX_RECORD;
 
-/// Pieces of fewer bytes are copied together. A piece refers to the whole buffer that it came in, of 16 KiB at most.
-const COPIED: usize = 4096;
+/// Pieces of fewer bytes are copied together. A piece refers to the whole buffer that it came in, of [`MAX_RECORD`]. So
+/// what waits for its reader keeps at most a third more than its bytes.
+pub(super) const COPIED: usize = MAX_RECORD / 4 * 3;
+
+/// Bytes that a stream may always have waiting to be sent: one DATA frame.
+pub(super) const ALWAYS: usize = MAX_DATA;
 
 #[derive(Debug)]
 pub(super) struct Stream {
@@ -84,6 +89,11 @@ impl Sending {
             finished: false,
             short: false,
         }
+    }
+
+    /// Returns the bytes that wait beyond what a stream may always have waiting.
+    pub(super) fn beyond(&self) -> usize {
+        self.size.saturating_sub(ALWAYS)
     }
 
     /// Takes as many bytes as there is room for in a queue of `most`, and returns their number.
@@ -181,7 +191,7 @@ impl Receiving {
                 self.tail.extend_from_slice(&piece);
             }
             if !self.tail.is_empty() && (piece.len() >= COPIED || self.tail.len() >= COPIED) {
-                self.pieces.push_back(core::mem::take(&mut self.tail).into());
+                self.push_tail();
             }
             if piece.len() >= COPIED {
                 self.pieces.push_back(piece);
@@ -204,6 +214,11 @@ impl Receiving {
     pub(super) fn clear(&mut self) {
         self.pieces = VecDeque::new();
         self.tail = Vec::new();
+    }
+
+    /// Makes one piece of the small ones, which keeps no more than its bytes.
+    fn push_tail(&mut self) {
+        self.pieces.push_back(core::mem::take(&mut self.tail).into_boxed_slice().into());
     }
 
     /// Returns true if nothing waits.
@@ -232,7 +247,7 @@ impl Receiving {
                     n += room;
                 }
                 None if self.tail.is_empty() => break,
-                None => self.pieces.push_back(core::mem::take(&mut self.tail).into()),
+                None => self.push_tail(),
             }
         }
         self.was_read(n, n)
@@ -241,7 +256,7 @@ impl Receiving {
     /// Takes a piece out as it came, of `most` bytes at most.
     pub(super) fn chunk(&mut self, most: usize) -> ReadResult<Bytes> {
         if self.pieces.is_empty() && !self.tail.is_empty() {
-            self.pieces.push_back(core::mem::take(&mut self.tail).into());
+            self.push_tail();
         }
         let chunk = match self.pieces.front_mut() {
             Some(piece) if piece.len() > most => piece.split_to(most),

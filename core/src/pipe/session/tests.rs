@@ -201,6 +201,25 @@ fn resets_and_stops_bring_their_codes_and_drop_what_waits() {
 }
 
 #[test]
+fn whoever_has_finished_is_not_told_that_its_bytes_are_unwanted() {
+    let mut two = Two::joined(SessionConfig::default());
+    let ids = [two.open(0, Direction::One), two.open(0, Direction::One)];
+    for id in ids {
+        // More than the credit, so that bytes wait when the STOP comes.
+        assert_eq!(two.write(0, id, &[0; 100_000]), 100_000);
+    }
+    two.ends[0].finish(two.now, ids[0]);
+    two.settle();
+    for id in ids {
+        assert_eq!(two.ends[1].accept(Direction::One).unwrap().0, id);
+        two.ends[1].stop(two.now, id, 6);
+    }
+    two.settle();
+    assert_eq!(two.events[0], [SessionEvent::Stopped(ids[1], 6)]);
+    assert!(two.ends.iter().all(|end| end.streams.is_empty()));
+}
+
+#[test]
 fn a_stream_that_stands_still_holds_no_other() {
     let mut two = Two::joined(SessionConfig::default());
     let (still, other) = (two.open(0, Direction::One), two.open(0, Direction::One));
@@ -219,6 +238,44 @@ fn a_stream_that_stands_still_holds_no_other() {
     assert_eq!(got, pattern(0, got.len()));
     let (waiting, end) = two.read(1, still);
     assert_eq!((waiting.len(), end), (FIRST_CREDIT as usize, ReadResult::Empty));
+}
+
+#[test]
+fn streams_that_nobody_reads_have_a_bound_together_and_each_has_a_frame_always() {
+    const ALWAYS: usize = MAX_DATA;
+    let config = SessionConfig { queues: 300_000, ..SessionConfig::default() };
+    let mut two = Two::joined(config);
+    let ids: Vec<_> = (0..4).map(|_| two.open(0, Direction::Both)).collect();
+    two.settle();
+    // Each fills the peer's credit, then its queue.
+    for id in &ids {
+        assert_eq!(two.write(0, *id, &[0; FIRST_CREDIT as usize]), FIRST_CREDIT as usize);
+        two.settle();
+    }
+    let whole = 256 << 10;
+    let left = 300_000 - (whole - ALWAYS);
+    let written: Vec<_> = ids.iter().map(|id| two.write(0, *id, &[0; 1 << 20])).collect();
+    assert_eq!(written, [whole, ALWAYS + left, ALWAYS, ALWAYS]);
+    assert_eq!((two.ends[0].queued, two.write(0, ids[3], b"x")), (300_000, 0));
+    // A stream that gets nothing of the rest hears of room as its own bytes leave, and is not stuck.
+    two.events = Default::default();
+    for _ in 0..4 {
+        two.ends[1].accept(Direction::Both);
+    }
+    assert_eq!(two.read(1, ids[3]).0.len(), FIRST_CREDIT as usize);
+    two.settle();
+    assert_eq!(two.read(1, ids[3]).0.len(), ALWAYS);
+    assert_eq!(two.events[0], [SessionEvent::Writable(ids[3])]);
+    assert_eq!(two.write(0, ids[3], &[0; 1 << 20]), ALWAYS);
+    // What is given up or stopped gives its share back.
+    two.ends[0].reset(two.now, ids[0], 0);
+    assert_eq!(two.ends[0].queued, left);
+    two.ends[1].stop(two.now, ids[1], 0);
+    two.settle();
+    assert_eq!(two.ends[0].queued, 0);
+    assert_eq!(two.write(0, ids[2], &[0; 1 << 20]), whole - ALWAYS);
+    two.ends[0].close(two.now, 0, b"");
+    assert_eq!(two.ends[0].queued, 0);
 }
 
 #[test]
@@ -373,6 +430,28 @@ fn datagrams_are_lost_with_their_carrier_alone_and_the_oldest_make_room() {
 }
 
 #[test]
+fn the_least_room_holds_a_datagram_of_full_length_and_empty_ones_count_too() {
+    let mut two = Two::joined(SessionConfig { datagrams: 0, ..SessionConfig::default() });
+    assert!(two.ends[0].send_datagram(two.now, vec![7; 1200].into()));
+    two.settle();
+    assert_eq!(two.ends[1].read_datagram(), Some(vec![7; 1200].into()));
+    // 1,200 + 64 bytes, of 64 each.
+    for _ in 0..100 {
+        assert!(two.ends[0].send_datagram(two.now, Bytes::new()));
+        two.ends[1].send_datagram(two.now, Bytes::new());
+        two.send(1);
+        two.deliver(usize::MAX);
+    }
+    for _ in 0..100 {
+        assert!(two.ends[0].send_datagram(two.now, Bytes::new()));
+    }
+    let came = |end: &mut Session| std::iter::from_fn(|| end.read_datagram()).count();
+    assert_eq!(two.ends.each_mut().map(came), [19, 19]);
+    two.settle();
+    assert_eq!(came(&mut two.ends[1]), 19);
+}
+
+#[test]
 fn the_caller_chooses_by_kind_then_round_trip_and_the_listener_follows() {
     let mut two = Two::new(SessionConfig::default());
     two.attach(1, CarrierKind::Relayed);
@@ -436,10 +515,11 @@ fn silence_is_asked_about_doubted_and_the_end_of_the_carrier() {
     assert_eq!(due(&two), 21 * second);
     two.wait(second);
     assert_eq!(two.events[0], [SessionEvent::Doubtful(CarrierId(1))]);
-    assert_eq!(due(&two), 30 * second);
-    // It was slow alone: next time it is doubted later.
+    assert_eq!((due(&two), two.ends[0].needs_carrier()), (30 * second, true));
+    // It was slow alone: it is doubted no more, which is no event, and next time later.
     two.deliver(usize::MAX);
     two.settle();
+    assert_eq!((two.events[0].len(), two.ends[0].needs_carrier()), (1, false));
     let id = two.open(0, Direction::One);
     two.write(0, id, b"x");
     let wrote = two.now;
@@ -452,8 +532,9 @@ fn silence_is_asked_about_doubted_and_the_end_of_the_carrier() {
     // Without a carrier for 60 s it is over.
     assert_eq!(two.ends[0].poll_timeout(), Some(two.now + 60 * second));
     two.wait(60 * second - MS);
-    assert!(!two.ends[0].is_over());
+    assert!(!two.ends[0].is_over() && two.ends[0].needs_carrier());
     two.wait(MS);
+    assert!(!two.ends[0].needs_carrier());
     assert_eq!(two.events[0].last(), Some(&SessionEvent::Ended(SessionEnd::NoCarrier)));
     assert_eq!(two.ends[0].open(two.now, Direction::One, b""), Err(OpenError::Ended));
     assert_eq!(two.ends[0].poll_timeout(), None);
@@ -590,7 +671,7 @@ fn a_listener_that_knows_no_session_ends_it() {
 fn tiny_pieces_are_held_as_their_bytes() {
     let mut two = Two::joined(SessionConfig::default());
     let id = two.open(0, Direction::One);
-    for n in 0..5000 {
+    for n in 0..15_000 {
         two.write(0, id, &pattern(n, 1));
         while let Some(bytes) = two.ends[0].poll_output(two.now, CarrierId(1)) {
             two.ends[1].handle_bytes(two.now, CarrierId(1), bytes).unwrap();
@@ -600,10 +681,35 @@ fn tiny_pieces_are_held_as_their_bytes() {
     assert_eq!(receiving.pieces(), 2);
     two.ends[1].accept(Direction::One);
     let (first, second) =
-        (two.ends[1].read_chunk(two.now, id, 100), two.ends[1].read_chunk(two.now, id, 9999));
+        (two.ends[1].read_chunk(two.now, id, 100), two.ends[1].read_chunk(two.now, id, 99_999));
     assert_eq!(first, ReadResult::Read(pattern(0, 100).into()));
-    assert_eq!(second, ReadResult::Read(pattern(100, 3996).into()));
-    assert_eq!(two.read(1, id), (pattern(4096, 904), ReadResult::Empty));
+    assert_eq!(second, ReadResult::Read(pattern(100, stream::COPIED - 100).into()));
+    assert_eq!(two.read(1, id), (pattern(stream::COPIED, 15_000 - stream::COPIED), ReadResult::Empty));
+}
+
+#[test]
+fn bytes_that_wait_for_their_reader_keep_a_third_more_at_most() {
+    // Bytes of each of four pieces in a buffer of its own, and what they are read as: bytes, and how many these keep.
+    let rows: [(usize, &[(usize, usize)]); 4] = [
+        (5_000, &[(15_000, 15_000), (5_000, 5_000)]),
+        (12_299, &[(24_598, 24_598); 2]),
+        (12_300, &[(12_300, 16_400); 4]),
+        (16_377, &[(16_377, 16_400); 4]),
+    ];
+    for (length, pieces) in rows {
+        let mut receiving = stream::Receiving::new();
+        for _ in 0..4 {
+            let piece = Bytes::from(vec![0; 16_400]).slice(..length);
+            receiving.take(StreamId(0), [piece].into_iter().collect()).unwrap();
+        }
+        let mut kept = Vec::new();
+        while let ReadResult::Read(piece) = receiving.chunk(usize::MAX) {
+            let piece = piece.try_into_mut().unwrap();
+            kept.push((piece.len(), piece.capacity()));
+        }
+        assert_eq!(kept, pieces);
+        assert!(kept.iter().all(|(length, kept)| kept * 3 <= length * 4));
+    }
 }
 
 #[test]
