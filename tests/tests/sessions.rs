@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use p2pd_core::pipe::session::{FIRST_CREDIT, SessionEnd};
 use p2pd_core::{Config, PeerAddress, Plan, SecretKey, Strategy};
@@ -43,6 +43,8 @@ impl Between {
         thread::spawn(move || {
             for near in listener.incoming() {
                 let (near, far) = (near.unwrap(), TcpStream::connect((Ipv4Addr::LOCALHOST, to)).unwrap());
+                // First: a stream that can be used can be cut.
+                all.lock().unwrap().extend([near.try_clone().unwrap(), far.try_clone().unwrap()]);
                 for (mut from, mut into) in [(&near, &far), (&far, &near)]
                     .map(|(a, b)| (a.try_clone().unwrap(), b.try_clone().unwrap()))
                 {
@@ -52,7 +54,6 @@ impl Between {
                         let _ = into.shutdown(Shutdown::Write);
                     });
                 }
-                all.lock().unwrap().extend([near, far]);
             }
         });
         Between(streams, port)
@@ -229,7 +230,9 @@ fn a_session_goes_on_when_its_sockets_are_killed() {
         });
         for cut in 1..=4 {
             between.cut();
+            let began = Instant::now();
             while ours.moves() < cut {
+                assert!(began.elapsed() < LONG, "{driver}: no move after cut {cut}");
                 thread::sleep(Duration::from_millis(2));
             }
         }
