@@ -104,12 +104,10 @@ impl<R: Runtime> Caller<R> {
         if needs && self.at.is_none() && self.calling.is_none() {
             self.at = Some(now + self.again.wait());
         }
-        if self.calling.is_none() {
-            if due(needs, self.at, self.better_at).is_some_and(|at| at <= now) {
-                self.calling = Some(self.call(!needs));
-                if !needs {
-                    self.better_at = None;
-                }
+        if self.calling.is_none() && due(needs, self.at, self.better_at).is_some_and(|at| at <= now) {
+            self.calling = Some(self.call(!needs));
+            if !needs {
+                self.better_at = None;
             }
         }
         let calling = self.calling.as_mut()?;
