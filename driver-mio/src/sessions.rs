@@ -341,14 +341,14 @@ impl Sessions {
                 return false;
             }
         };
-        let peer = carried.pipe.peer();
+        let (peer, named) = (carried.pipe.peer(), carried.pipe.is_named());
         let (Opening::New(token) | Opening::Resume(token)) = opening;
         let found = self.known.get(peer, token).copied();
         let id = found.or_else(|| {
-            (matches!(opening, Opening::New(_)) && self.known.has_room(peer)).then(|| {
+            (matches!(opening, Opening::New(_)) && self.known.has_room(peer, named)).then(|| {
                 let session = Session::new(Side::Listener, self.settings, self.clock.now());
                 let id = self.insert(Some(session), Some(peer), token, None);
-                self.known.insert(peer, token, id);
+                self.known.insert(peer, token, named, id);
                 self.news.push_back(SessionNews::Incoming(id, peer));
                 id
             })

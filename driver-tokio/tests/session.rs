@@ -61,6 +61,35 @@ async fn a_session_that_nobody_serves_is_refused_and_a_dropped_one_is_closed() {
     assert_eq!(theirs.closed().await, SessionEnd::ClosedByPeer(0, Bytes::new()));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stranger_has_eight_sessions_and_strangers_three_quarters_of_those_that_wait() {
+    let b = Node::bind(config().sessions(true)).await.unwrap();
+    let to = b.address().await;
+    let open = async |node: &Node| {
+        let session = node.connect_session(&to).await.unwrap();
+        // One that is refused may have ended before.
+        let _ = session.open_uni(b"").await?.write_all(b"x").await;
+        session.delivered().await.map(|()| session)
+    };
+    let unknown = Some(SessionError::Ended(SessionEnd::Unknown));
+    let (mut nodes, mut sessions) = (Vec::new(), Vec::new());
+    for _ in 0..13 {
+        nodes.push(Node::bind(config()).await.unwrap());
+    }
+    for node in &nodes[..12] {
+        for _ in 0..8 {
+            sessions.push(open(node).await.unwrap());
+        }
+    }
+    assert_eq!(open(&nodes[12]).await.err(), unknown);
+    // There is room for one more, but not for one of who has eight.
+    let taken = b.accept_session().await.unwrap();
+    assert_eq!(open(&nodes[0]).await.err(), unknown);
+    assert_eq!(b.turned_away(), 2);
+    sessions.push(open(&nodes[12]).await.unwrap());
+    assert_eq!((taken.peer(), sessions.len()), (nodes[0].node_id(), 97));
+}
+
 /// A port whose streams lead to `to` until they are cut.
 struct Between {
     port: u16,

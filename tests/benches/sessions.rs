@@ -6,7 +6,7 @@
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use p2pd_core::{Config, PipeMode, Plan, SecretKey};
+use p2pd_core::{Accept, Config, PipeMode, Plan, SecretKey};
 use p2pd_tests::drivers::runtime;
 use p2pd_tokio::{Node, Session, SessionConfig};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -114,12 +114,14 @@ fn resident() -> usize {
 
 /// Bytes an end of an idle session, and of an idle stream that has carried a byte.
 async fn memory() -> (usize, usize) {
-    // One peer has 64.
+    // One named peer has 64.
     const SESSIONS: usize = 60;
     const IDLE: usize = 10_000;
     let settings = SessionConfig { streams: IDLE as u32, ..SessionConfig::default() };
     let a = Node::builder(config()).session(settings).bind().await.unwrap();
-    let b = Node::builder(config()).session(settings).bind().await.unwrap();
+    let mut named = config();
+    named.accept = Accept::Only([a.node_id()].into());
+    let b = Node::builder(named).session(settings).bind().await.unwrap();
     let nodes = [a, b];
     let mut all = vec![session(&nodes).await];
     let before = resident();

@@ -227,6 +227,8 @@ pub struct PipeStart {
     pub answers: SmallVec<[ConnectId; 1]>,
     /// The authenticated peer.
     pub peer: NodeId,
+    /// Whether the user named the peer: by the accept list, by a yes, or by a call that runs. Others are strangers.
+    pub named: bool,
     /// Strategy that gave the pipe; on the accepting side the one that the peer used.
     pub strategy: Strategy,
     /// Local address of the TCP stream. Of a relayed pipe: our relayed address where the relay is ours.

@@ -283,7 +283,8 @@ struct_form! { PipeView { answers, peer, strategy, local, remote, elapsed, proto
 
 impl Put for PipeStart {
     fn put(&self, line: &mut String) {
-        let PipeStart { answers, peer, strategy, local, remote, elapsed, protocol, mode, keys: _ } = self;
+        let PipeStart { answers, peer, named: _, strategy, local, remote, elapsed, protocol, mode, keys: _ } =
+            self;
         let view = PipeView {
             answers: answers.clone(),
             peer: *peer,

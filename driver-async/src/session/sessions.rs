@@ -16,7 +16,7 @@ use crate::runtime::Runtime;
 use crate::tcp::tried;
 use crate::wait::within;
 
-/// Sessions that nobody has accepted yet; a further one is closed.
+/// Sessions that nobody has accepted yet; a further one is closed. Strangers have three quarters.
 const ACCEPT_QUEUE: usize = 128;
 /// Longest time that a carrier may take to name its session.
 const NAMED_WITHIN: Duration = Duration::from_secs(10);
@@ -74,18 +74,22 @@ impl<R: Runtime> Sessions<R> {
 
     /// Gives a carrier to its session, or makes one. Returns it if there is none.
     fn place(self: &Arc<Self>, pipe: Pipe<R>, opening: Opening) -> Option<Pipe<R>> {
-        let peer = pipe.peer();
+        let (peer, named) = (pipe.peer(), pipe.is_named());
         let (Opening::New(token) | Opening::Resume(token)) = opening;
         let mut known = self.known();
         if let Some(carriers) = known.get(peer, token) {
             return carriers.try_send(pipe).err().map(async_channel::TrySendError::into_inner);
         }
-        if matches!(opening, Opening::Resume(_)) || !known.has_room(peer) || self.accept.is_full() {
+        let places = if named { ACCEPT_QUEUE } else { ACCEPT_QUEUE / 4 * 3 };
+        if matches!(opening, Opening::Resume(_))
+            || !known.has_room(peer, named)
+            || self.accept.len() >= places
+        {
             self.turned_away.fetch_add(1, Ordering::Relaxed);
             return Some(pipe);
         }
         let (carriers, coming) = async_channel::unbounded();
-        if known.insert(peer, token, carriers) {
+        if known.insert(peer, token, named, carriers) {
             let shared = Shared::new(peer, Side::Listener, self.config);
             let mut pump = Pump::new(&shared, coming, None);
             pump.attach(pipe, None);

@@ -84,6 +84,7 @@ fn pipe(answers: &[ConnectId]) -> Box<PipeStart> {
     Box::new(PipeStart {
         answers: answers.into(),
         peer: SecretKey::from_bytes([8; 32]).node_id(),
+        named: true,
         strategy: Strategy::Direct,
         local: anywhere,
         remote: anywhere,

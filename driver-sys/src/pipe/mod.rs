@@ -65,6 +65,7 @@ impl Start {
 #[derive(Clone, Copy, Debug)]
 pub struct PipeInfo {
     peer: NodeId,
+    named: bool,
     strategy: Strategy,
     mode: PipeMode,
     local: SocketAddr,
@@ -77,14 +78,20 @@ pub struct PipeInfo {
 impl PipeInfo {
     /// Takes the properties out of an engine's [`Start`].
     pub fn new(start: &Start) -> Self {
-        let PipeStart { peer, strategy, local, remote, elapsed, protocol, .. } = start.pipe;
+        let PipeStart { peer, named, strategy, local, remote, elapsed, protocol, .. } = start.pipe;
         let relayed = start.relayed.as_ref().map(Relayed::pipe);
-        PipeInfo { peer, strategy, mode: start.pipe.mode, local, remote, elapsed, protocol, relayed }
+        PipeInfo { peer, named, strategy, mode: start.pipe.mode, local, remote, elapsed, protocol, relayed }
     }
 
     /// The peer's proven id.
     pub fn peer(&self) -> NodeId {
         self.peer
+    }
+
+    /// Returns true if the user named the peer when the pipe opened: by the accept list, by a yes, or by a call. Others are
+    /// strangers.
+    pub fn is_named(&self) -> bool {
+        self.named
     }
 
     /// The strategy that opened it.

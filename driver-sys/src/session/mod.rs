@@ -13,7 +13,7 @@ use p2pd_core::pipe::session::{CarrierKind, SessionEnd};
 
 pub use again::Again;
 pub use ferry::{Ferry, Greeter};
-pub use registry::{MAX_OF_PEER, MAX_SESSIONS, Registry};
+pub use registry::Registry;
 
 use crate::pipe::PipeInfo;
 

@@ -262,7 +262,10 @@ impl Calls {
     pub(super) fn won(&mut self, all: &mut Strategies, ctx: &mut Ctx<'_>, winner: Winner) {
         let joins = all.relay.moving_pipe(winner.key);
         let (answers, since) = self.end_settled(all, ctx, &winner.settled, winner.since);
-        let Some(pipe) = joins else { return ctx.sessions.hand_out(ctx.cx, winner, answers, since) };
+        let Some(pipe) = joins else {
+            let trust = ctx.admission.trust(winner.peer);
+            return ctx.sessions.hand_out(ctx.cx, winner, answers, since, trust);
+        };
         let Winner { strategy, local, remote, .. } = winner;
         if let Some((sock, keys)) = ctx.sessions.give_away(winner) {
             all.relay.join_pipe(ctx, pipe, sock, Way { strategy, local, remote }, keys);

@@ -70,7 +70,7 @@ pub(super) struct Winner {
     pub(super) key: Key,
     pub(super) settled: Settled,
     pub(super) since: Instant,
-    peer: NodeId,
+    pub(super) peer: NodeId,
     terms: Terms,
     pub(super) strategy: Strategy,
     pub(super) local: SocketAddr,
@@ -359,11 +359,13 @@ impl Sessions {
         winner: Winner,
         answers: SmallVec<[ConnectId; 1]>,
         since: Instant,
+        trust: Trust,
     ) {
         let Winner { sock, hello, peer, terms, strategy, local, remote, .. } = winner;
         let Ok(keys) = hello.into_pipe_keys(terms.mode) else { return };
         let (elapsed, protocol, mode) = (cx.now.since(since), terms.protocol, terms.mode);
-        let pipe = PipeStart { answers, peer, strategy, local, remote, elapsed, protocol, mode, keys };
+        let named = trust == Trust::Known;
+        let pipe = PipeStart { answers, peer, named, strategy, local, remote, elapsed, protocol, mode, keys };
         self.pipes.insert(sock, (peer, [local, remote]));
         cx.detach(sock, Box::new(pipe));
     }

@@ -459,7 +459,9 @@ impl Relays {
         let elapsed = ctx.cx.now.since(since);
         let (strategy, mode, protocol) = (relay.strategy, terms.mode, terms.protocol);
         let keys = PipeKeys::Relayed(mode);
-        let start = PipeStart { answers, peer, strategy, local, remote, elapsed, protocol, mode, keys };
+        let named = ctx.admission.trust(peer) == Trust::Known;
+        let start =
+            PipeStart { answers, peer, named, strategy, local, remote, elapsed, protocol, mode, keys };
         ctx.cx.open_relayed(id, Box::new(start));
         self.work(ctx, id);
         for said in later {
