@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use p2pd_core::NodeId;
 use p2pd_tests::lab::SERVER;
 use p2pd_tests::require_lab;
 use p2pd_tests::world::{PATIENCE, World, event};
@@ -37,11 +38,21 @@ fn nft(world: &World, home: usize, rules: &str) {
     assert!(router.command("nft").arg(rules).status().unwrap().success());
 }
 
-/// Calls some times: the strategies that won, and the times in ms, sorted.
-fn calls(world: &World, count: usize, wanted: &str, args: &[&str]) -> (Vec<String>, Vec<f64>) {
+/// Outcome of some calls.
+struct Calls {
+    /// Strategies that won.
+    by: Vec<String>,
+    /// Times in ms, sorted.
+    times: Vec<f64>,
+    /// True if the caller has the lower id. The lower one nominates, which takes the caller a round trip more.
+    nominates: bool,
+}
+
+fn calls(world: &World, count: usize, wanted: &str, args: &[&str]) -> Calls {
     let key = world.key(1);
     let (_listener, address) = world.listen_for(0, &[key.1]);
-    let (mut by, mut times) = (Vec::new(), Vec::new());
+    let (mut by, mut times, mut nominates) = (Vec::new(), Vec::new(), false);
+    let caller: NodeId = key.1.parse().unwrap();
     for _ in 0..count {
         let args = [&["--identity", &key.0, "--timeout", "25"], args].concat();
         let mut child = world.run(world.lab.host(1), &[&["connect", &address], &args[..]].concat());
@@ -53,11 +64,12 @@ fn calls(world: &World, count: usize, wanted: &str, args: &[&str]) -> (Vec<Strin
         }
         by.push(connected["strategy"].as_str().unwrap().to_owned());
         times.push(connected["elapsed_ms"].as_f64().unwrap());
+        nominates = caller < connected["peer"].as_str().unwrap().parse().unwrap();
     }
     by.dedup();
     times.sort_by(f64::total_cmp);
     println!("{by:?}: median {:.0} ms, worst {:.0} ms", times[count / 2], times[count - 1]);
-    (by, times)
+    Calls { by, times, nominates }
 }
 
 #[test]
@@ -66,7 +78,7 @@ fn between_homes_that_let_no_syn_in_udp_connects_within_half_a_second() {
     for verdict in ["drop", "reject with tcp reset"] {
         let world = World::relaying(&HOMES, ONE_WAY, &[], "");
         spoil(&world, "tcp", verdict);
-        let (by, times) = calls(&world, CALLS, "udp", &[]);
+        let Calls { by, times, .. } = calls(&world, CALLS, "udp", &[]);
         assert_eq!(by, ["udp"], "{verdict}");
         assert!(times[CALLS - 1] < 500.0, "{times:?}");
     }
@@ -78,12 +90,17 @@ fn where_udp_is_blocked_tcp_connects_as_without_it() {
     let world = World::relaying(&HOMES, ONE_WAY, &[], "");
     block_udp(&world);
     // Without UDP an address is known late, and each call asks twice.
-    let (_, without) = calls(&world, 3, "punch", &["--strategies", "direct,reverse,punch"]);
-    let world = World::relaying(&HOMES, ONE_WAY, &[], "");
-    block_udp(&world);
-    let (by, times) = calls(&world, 3, "punch", &["--strategies", "direct,reverse,punch,udp"]);
-    assert_eq!(by, ["punch"]);
-    let (ours, theirs) = (times[1], without[1]);
+    let without = calls(&world, 3, "punch", &["--strategies", "direct,reverse,punch"]);
+    // Ids are drawn: each try has either order with the same probability.
+    let with = (0..12).find_map(|_| {
+        let world = World::relaying(&HOMES, ONE_WAY, &[], "");
+        block_udp(&world);
+        let with = calls(&world, 3, "punch", &["--strategies", "direct,reverse,punch,udp"]);
+        (with.nominates == without.nominates).then_some(with)
+    });
+    let with = with.expect("ids in the same order");
+    assert_eq!(with.by, ["punch"]);
+    let (ours, theirs) = (with.times[1], without.times[1]);
     assert!(ours < theirs + 40.0, "{ours} and {theirs} ms: not a round trip later");
 }
 
@@ -93,5 +110,5 @@ fn where_both_are_spoilt_the_relay_connects() {
     let world = World::relaying(&HOMES, ONE_WAY, &[], "");
     spoil(&world, "tcp", "drop");
     spoil(&world, "udp", "drop");
-    assert_eq!(calls(&world, CALLS, "relay", &[]).0, ["relay"]);
+    assert_eq!(calls(&world, CALLS, "relay", &[]).by, ["relay"]);
 }

@@ -19,8 +19,10 @@ pub use behaviour::{Allocation, Behaviour, Filtering, Mapping};
 pub use external::StunAnswer;
 pub use memory::{NatMemory, Network};
 pub use model::{Hypothesis, Rule};
+pub(crate) use survey::Foreseen;
 pub use survey::NatReport;
-pub(crate) use survey::{Foreseen, may_name};
+#[cfg(feature = "relay")]
+pub(crate) use survey::may_name;
 pub use verdict::Verdict;
 
 use core::fmt;
