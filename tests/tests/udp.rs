@@ -50,9 +50,9 @@ struct Calls {
 
 fn calls(world: &World, count: usize, wanted: &str, args: &[&str]) -> Calls {
     let key = world.key(1);
+    let caller: NodeId = key.1.parse().unwrap();
     let (_listener, address) = world.listen_for(0, &[key.1]);
     let (mut by, mut times, mut nominates) = (Vec::new(), Vec::new(), false);
-    let caller: NodeId = key.1.parse().unwrap();
     for _ in 0..count {
         let args = [&["--identity", &key.0, "--timeout", "25"], args].concat();
         let mut child = world.run(world.lab.host(1), &[&["connect", &address], &args[..]].concat());
