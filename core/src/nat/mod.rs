@@ -22,7 +22,7 @@ pub use model::{Hypothesis, Rule};
 pub(crate) use survey::Foreseen;
 pub use survey::NatReport;
 #[cfg(feature = "relay")]
-pub(crate) use survey::may_name;
+pub(crate) use survey::is_other;
 pub use verdict::Verdict;
 
 use core::fmt;

@@ -209,8 +209,14 @@ fn by_address(servers: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
     first
 }
 
+/// Returns true if a server's OTHER-ADDRESS can be asked: another address of the same family that the server may name.
+pub(crate) fn is_other(server: SocketAddr, other: SocketAddr) -> bool {
+    let elsewhere = other.is_ipv4() == server.is_ipv4() && other.ip() != server.ip() && other.port() != 0;
+    elsewhere && may_name(server.ip(), other.ip())
+}
+
 /// Returns true if a server may have us dial an address. An inside address needs a server that is inside as well.
-pub(crate) fn may_name(server: IpAddr, named: IpAddr) -> bool {
+fn may_name(server: IpAddr, named: IpAddr) -> bool {
     let [server, named] = [server, named].map(|ip| reach(ip, &[]));
     named == Reach::Internet || (named == server && named != Reach::Nobody)
 }
@@ -416,11 +422,7 @@ impl Survey {
         self.report.mapped = Some(seen);
         self.report.server = Some(server);
         let stand_in = || self.servers.iter().copied().find(|s| s.ip() != server.ip());
-        let sound = |o: &SocketAddr| {
-            let other = o.is_ipv4() == server.is_ipv4() && o.ip() != server.ip() && o.port() != 0;
-            other && may_name(server.ip(), o.ip())
-        };
-        let second = other.filter(sound);
+        let second = other.filter(|o| is_other(server, *o));
         self.report.second_address = second.is_some();
         let by_address = second.map(|o| SocketAddr::new(o.ip(), server.port())).or_else(stand_in);
         self.second = by_address.is_some();

@@ -11,7 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use smallvec::SmallVec;
 
-use super::reader::{Malformed, Reader, put_endpoint};
+use super::reader::{Malformed, Reader, put_endpoint, put_ip};
 use crate::address::PeerAddress;
 use crate::nat::{Allocation, Behaviour, Filtering, Mapping};
 use crate::pipe::{PipeMode, ProtocolTag, Terms};
@@ -90,16 +90,7 @@ impl Mappings {
         out.extend_from_slice(&b.to_be_bytes());
         let delay = u32::try_from(self.signal_delay.as_micros()).unwrap_or(u32::MAX);
         out.extend_from_slice(&delay.to_be_bytes());
-        match self.external {
-            IpAddr::V4(ip) => {
-                out.push(4);
-                out.extend_from_slice(&ip.octets());
-            }
-            IpAddr::V6(ip) => {
-                out.push(6);
-                out.extend_from_slice(&ip.octets());
-            }
-        }
+        put_ip(out, self.external);
         let ports = &self.ports[..self.ports.len().min(MAX_PORTS)];
         out.push(ports.len() as u8);
         ports.iter().for_each(|p| out.extend_from_slice(&p.to_be_bytes()));
@@ -135,11 +126,7 @@ impl Mappings {
             _ => return Err(Malformed),
         };
         let signal_delay = Duration::from_micros(u32::from_be_bytes(reader.array()?).into());
-        let external = match reader.array()? {
-            [4] => IpAddr::from(reader.array::<4>()?),
-            [6] => IpAddr::from(reader.array::<16>()?),
-            _ => return Err(Malformed),
-        };
+        let external = reader.ip()?;
         let [count] = reader.array()?;
         if usize::from(count) > MAX_PORTS {
             return Err(Malformed);

@@ -31,12 +31,15 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn endpoint(&mut self) -> Result<SocketAddr, Malformed> {
-        let ip = match self.array()? {
-            [4] => IpAddr::from(self.array::<4>()?),
-            [6] => IpAddr::from(self.array::<16>()?),
-            _ => return Err(Malformed),
-        };
-        Ok(SocketAddr::new(ip, u16::from_be_bytes(self.array()?)))
+        Ok(SocketAddr::new(self.ip()?, u16::from_be_bytes(self.array()?)))
+    }
+
+    pub(super) fn ip(&mut self) -> Result<IpAddr, Malformed> {
+        match self.array()? {
+            [4] => Ok(self.array::<4>()?.into()),
+            [6] => Ok(self.array::<16>()?.into()),
+            _ => Err(Malformed),
+        }
     }
 
     /// An endpoint that something can be sent to.
@@ -51,7 +54,12 @@ impl<'a> Reader<'a> {
 }
 
 pub(super) fn put_endpoint(out: &mut Vec<u8>, at: SocketAddr) {
-    match at.ip() {
+    put_ip(out, at.ip());
+    out.extend_from_slice(&at.port().to_be_bytes());
+}
+
+pub(super) fn put_ip(out: &mut Vec<u8>, ip: IpAddr) {
+    match ip {
         IpAddr::V4(ip) => {
             out.push(4);
             out.extend_from_slice(&ip.octets());
@@ -61,7 +69,6 @@ pub(super) fn put_endpoint(out: &mut Vec<u8>, at: SocketAddr) {
             out.extend_from_slice(&ip.octets());
         }
     }
-    out.extend_from_slice(&at.port().to_be_bytes());
 }
 
 /// Most bytes of ECHO's payload.

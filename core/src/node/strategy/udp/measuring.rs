@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 
 use crate::cx::Cx;
 use crate::io::SockId;
-use crate::nat::{Allocation, Behaviour, Mapping, may_name};
+use crate::nat::{Allocation, Behaviour, Mapping, is_other};
 use crate::random::Domain;
 use crate::time::Instant;
 use crate::wire::Transport;
@@ -94,11 +94,8 @@ impl Measurement {
             asked.mapped = Some(SocketAddr::new(mapped.ip().to_canonical(), mapped.port()));
             self.first.get_or_insert(cx.now);
         }
-        let sound = |o: &SocketAddr| {
-            let other = o.is_ipv4() == from.is_ipv4() && o.ip() != from.ip() && o.port() != 0;
-            other && may_name(from.ip(), o.ip())
-        };
-        if let Some(server) = reply.other.filter(|o| self.may_follow && self.asked.len() == 1 && sound(o)) {
+        let follows = |o: &SocketAddr| self.may_follow && self.asked.len() == 1 && is_other(from, *o);
+        if let Some(server) = reply.other.filter(follows) {
             let id = TransactionId(cx.random.bytes(Domain::Udp));
             self.asked.push(Asked { server, id, mapped: None });
             cx.send_datagram(self.sock, server, stun::binding_request(id, None));
