@@ -213,6 +213,12 @@ pub(crate) enum Foresight {
 /// Largest step of an allocator that counts.
 pub(super) const MAX_STEP: u16 = 16;
 
+/// Returns the port in the middle of a range, which searches from both sides go to: the ends are estimates.
+pub(crate) fn middle(low: u16, high: u16) -> u16 {
+    let (low, of) = (u32::from(low), u32::from(high.max(low)) - u32::from(low) + 1);
+    (low + of / 2).min(u16::MAX.into()) as u16
+}
+
 /// The greatest common divisor, of either sign.
 pub(crate) fn gcd<T: Copy + Default + PartialEq + core::ops::Rem<Output = T>>(a: T, b: T) -> T {
     if b == T::default() { a } else { gcd(b, a % b) }

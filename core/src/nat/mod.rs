@@ -13,9 +13,8 @@ pub(crate) mod surveyor;
 pub(crate) mod vantage;
 mod verdict;
 
-pub(crate) use behaviour::Foresight;
-pub(crate) use behaviour::gcd;
 pub use behaviour::{Allocation, Behaviour, Filtering, Mapping};
+pub(crate) use behaviour::{Foresight, gcd, middle};
 pub use external::StunAnswer;
 pub use memory::{NatMemory, Network};
 pub use model::{Hypothesis, Rule};

@@ -13,7 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use smallvec::SmallVec;
 
-use super::behaviour::{Allocation, Behaviour, Foresight, MAX_STEP, Mapping};
+use super::behaviour::{Allocation, Behaviour, Foresight, MAX_STEP, Mapping, middle};
 
 /// Mappings that are judged together, the latest.
 pub(super) const MAX_SEEN: usize = 32;
@@ -378,8 +378,13 @@ fn in_block(fresh: &[Fresh]) -> impl Iterator<Item = (i32, Rule)> {
         let bits = log2(places) - log2(PORTS) - n * log2(size.into());
         // The seen ones rarely reach the block's ends: they leave a gap as wide as those between them at either.
         let gap = (span / fresh_gaps(n)).min(size - span).max(1);
-        let rule = Rule::Block { low: low.saturating_sub(gap).max(1), high: high.saturating_add(gap) };
-        (bits + log2_permille(prior), rule)
+        let (low, mut high) = (low.saturating_sub(gap).max(1), high.saturating_add(gap));
+        // Searches from both sides go to the middle and the port after it. What the survey has there would keep them out.
+        let taken = |high| fresh.iter().any(|f| f.port.wrapping_sub(middle(low, high)) <= 1);
+        while taken(high) && high < u16::MAX - 1 {
+            high += 2;
+        }
+        (bits + log2_permille(prior), Rule::Block { low, high })
     })
 }
 

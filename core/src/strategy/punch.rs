@@ -20,7 +20,7 @@ use smallvec::SmallVec;
 
 pub(crate) use belief::{Belief, Ground};
 
-use crate::nat::{Behaviour, Filtering, Foreseen, Foresight, gcd};
+use crate::nat::{Behaviour, Filtering, Foreseen, Foresight, gcd, middle};
 use crate::signal::mappings::MAX_PORTS;
 
 /// Most ports of our own in a spray. As many probes hit it with probability 98.3 %, sooner than any other split of their number.
@@ -81,10 +81,10 @@ impl Ports {
         Ports { low, of: (high.max(low) - low).saturating_add(1) }
     }
 
-    /// Returns the port that all flows go to where the ports are few. It lies in the middle, since the ends are estimates. Four
-    /// rungs have the same one: flows of one rung leave to the next those ports that they have not come from.
+    /// Returns the port that all flows go to where the ports are few. Four rungs have the same one: flows of one rung leave to
+    /// the next those ports that they have not come from.
     fn agreed(self, rung: u8) -> u16 {
-        self.at(self.of / 2 + u16::from(rung / 4).min(self.of / 4))
+        middle(self.low, self.at(self.of - 1)).saturating_add(u16::from(rung / 4).min(self.of / 4))
     }
 
     /// Returns the `n`th of these ports in an order that `key` chooses. Each comes once.
@@ -282,7 +282,8 @@ pub(crate) fn tactic(ours: &Side, theirs: &Side, rung: u8) -> Tactic {
                 let to = theirs.agreed(rung);
                 return match ours.next() {
                     Next::Random(range) => {
-                        let from = PROBES.min(range.of.saturating_add(range.of / 4));
+                        // The range is an estimate, which is half of the true one about as often as not.
+                        let from = PROBES.min(range.of.saturating_mul(2));
                         Tactic::Spray { to: at(to), from, with: Spray::Agreed }
                     }
                     Next::Counted => {

@@ -578,6 +578,13 @@ fn bench(each: Duration, stand_in: bool, only: &str) -> bool {
         rate(&name, 20, &|seed| joined(&Pair { calls: 20, ..Pair::new(seed, chains.clone()) }));
     }
     let chains = [parse("linux"), parse("linux")];
+    let over_tcp: Vec<_> = Strategy::ALL.into_iter().filter(|s| *s != Strategy::Udp).collect();
+    for calls in [1, 20] {
+        let name = format!("nodes, linux and linux, without udp, {calls} calls, ciphers {ciphers}");
+        let (chains, strategies) = (&chains, &over_tcp);
+        let pair = |seed| Pair { calls, strategies: strategies.clone(), ..Pair::new(seed, chains.clone()) };
+        rate(&name, calls.into(), &|seed| joined(&pair(seed)));
+    }
     let name = format!("nodes, linux and linux, rendezvous, ciphers {ciphers}");
     rate(&name, 1, &|seed| joined(&Pair { rendezvous: true, ..Pair::new(seed, chains.clone()) }));
     for (a, b, offset) in [("linux", "linux", 0), ("linux", "symrand", 0)] {
