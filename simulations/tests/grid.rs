@@ -17,14 +17,13 @@ use p2pd_simulations::world::{App, Cx, HostId, Site, SiteSpec, World};
 const PAIRS: usize = 120;
 
 #[test]
-fn of_pairs_that_must_be_joined_few_are_missed() {
+fn of_pairs_that_must_be_joined_none_is_missed() {
     let all = sample(cells(None), PAIRS, 1);
     let tried: Vec<_> = all.into_iter().map(|cell| try_cell(cell, Budget::CORE, 0..1)).collect();
     let wrong: Vec<&String> = tried.iter().flat_map(|t| &t.violations).collect();
     assert!(wrong.is_empty(), "{wrong:?}");
     let missed: Vec<_> = tried.iter().filter(|t| t.is_missed()).filter_map(|t| t.cell()).collect();
-    println!("{} of {PAIRS} missed: {missed:?}", missed.len());
-    assert!(missed.len() <= 2, "{} of {PAIRS}: {missed:?}", missed.len());
+    assert!(missed.is_empty(), "{} of {PAIRS}: {missed:?}", missed.len());
 }
 
 /// A spray that is refused goes on to new ports, since each port that it has dialled has a hole or a listener. Dials repeated
@@ -36,6 +35,21 @@ fn a_spray_that_is_refused_takes_new_ports_first() {
     let tried = try_cell(cell, Budget::CORE, 0..40);
     assert_eq!((tried.joined, tried.violations), (40, vec![]));
     assert!(tried.took / 40 <= least_time(tried.bound), "{} ns", tried.took / 40);
+}
+
+/// A block gives each dial a port, and a refused dial keeps it. New probes in place of the refused ones use the block up before the
+/// other side's spray is complete: 4 of these 20 calls fail so. A block of which half was seen is searched whole nonetheless, and
+/// where no mapping of the survey is: 2 of the other 20 fail otherwise.
+#[test]
+fn a_search_has_enough_of_a_block() {
+    for pair in
+        [["apdm.apdf.block.drop", "adm.adf.rand.rst"], ["apdm.apdf.block.drop", "adm.apdf.block.drop"]]
+    {
+        let kinds = pair.map(|text| text.parse().unwrap());
+        let [cell] = cells(Some(&kinds))[..] else { panic!("one pair") };
+        let tried = try_cell(cell, Budget::CORE, 0..20);
+        assert_eq!((tried.joined, tried.violations), (20, vec![]), "{pair:?}");
+    }
 }
 
 const SHARED: SockOpts = SockOpts { reuse: Reuse::AddressAndPort, nodelay: false };

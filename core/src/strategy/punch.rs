@@ -28,6 +28,8 @@ pub const SPRAY: u16 = 512;
 /// Most of the peer's ports that are tried against a spray. Those beyond [`SPRAY`] are for what the others miss, and for dials
 /// that are refused, of which few holes are open at a time.
 pub const PROBES: u16 = 1024;
+/// Largest range that a search uses up. Refused probes come to 2,000 a second, for four seconds.
+const SCARCE: u16 = 8 * PROBES;
 /// Distance of the aim ahead of the expected value of a counter: others behind the same NAT may take so many more
 /// ports. Where each side counts, each aims so, and takes ports until it comes to the port that it announced.
 const AHEAD: u16 = 8;
@@ -135,6 +137,12 @@ impl Side {
                 Ports { low: self.ports.first().copied().unwrap_or(self.listen), of: 1 }
             }
         }
+    }
+
+    /// Returns true if a search may take all ports that the NAT has for us: each dial takes one, and a refused one keeps it for a
+    /// while.
+    pub(crate) fn is_scarce(&self) -> bool {
+        matches!(self.next(), Next::Random(ports) if ports.of <= SCARCE)
     }
 
     /// Returns the port that a search from both sides goes to. A counter comes to the last port of its window.

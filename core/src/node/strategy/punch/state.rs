@@ -200,7 +200,10 @@ impl Punch {
             self.budget = Bucket::new(SYN_BURST, SYN_EVERY_REFUSED);
         }
         let Some(Tactic::Probe { to, ports, .. }) = self.tactic else { return };
-        // A refused probe has left no hole: one more takes its place.
+        // A refused probe has left no hole: one more takes its place, unless our NAT may have no port for it.
+        if self.ours.is_scarce() {
+            return;
+        }
         match &mut self.search {
             Some(Search::Probe { count, .. }) => *count = count.saturating_add(1),
             Some(Search::Spray { .. }) => {}
@@ -218,11 +221,10 @@ impl Punch {
     /// Returns the next dial that is due.
     pub(super) fn next(&mut self, now: Instant) -> Option<Planned> {
         // A port that was refused has its hole or a listener still, so that another one is worth more.
-        let sprays = matches!(self.search, Some(Search::Spray { .. }));
-        if !sprays && self.waiting.front().is_some_and(|p| p.is_due(now)) {
+        if self.search.is_none() && self.waiting.front().is_some_and(|p| p.is_due(now)) {
             return self.waiting.pop_front();
         }
-        let listen = self.port;
+        let (listen, once) = (self.port, !self.ours.is_scarce());
         let (planned, left) = match self.search? {
             Search::Spray { to, left, listens } => {
                 let planned = Planned { from: 0, to, tries: 0, at: now, once: false, listens };
@@ -230,8 +232,7 @@ impl Punch {
             }
             Search::Probe { to, ports, key, next, count } => {
                 let to_port = SocketAddr::new(to, ports.nth(key, next));
-                let planned =
-                    Planned { from: listen, to: to_port, tries: 0, at: now, once: true, listens: false };
+                let planned = Planned { from: listen, to: to_port, tries: 0, at: now, once, listens: false };
                 self.probed = next.saturating_add(1);
                 let rest = Search::Probe { to, ports, key, next: self.probed, count };
                 (planned, (self.probed < count).then_some(rest))
