@@ -4,32 +4,28 @@
 //! A plain pipe is that socket, so the two are compared by one thread that does both ends. With a thread for each, bare
 //! sockets alone differ threefold from one run to the next, by where the system puts the threads (measured). An
 //! encrypted pipe has a thread for each end. On tokio it is compared with tokio-rustls under the same cipher and with
-//! bare TCP, in turn, where each end has a runtime on a thread of its own.
+//! bare TCP, and over UDP with a stream of quinn, in turn, where each end has a runtime on a thread of its own.
 //!
-//! Run `cargo bench -p p2pd-tests --bench pipes`, for a part alone with `-- throughput`, `-- peers` or `-- memory`
-//! behind it.
+//! Run `cargo bench -p p2pd-tests --bench pipes`, for a part alone with `-- throughput`, `-- peers`, `-- udp` or
+//! `-- memory` behind it.
+
+mod apart;
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, mpsc};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use futures_lite::{AsyncReadExt as _, AsyncWriteExt as _};
 use mio::event::Source;
 use mio::{Events, Interest, Poll, Token};
-use p2pd_core::{Config, PeerAddress, PipeMode, Plan, SecretKey};
+use p2pd_core::{Accept, Config, PeerAddress, PipeMode, Plan, SecretKey};
 use p2pd_tests::drivers::runtime;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio_rustls::rustls::crypto::CryptoProvider;
-use tokio_rustls::rustls::crypto::ring::{self, cipher_suite};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedCipherSuite};
-use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 const BYTES: usize = 256 << 20;
 const CHUNK: usize = 64 << 10;
 const ROUNDS: usize = 61;
-const PEER_ROUNDS: usize = 21;
 const LONG: Duration = Duration::from_secs(60);
 
 fn config() -> Config {
@@ -81,6 +77,8 @@ macro_rules! read_all {
         }
     }};
 }
+
+use {read_all, write_all};
 
 /// Writes and reads in turn by one thread: the time of the calls themselves.
 async fn alone_tokio<S>((mut near, mut far): (S, S)) -> f64
@@ -298,127 +296,6 @@ fn throughput() {
     }
 }
 
-fn own_runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
-}
-
-/// Returns the rate from `near` to `far`, each on a runtime and a thread of its own. `far` tells `near` where it is.
-fn apart<At, Near, Far>(
-    near: impl AsyncFnOnce(At) -> Near,
-    far: impl AsyncFnOnce(mpsc::Sender<At>) -> Far + Send + 'static,
-) -> f64
-where
-    At: Send + 'static,
-    Near: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
-    Far: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
-{
-    let (tell, told) = mpsc::channel();
-    let reader = thread::spawn(move || {
-        own_runtime().block_on(async {
-            let mut far = far(tell).await;
-            let began = Instant::now();
-            read_all!(far);
-            let rate = rate(began);
-            far.write_all(&[0]).await.unwrap();
-            far.flush().await.unwrap();
-            rate
-        })
-    });
-    own_runtime().block_on(async {
-        let mut near = near(told.recv().unwrap()).await;
-        write_all!(near);
-        near.read_exact(&mut [0]).await.unwrap();
-    });
-    reader.join().unwrap()
-}
-
-/// Returns the end of a TCP connection, as pipes have it.
-async fn dial(to: SocketAddr) -> tokio::net::TcpStream {
-    let stream = tokio::net::TcpStream::connect(to).await.unwrap();
-    stream.set_nodelay(true).unwrap();
-    stream
-}
-
-async fn accept(tell: mpsc::Sender<SocketAddr>) -> tokio::net::TcpStream {
-    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    tell.send(listener.local_addr().unwrap()).unwrap();
-    let stream = listener.accept().await.unwrap().0;
-    stream.set_nodelay(true).unwrap();
-    stream
-}
-
-fn bare_apart() -> f64 {
-    apart(dial, accept)
-}
-
-/// TLS 1.3 with one cipher suite.
-fn rustls_apart(suite: SupportedCipherSuite) -> f64 {
-    let rcgen::CertifiedKey { cert, signing_key } =
-        rcgen::generate_simple_self_signed(["localhost".into()]).unwrap();
-    let provider = Arc::new(CryptoProvider { cipher_suites: vec![suite], ..ring::default_provider() });
-    let mut roots = RootCertStore::empty();
-    roots.add(cert.der().clone()).unwrap();
-    let versions = &[&tokio_rustls::rustls::version::TLS13];
-    let client =
-        ClientConfig::builder_with_provider(provider.clone()).with_protocol_versions(versions).unwrap();
-    let client = TlsConnector::from(Arc::new(client.with_root_certificates(roots).with_no_client_auth()));
-    let server = ServerConfig::builder_with_provider(provider).with_protocol_versions(versions).unwrap();
-    let key = signing_key.serialize_der().try_into().unwrap();
-    let server = server.with_no_client_auth().with_single_cert(vec![cert.der().clone()], key).unwrap();
-    apart(
-        async |to| client.connect("localhost".try_into().unwrap(), dial(to).await).await.unwrap(),
-        async move |tell| TlsAcceptor::from(Arc::new(server)).accept(accept(tell).await).await.unwrap(),
-    )
-}
-
-fn p2pd_apart(aes: bool) -> f64 {
-    let node = async move || p2pd_tokio::Node::bind(config().aes(aes)).await.unwrap();
-    apart(
-        async |to: PeerAddress| {
-            let node = node().await;
-            let pipe = node.connect_with(&to, plan(PipeMode::Encrypted)).await.unwrap();
-            node.shutdown().await;
-            pipe
-        },
-        async move |tell: mpsc::Sender<PeerAddress>| {
-            let node = node().await;
-            tell.send(node.address().await).unwrap();
-            let pipe = node.accept().await.unwrap();
-            node.shutdown().await;
-            pipe
-        },
-    )
-}
-
-/// Name of a kind of pipe, and a run of it in MB/s.
-type Measured = (&'static str, Box<dyn Fn() -> f64>);
-
-/// Measures encrypted pipes beside tokio-rustls and bare TCP.
-fn peers() {
-    use cipher_suite::{TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256};
-    let kinds: [Measured; 5] = [
-        ("TCP", Box::new(bare_apart)),
-        ("tokio-rustls, AES-256-GCM", Box::new(|| rustls_apart(TLS13_AES_256_GCM_SHA384))),
-        ("p2pd, AES-256-GCM", Box::new(|| p2pd_apart(true))),
-        ("tokio-rustls, ChaCha20-Poly1305", Box::new(|| rustls_apart(TLS13_CHACHA20_POLY1305_SHA256))),
-        ("p2pd, ChaCha20-Poly1305", Box::new(|| p2pd_apart(false))),
-    ];
-    let mut rates = [const { Vec::new() }; 5];
-    for _ in 0..PEER_ROUNDS {
-        for ((_, rate), rates) in kinds.iter().zip(&mut rates) {
-            rates.push(rate());
-        }
-    }
-    println!("{} MiB one way over loopback, a runtime of tokio and a thread for each end", BYTES >> 20);
-    println!("{PEER_ROUNDS} rounds in turn, medians                MB/s   of TCP   of tokio-rustls");
-    // A round's rates are compared with each other: the machine is the same then.
-    let of = |n: usize, base: usize| median(rates[n].iter().zip(&rates[base]).map(|(a, b)| a / b).collect());
-    for (n, (name, _)) in kinds.iter().enumerate() {
-        let rival = if n == 2 || n == 4 { format!("{:>17.2}", of(n, n - 1)) } else { String::new() };
-        println!("{name:<34} {:>9.0} {:>8.2}{rival}", median(rates[n].clone()), of(n, 0));
-    }
-}
-
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
@@ -436,8 +313,13 @@ fn memory() {
     let pairs = 10_000.min((limit - 200) / 2);
     runtime().block_on(async {
         for mode in [PipeMode::Encrypted, PipeMode::Plain] {
-            let a = p2pd_tokio::Node::bind(config()).await.unwrap();
-            let b = p2pd_tokio::Node::bind(config()).await.unwrap();
+            let near = config();
+            // Strangers open fewer a second.
+            let named = Accept::Only([near.identity.node_id()].into());
+            let mut far = config();
+            far.accept = named;
+            let a = p2pd_tokio::Node::bind(near).await.unwrap();
+            let b = p2pd_tokio::Node::bind(far).await.unwrap();
             let to: PeerAddress = b.address().await;
             let mut held = Vec::with_capacity(pairs);
             let before = resident();
@@ -466,7 +348,8 @@ fn memory() {
 }
 
 fn main() {
-    let parts: [(&str, fn()); 3] = [("throughput", throughput), ("peers", peers), ("memory", memory)];
+    let parts: [(&str, fn()); 4] =
+        [("throughput", throughput), ("peers", apart::peers), ("udp", apart::udp), ("memory", memory)];
     let one = std::env::args().find(|arg| parts.iter().any(|(name, _)| name == arg));
     for (name, part) in parts {
         if one.as_deref().is_none_or(|one| one == name) {
