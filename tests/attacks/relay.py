@@ -2,7 +2,7 @@
 
 import struct
 
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
 from noise import blake2s, exchange, keyed
 
@@ -22,8 +22,9 @@ def initial_secret(secret, peer, prologue):
 class Protection:
     """One direction of one kind of packets."""
 
-    def __init__(self, secret):
-        self.aead = ChaCha20Poly1305(keyed(secret, b"packet"))
+    def __init__(self, secret, aes=False):
+        self.aead = AESGCM(keyed(secret, b"packet aes-256-gcm")) if aes else ChaCha20Poly1305(keyed(secret, b"packet"))
+        self.nonce = ">4xQ" if aes else "<4xQ"
         self.header = keyed(secret, b"header")
 
     def open(self, packet, offset):
@@ -34,13 +35,13 @@ class Protection:
         number = bytes(a ^ b for a, b in zip(packet[offset : offset + length], mask[1:]))
         header = bytes([first]) + packet[1:offset] + number
         number = int.from_bytes(number, "big")
-        nonce = struct.pack("<4xQ", number)
+        nonce = struct.pack(self.nonce, number)
         return self.aead.decrypt(nonce, packet[offset + length :], header), number
 
     def seal(self, header, number, plain):
         """A packet whose number has 4 bytes, which its header's first byte has to say."""
         whole = header + struct.pack(">I", number)
-        packet = bytearray(whole + self.aead.encrypt(struct.pack("<4xQ", number), plain, whole))
+        packet = bytearray(whole + self.aead.encrypt(struct.pack(self.nonce, number), plain, whole))
         offset = len(header)
         mask = blake2s(self.header + packet[offset + 4 : offset + 20])
         packet[0] ^= mask[0] & (0x0F if packet[0] & 0x80 else 0x1F)

@@ -244,7 +244,7 @@ class Relay:
             self.destination = getattr(self, "destination", destination)
             return relay.Protection(wire.keyed(self.initial, b"initial " + sender.encode() + self.destination))
         secret = self.responder.secrets[0 if sender == "caller" else 1]
-        return relay.Protection(wire.keyed(secret, kind.encode()))
+        return relay.Protection(wire.keyed(secret, kind.encode()), kind == relay.DATA and self.aes)
 
     def take(self, sender, datagram):
         assert len(datagram) <= 1200, "1,200 bytes"
@@ -281,6 +281,7 @@ class Relay:
         same(relay.varint(parameters.get(0x08, b"\0"), 0)[0], 0, "bidirectional streams")
         same(number(0x09), 65, "unidirectional streams")
         same(parameters[0x0F], b"", "the own connection id")
+        self.aes = 0x3032 in parameters
         if sender == "callee":
             same(parameters[0x00], self.destination, "the destination id of the first packet")
 

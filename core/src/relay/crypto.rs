@@ -44,6 +44,10 @@ const MAX_MESSAGE: usize = 1_000;
 
 const DONE: u8 = 1;
 
+/// Transport parameter 0x3032, without a value: the caller can have data packets under AES-256-GCM, and the callee takes it.
+/// Others pass over it (RFC 9000 section 7.4.2).
+const AES: [u8; 3] = [0x70, 0x32, 0];
+
 /// Names of the two ends and the session, and the secrets derived from them.
 pub(super) struct Identity {
     ours: SecretKey,
@@ -53,6 +57,8 @@ pub(super) struct Identity {
     initial: [u8; 32],
     /// Entropy for our ephemeral key.
     entropy: [u8; 32],
+    /// AES-256-GCM is offered and taken.
+    aes: bool,
 }
 
 impl Identity {
@@ -62,6 +68,7 @@ impl Identity {
         session: &[u8; 16],
         side: Side,
         entropy: [u8; 32],
+        aes: bool,
     ) -> Self {
         let callee = if side.is_client() { *peer } else { ours.node_id() };
         let mut prologue = [0; 60];
@@ -70,12 +77,13 @@ impl Identity {
         prologue[12..28].copy_from_slice(session);
         prologue[28..].copy_from_slice(callee.as_bytes());
         let initial = noise::derive(&noise::shared_secret(ours, peer), &[&prologue]);
-        Identity { ours: ours.clone(), peer: *peer, prologue, initial, entropy }
+        Identity { ours: ours.clone(), peer: *peer, prologue, initial, entropy, aes }
     }
 
     fn initial_keys(&self, dst_cid: &ConnectionId, side: Side) -> Keys {
         let secret = |of: &[u8]| noise::derive(&self.initial, &[b"initial ", of, dst_cid]);
-        Directions { caller: secret(b"caller"), callee: secret(b"callee") }.keys(side)
+        let suite = Suite::ChaCha20Poly1305;
+        Directions { caller: secret(b"caller"), callee: secret(b"callee"), suite }.keys(side)
     }
 }
 
@@ -88,6 +96,7 @@ impl ClientConfig for Identity {
     ) -> Result<Box<dyn Session>, ConnectError> {
         let mut ours = Vec::new();
         params.write(&mut ours);
+        ours.extend_from_slice(if self.aes { &AES } else { &[] });
         let state = Handshake::initiate(&self.ours, &self.peer, &self.prologue, &ours, self.entropy)
             .map_or(State::Dead, |(handshake, first)| State::Opening(handshake, first));
         Ok(Box::new(NoiseSession::new(self, Side::Client, ours, state)))
@@ -123,6 +132,8 @@ struct NoiseSession {
     state: State,
     /// The keys of the phase after the current one.
     next: Option<Directions>,
+    /// Cipher of data packets.
+    suite: Suite,
 }
 
 enum State {
@@ -146,7 +157,8 @@ enum State {
 
 impl NoiseSession {
     fn new(identity: Arc<Identity>, side: Side, ours: Vec<u8>, state: State) -> Self {
-        NoiseSession { identity, side, ours, theirs: None, inbox: Vec::new(), state, next: None }
+        let suite = Suite::ChaCha20Poly1305;
+        NoiseSession { identity, side, ours, theirs: None, inbox: Vec::new(), state, next: None, suite }
     }
 
     /// Takes in a whole FIRST or SECOND.
@@ -159,11 +171,18 @@ impl NoiseSession {
                 if peer != identity.peer {
                     return Err(NotAuthentic);
                 }
+                if identity.aes && has_aes(&params) {
+                    self.suite = Suite::Aes256Gcm;
+                    self.ours.extend_from_slice(&AES);
+                }
                 let (second, secrets) = handshake.split_writing(&self.ours)?;
                 (params, State::Keyed(framed(&second), secrets))
             }
             State::AwaitingSecond(handshake) => {
                 let (params, secrets) = handshake.split_reading(message)?;
+                if has_aes(&params) {
+                    self.suite = if identity.aes { Suite::Aes256Gcm } else { return Err(NotAuthentic) };
+                }
                 (params, State::Keyed(Vec::new(), secrets))
             }
             _ => return Err(NotAuthentic),
@@ -237,7 +256,7 @@ impl Session for NoiseSession {
             }
             State::Keyed(second, secrets) => {
                 buf.extend_from_slice(&second);
-                let keys = Directions::of(&secrets, b"handshake").keys(self.side);
+                let keys = Directions::of(&secrets, b"handshake", Suite::ChaCha20Poly1305).keys(self.side);
                 let state = match self.side {
                     Side::Client => State::AwaitingCallee(secrets),
                     Side::Server => State::Finishing(secrets),
@@ -246,7 +265,7 @@ impl Session for NoiseSession {
             }
             State::Finishing(secrets) => {
                 buf.push(DONE);
-                let data = Directions::of(&secrets, b"data");
+                let data = Directions::of(&secrets, b"data", self.suite);
                 self.next = Some(data.next());
                 let state = match self.side {
                     Side::Client => State::Open,
@@ -281,6 +300,28 @@ impl Session for NoiseSession {
     }
 }
 
+/// Returns true if [`AES`] is among these transport parameters (RFC 9000 section 18).
+fn has_aes(mut params: &[u8]) -> bool {
+    while let Some((id, rest)) = split_number(params)
+        && let Some((length, value)) = split_number(rest)
+        && let Some(next) = value.get(usize::try_from(length).unwrap_or(usize::MAX)..)
+    {
+        if [id, length] == [0x3032, 0] {
+            return true;
+        }
+        params = next;
+    }
+    false
+}
+
+/// Splits a number of variable length off (RFC 9000 section 16).
+fn split_number(from: &[u8]) -> Option<(u64, &[u8])> {
+    let length = 1 << (from.first()? >> 6);
+    let (number, rest) = from.split_at_checked(length)?;
+    let whole = number.iter().fold(0, |all, byte| all << 8 | u64::from(*byte));
+    Some((whole & ((1 << (8 * length - 2)) - 1), rest))
+}
+
 fn framed(message: &[u8]) -> Vec<u8> {
     let length = u16::try_from(message.len()).unwrap_or(u16::MAX).to_be_bytes();
     [&length, message].concat()
@@ -295,13 +336,15 @@ fn alert() -> TransportError {
 struct Directions {
     caller: [u8; 32],
     callee: [u8; 32],
+    suite: Suite,
 }
 
 impl Directions {
-    fn of(secrets: &Secrets, what: &[u8]) -> Self {
+    fn of(secrets: &Secrets, what: &[u8], suite: Suite) -> Self {
         Directions {
             caller: noise::derive(&secrets.initiator, &[what]),
             callee: noise::derive(&secrets.responder, &[what]),
+            suite,
         }
     }
 
@@ -309,6 +352,7 @@ impl Directions {
         Directions {
             caller: noise::derive(&self.caller, &[b"update"]),
             callee: noise::derive(&self.callee, &[b"update"]),
+            suite: self.suite,
         }
     }
 
@@ -317,10 +361,10 @@ impl Directions {
     }
 
     fn packet_keys(&self, side: Side) -> KeyPair<Box<dyn PacketKey>> {
-        self.each(side, packet_key)
+        self.each(side, |secret| packet_key(secret, self.suite))
     }
 
-    fn each<T>(&self, side: Side, make: fn(&[u8; 32]) -> T) -> KeyPair<T> {
+    fn each<T>(&self, side: Side, make: impl Fn(&[u8; 32]) -> T) -> KeyPair<T> {
         let (caller, callee) = (make(&self.caller), make(&self.callee));
         match side {
             Side::Client => KeyPair { local: caller, remote: callee },
@@ -333,13 +377,22 @@ fn header_key(secret: &[u8; 32]) -> Box<dyn HeaderKey> {
     Box::new(HeaderMask(noise::derive(secret, &[b"header"])))
 }
 
-fn packet_key(secret: &[u8; 32]) -> Box<dyn PacketKey> {
-    let key = noise::derive(secret, &[b"packet"]);
-    Box::new(Packets(Aead::new(Suite::ChaCha20Poly1305, &key).ok()))
+fn packet_key(secret: &[u8; 32], suite: Suite) -> Box<dyn PacketKey> {
+    let label: &[u8] = match suite {
+        Suite::ChaCha20Poly1305 => b"packet",
+        Suite::Aes256Gcm => b"packet aes-256-gcm",
+    };
+    Box::new(Packets(Aead::new(suite, &noise::derive(secret, &[label])).ok()))
 }
 
 /// `None` if the cipher could not be made, which the features in Cargo.toml rule out: nothing opens then.
 struct Packets(Option<Aead>);
+
+impl Packets {
+    fn suite(&self) -> Suite {
+        self.0.as_ref().map_or(Suite::ChaCha20Poly1305, Aead::suite)
+    }
+}
 
 impl PacketKey for Packets {
     fn encrypt(&self, packet: u64, buf: &mut [u8], header_len: usize) {
@@ -361,14 +414,20 @@ impl PacketKey for Packets {
         TAG
     }
 
-    /// Limit above the number of packet numbers, so that it is never reached (RFC 9001 section 6.6).
+    /// Number of packets under one key (RFC 9001 section 6.6). QUIC takes the next key before; ChaCha20-Poly1305 has no such limit.
     fn confidentiality_limit(&self) -> u64 {
-        u64::MAX
+        match self.suite() {
+            Suite::ChaCha20Poly1305 => u64::MAX,
+            Suite::Aes256Gcm => 1 << 23,
+        }
     }
 
-    /// 2^36 forged packets (RFC 9001 section 6.6).
+    /// Number of forged packets (RFC 9001 section 6.6).
     fn integrity_limit(&self) -> u64 {
-        1 << 36
+        match self.suite() {
+            Suite::ChaCha20Poly1305 => 1 << 36,
+            Suite::Aes256Gcm => 1 << 52,
+        }
     }
 }
 
@@ -466,7 +525,7 @@ mod tests {
     }
 
     fn identity(ours: u8, peer: u8, session: u8, side: Side) -> Identity {
-        Identity::new(&key(ours), &key(peer).node_id(), &[session; 16], side, [9; 32])
+        Identity::new(&key(ours), &key(peer).node_id(), &[session; 16], side, [9; 32], false)
     }
 
     #[test]
@@ -507,7 +566,7 @@ mod tests {
 
     #[test]
     fn a_key_update_changes_every_key() {
-        let first = Directions { caller: [1; 32], callee: [2; 32] };
+        let first = Directions { caller: [1; 32], callee: [2; 32], suite: Suite::ChaCha20Poly1305 };
         let second = first.next();
         let sealed = |of: &Directions| {
             let mut text = [0; 40];
@@ -517,5 +576,53 @@ mod tests {
         assert_ne!(sealed(&first), sealed(&second));
         assert_ne!(sealed(&second), sealed(&second.next()));
         assert_ne!(second.caller, second.callee);
+    }
+
+    fn params() -> TransportParameters {
+        TransportParameters::read(Side::Client, &mut Cursor::new([])).unwrap()
+    }
+
+    /// Runs the handshake of two ends, each with AES or without. Returns what their data packets are under.
+    fn suites(caller: bool, callee: bool) -> [Suite; 2] {
+        let end = |ours, peer, side, aes| {
+            Arc::new(Identity::new(&key(ours), &key(peer).node_id(), &[5; 16], side, [ours; 32], aes))
+        };
+        let params = params();
+        let version = QUIC_VERSION;
+        let caller = ClientConfig::start_session(end(1, 2, Side::Client, caller), version, "", &params);
+        let callee = ServerConfig::start_session(end(2, 1, Side::Server, callee), version, &params);
+        let mut ends = [caller.unwrap(), callee];
+        let mut limits = [0; 2];
+        for turn in [0, 1, 0, 1, 0] {
+            let mut said = Vec::new();
+            if let Some(keys) = ends[turn].write_handshake(&mut said) {
+                limits[turn] = keys.packet.local.confidentiality_limit();
+            }
+            if !said.is_empty() {
+                ends[1 - turn].read_handshake(&said).unwrap();
+            }
+        }
+        assert!(ends.iter().all(|end| !end.is_handshaking()));
+        limits.map(|limit| if limit == 1 << 23 { Suite::Aes256Gcm } else { Suite::ChaCha20Poly1305 })
+    }
+
+    #[test]
+    fn data_is_under_aes_where_both_ends_have_it_and_only_there() {
+        assert_eq!(suites(true, true), [Suite::Aes256Gcm; 2]);
+        for (caller, callee) in [(true, false), (false, true), (false, false)] {
+            assert_eq!(suites(caller, callee), [Suite::ChaCha20Poly1305; 2], "{caller} {callee}");
+        }
+    }
+
+    #[test]
+    fn parameters_are_read_to_their_end_and_not_behind_it() {
+        let other = [0x01, 0x02, 0x67, 0x10];
+        assert!(!has_aes(&other));
+        assert!(has_aes(&[&other[..], &AES, &other].concat()));
+        // A value that looks like it, one with a value, and one that is cut off.
+        for other in [&[&[0x40, 0x99, 3][..], &AES].concat()[..], &[0x70, 0x32, 1, 0], &[0x70], &[0x70, 0x32]]
+        {
+            assert!(!has_aes(other), "{other:?}");
+        }
     }
 }

@@ -61,6 +61,9 @@ pub struct RelayConfig {
     pub max_datagram: u16,
     /// Congestion control. Default: BBR.
     pub congestion: Congestion,
+    /// AES-256-GCM is spoken where the peer has it too, else ChaCha20-Poly1305. Nodes set it as
+    /// [`Config::aes`](crate::Config::aes) says. Default: false. Without the feature `ring` and this processor's instructions it is slow.
+    pub aes: bool,
 }
 
 impl Default for RelayConfig {
@@ -73,6 +76,7 @@ impl Default for RelayConfig {
             send_window: 16 << 20,
             max_datagram: MAX_DATAGRAM as u16,
             congestion: Congestion::Bbr,
+            aes: false,
         }
     }
 }

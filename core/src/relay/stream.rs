@@ -169,7 +169,8 @@ impl RelayStream {
         now: Instant,
     ) -> Self {
         let mut stream = RelayStream::new(Side::Client, seed, now, None);
-        let identity = Identity::new(ours, peer, session, Side::Client, derive(&seed, b"ephemeral"));
+        let identity =
+            Identity::new(ours, peer, session, Side::Client, derive(&seed, b"ephemeral"), config.aes);
         let mut client = ClientConfig::new(Arc::new(identity));
         // 8 bytes at least (RFC 9000 section 7.2), and what the first keys are made with.
         let first_id = ConnectionId::new(&derive(&seed, b"first id")[..16]);
@@ -193,7 +194,8 @@ impl RelayStream {
         config: &RelayConfig,
         now: Instant,
     ) -> Self {
-        let identity = Identity::new(ours, peer, session, Side::Server, derive(&seed, b"ephemeral"));
+        let identity =
+            Identity::new(ours, peer, session, Side::Server, derive(&seed, b"ephemeral"), config.aes);
         let mut server = ServerConfig::new(Arc::new(identity), Arc::new(NoTokens));
         server
             .transport_config(config.transport())

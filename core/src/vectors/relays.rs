@@ -93,9 +93,15 @@ impl Wire {
 
 /// Bob asked alice to come to his relay: alice is the caller, and bob, who has the lower id, nominates.
 pub(super) fn relays() -> Vec<Fields> {
+    [("a whole pipe with two messages", false), ("the same under AES-256-GCM", true)]
+        .map(|(name, aes)| relay(name, aes))
+        .into()
+}
+
+fn relay(name: &str, aes: bool) -> Fields {
     let (alice, bob) = (alice(), bob());
     let seeds = [[0x61; 32], [0x62; 32]];
-    let (config, now) = (RelayConfig::default(), Instant::ZERO);
+    let (config, now) = (RelayConfig { aes, ..RelayConfig::default() }, Instant::ZERO);
     let caller = RelayStream::connect(&alice, &bob.node_id(), &SESSION.0, seeds[0], &config, now);
     let callee = RelayStream::accept(&bob, &alice.node_id(), &SESSION.0, seeds[1], &config, now);
     let mut wire = Wire {
@@ -128,8 +134,8 @@ pub(super) fn relays() -> Vec<Fields> {
 
     let prologue = [b"p2pd relay\0", &[VERSION][..], &SESSION.0, bob.node_id().as_bytes()].concat();
     let drawn = |n: usize| ephemeral(noise::derive(&seeds[n], &[b"relay stream ", b"ephemeral"]));
-    vec![vec![
-        ("name", text("a whole pipe with two messages")),
+    vec![
+        ("name", text(name)),
         ("caller", hex(alice.as_bytes())),
         ("callee", hex(bob.as_bytes())),
         ("session", hex(&SESSION.0)),
@@ -142,5 +148,5 @@ pub(super) fn relays() -> Vec<Fields> {
         ("caller_message", hex(b"")),
         ("callee_message", hex(b"beside the pipe")),
         ("datagrams", lines(&wire.datagrams)),
-    ]]
+    ]
 }

@@ -198,7 +198,7 @@ impl Relays {
             Strategy::Udp => RelayConfig::direct(delay),
             _ => RelayConfig { initial_rtt: first_rtt(delay), ..RelayConfig::default() },
         };
-        RelayConfig { receive_window: window, send_window: window, ..defaults }
+        RelayConfig { receive_window: window, send_window: window, aes: ctx.config.has_aes(), ..defaults }
     }
 
     fn insert_relay(&mut self, mut relay: Relay) {

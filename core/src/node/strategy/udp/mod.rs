@@ -392,7 +392,8 @@ impl Udps {
         if key.1 == Requester::Them {
             let window = attempt.window;
             let defaults = RelayConfig::direct(ctx.signalling.delay(&attempt.via));
-            let config = RelayConfig { receive_window: window, send_window: window, ..defaults };
+            let aes = ctx.config.has_aes();
+            let config = RelayConfig { receive_window: window, send_window: window, aes, ..defaults };
             let seed = ctx.cx.random.draw(Domain::RelaySeed);
             let (ours, peer) = (&ctx.config.identity, &attempt.peer);
             let mut stream = RelayStream::accept(ours, peer, &key.0.0, seed, &config, now);
