@@ -35,13 +35,15 @@ const _: () = assert!((PLACES as u128 - BURST as u128) * EVERY.as_micros() >= LE
 /// Most places at a time of one stranger, and of one known peer, in addition to those of the same call.
 const OF_ONE_STRANGER: usize = 1;
 const OF_ONE_KNOWN: usize = 8;
-/// Requests of one peer, by kind as [`Kind`] has them: a punch takes one for each of its rungs.
-const OF_ONE: [(u32, Duration); 4] = [
+/// Requests of one stranger, by kind as [`Kind`] has them: a punch takes one for each of its rungs.
+const OF_ONE_STRANGER_ASKS: [(u32, Duration); 4] = [
     (8, Duration::from_secs(5)),
     (16, Duration::from_millis(2500)),
     (8, Duration::from_secs(5)),
     (8, Duration::from_secs(5)),
 ];
+/// Requests of one named peer, of each kind. A program that calls for each task calls often, and each call asks for most kinds.
+const OF_ONE_NAMED: (u32, Duration) = (32, Duration::from_millis(500));
 /// Peers whose rates are counted at a time. Of strangers no more are let in while a bucket fills.
 const STRANGERS_COUNTED: usize = 512;
 const KNOWN_COUNTED: usize = 8192;
@@ -87,9 +89,11 @@ pub(super) struct Requests {
 
 impl Requests {
     pub(super) fn new() -> Self {
-        let of_one =
-            |(burst, every)| [KNOWN_COUNTED, STRANGERS_COUNTED].map(|cap| Buckets::new(cap, burst, every));
-        Requests { strangers: [Crowd::new(); 4], of_one: OF_ONE.map(of_one) }
+        let of_one = |(burst, every)| {
+            let (named, each) = OF_ONE_NAMED;
+            [Buckets::new(KNOWN_COUNTED, named, each), Buckets::new(STRANGERS_COUNTED, burst, every)]
+        };
+        Requests { strangers: [Crowd::new(); 4], of_one: OF_ONE_STRANGER_ASKS.map(of_one) }
     }
 
     /// Admits a request, in addition to those that have places. Returns the place that makes room for it, if one has

@@ -191,6 +191,22 @@ fn one_strangers_requests_are_one_at_a_time_and_have_a_rate() {
 }
 
 #[test]
+fn a_named_peer_may_call_often() {
+    let mut bench = Bench::new(Accept::Only([id(1)].into()));
+    let asked = |bench: &mut Bench, kind| {
+        let ask = |_: &u32| {
+            bench.places.clear();
+            bench.ask(1, kind).is_ok()
+        };
+        (0..100).take_while(ask).count()
+    };
+    // Thirty calls in a row each ask for all.
+    assert_eq!(KINDS.map(|kind| asked(&mut bench, kind)), [32; 3]);
+    bench.now = bench.now + 5 * S;
+    assert_eq!(KINDS.map(|kind| asked(&mut bench, kind)), [10; 3]);
+}
+
+#[test]
 fn a_known_peer_has_eight_at_a_time_and_all_of_them_64() {
     let mut bench = Bench::new(Accept::Only((0..100).map(id).collect()));
     for n in 0..8 {
