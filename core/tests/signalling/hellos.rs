@@ -36,7 +36,7 @@ fn a_peer_that_says_nothing_is_given_up_after_5_seconds() {
 
 #[test]
 fn a_peer_that_says_half_a_frame_is_given_up_too() {
-    for part in [vec![2, 2], vec![2, 2, 0, 51], vec![2, 2, 0, 51, 9, 9]] {
+    for part in [vec![3, 2], vec![3, 2, 0, 51], vec![3, 2, 0, 51, 9, 9]] {
         let (mut world, id) = call(1, Then::Say(part));
         world.run(6 * S);
         assert_eq!(world.failed(0, id).2, format!("{AT}: connected, but no hello came back"));
