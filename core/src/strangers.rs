@@ -128,7 +128,9 @@ impl Caller {
             let Ok((taken, heard)) = self.hello.receive(&self.ours, data, || [0; 32]) else { break };
             data = data.get(taken..).unwrap_or_default();
             let answer = match heard {
-                Some(Heard::Second(Status::Ready) | Heard::Control(Control::Approved)) if self.nominates => {
+                Some(Heard::Second(Status::Ready { .. }) | Heard::Control(Control::Approved))
+                    if self.nominates =>
+                {
                     Control::Nominate(SmallVec::from_slice(&[self.session]))
                 }
                 Some(Heard::Control(Control::Nominate(_))) => Control::Confirm(None),

@@ -15,8 +15,9 @@ from noise import Initiator, Responder
 class Pipe:
     """A TCP stream on which the hello is done, in either role."""
 
-    def __init__(self, stream, noise):
-        self.stream, self.noise = stream, noise
+    def __init__(self, stream, noise, commits):
+        # Whether the initiator may commit, if it has the lower id.
+        self.stream, self.noise, self.commits = stream, noise, commits
 
     def control(self, plain):
         self.stream.sendall(wire.frame(wire.SEALED, self.noise.sending.seal(plain)))
@@ -28,13 +29,15 @@ class Pipe:
 
     def agree(self, key, peer, session, joins=False):
         """Settles this stream as the pipe of the session, or has it join the pipe that there is."""
-        word = bytes([wire.JOIN]) if joins else bytes([wire.NOMINATE]) + session
+        commits = self.commits and not joins
+        word = bytes([wire.JOIN]) if joins else bytes([wire.COMMIT if commits else wire.NOMINATE]) + session
         if key.public < peer:
             self.control(word)
-            messages.need(self.hear()[0] == wire.CONFIRM, "CONFIRM")
+            messages.need(commits or self.hear()[0] == wire.CONFIRM, "CONFIRM")
         else:
             messages.need(self.hear()[: len(word)] == word, "what is nominated")
-            self.control(bytes([wire.CONFIRM]))
+            if not commits:
+                self.control(bytes([wire.CONFIRM]))
 
     def send(self, plain):
         sealed = self.noise.sending.seal(plain)
@@ -53,8 +56,9 @@ def answer(stream, key):
     noise = Responder(key.secret, wire.hello_prologue(key.public))
     payload = noise.first(body)
     messages.need(len(payload) >= 18 and payload[16] <= 1 and payload[17] == 0, "an offer of an encrypted pipe")
-    stream.sendall(wire.frame(wire.SECOND, noise.second(bytes([wire.READY, 0, 0]))))
-    return Pipe(stream, noise), noise.peer, payload[:16], payload[16]
+    commits = noise.peer < key.public
+    stream.sendall(wire.frame(wire.SECOND, noise.second(bytes([wire.READY, 0, commits]))))
+    return Pipe(stream, noise, commits), noise.peer, payload[:16], payload[16]
 
 
 def begin(stream, key, peer, session):
@@ -64,7 +68,8 @@ def begin(stream, key, peer, session):
     stream.sendall(hello.first)
     kind, body = wire.read_frame(stream)
     messages.need(kind == wire.SECOND, f"frame {kind}")
-    return hello.second(body), Pipe(stream, hello.noise)
+    status, _, commits = hello.noise.second(body)
+    return status, Pipe(stream, hello.noise, (status, commits) == (wire.READY, 1))
 
 
 class Listener:

@@ -151,7 +151,9 @@ def hellos(v):
     other = {"initiator": responder, "responder": hello.noise}
     for said in v["controls"]:
         plain = unhex(said["plain"])
-        control(plain)
+        if control(plain)[0] == wire.COMMIT:
+            same((v["status"], v["detail"][1], said["from"]), (0, 1, "initiator"), "COMMIT, allowed")
+            assert caller.public < called, "the higher id commits"
         sealed = ends[said["from"]].sending.seal(plain)
         same(wire.frame(wire.SEALED, sealed).hex(), said["frame"], "control message")
         same(other[said["from"]].receiving.open(sealed), plain, "opened")
@@ -164,8 +166,8 @@ def hellos(v):
 def control(plain):
     """What a control message says; raises if it is none."""
     kind, rest = plain[0], plain[1:]
-    lengths = {wire.NOMINATE: (16, 32), wire.CONFIRM: (0, 16), wire.REFUSED_CONTROL: (2,)}
-    messages.need(1 <= kind <= 7 and len(rest) in lengths.get(kind, (0,)), "control message")
+    lengths = {wire.NOMINATE: (16, 32), wire.COMMIT: (16, 32), wire.CONFIRM: (0, 16), wire.REFUSED_CONTROL: (2,)}
+    messages.need(1 <= kind <= 8 and len(rest) in lengths.get(kind, (0,)), "control message")
     return kind, rest
 
 

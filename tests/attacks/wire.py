@@ -9,14 +9,14 @@ import time
 
 from noise import Initiator, blake2s, exchange, keyed, open_one_way, public
 
-HELLO_VERSION = 2
+HELLO_VERSION = 3
 SIGNAL_VERSION = 2
 # Frames of the hello.
 FIRST, SECOND, SEALED, REFUSE = 1, 2, 3, 4
 # Answers in SECOND.
 READY, ASKING, REFUSED_STATUS = 0, 1, 2
 # Sealed control messages.
-APPROVED, NOMINATE, CONFIRM, REFUSED_CONTROL, JOIN, HERE, BUSY = 1, 2, 3, 4, 5, 6, 7
+APPROVED, NOMINATE, CONFIRM, REFUSED_CONTROL, JOIN, HERE, BUSY, COMMIT = 1, 2, 3, 4, 5, 6, 7, 8
 # Messages over brokers.
 ECHO, DIRECT, INITIAL, UPDATED, TURN_REQUEST, TURN_RESPONSE, PROVE, UDP_REQUEST, UDP_RESPONSE = 1, 2, 3, 4, 5, 6, 7, 8, 9
 ECHO_REPLY, DIALLING, DIALLED, CLOCK, REFUSED = 16, 17, 18, 19, 20

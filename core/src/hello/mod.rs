@@ -8,19 +8,20 @@
 //!         HERE                the dialler, whose responder asks its user, is no replay
 //!         APPROVED            the responder's user said yes
 //!         NOMINATE sessions   this stream is to be the pipe (from the side with the lower node id)
+//!         COMMIT   sessions   this stream is the pipe (from an initiator with the lower id whose responder allowed it)
 //!         JOIN                this stream is to carry the pipe that the session has
-//!         CONFIRM  sessions   it is; what follows are the pipe's bytes
+//!         CONFIRM  sessions   it is; what follows CONFIRM or COMMIT are the pipe's bytes
 //!         REFUSE   reason
 //! ```
 //! The dialler is the initiator. The address that is dialled may belong to no peer at all but to a service that trusts
 //! us. So nothing that a peer chose is sent in clear: the session is its choice where it asked to be dialled. The Noise
 //! prologue binds the version and the responder's node id, and IK itself binds the two static keys.
 //!
-//! Frames are read exactly, header first, so that no byte behind CONFIRM is taken from the stream.
+//! Frames are read exactly, header first, so that no byte behind CONFIRM or COMMIT is taken from the stream.
 //!
 //! # On the wire
 //!
-//! Numbers are big-endian. A frame is `version u8 = 2 | kind u8 | length u16 | body`, with a body of 1 to 178 bytes.
+//! Numbers are big-endian. A frame is `version u8 = 3 | kind u8 | length u16 | body`, with a body of 1 to 178 bytes.
 //!
 //! ```text
 //! 1 FIRST   114 bytes and those of a protocol: Noise IK 1 of { session 16 | purpose u8 | mode u8 | protocol }
@@ -35,12 +36,13 @@
 //! - `mode`: 0 encrypted, 1 plain, 2 encrypted and for a session; 4 more where AES-256-GCM is on offer. For purpose 0 the
 //!   protocol's name follows, up to 64 bytes, if there is one.
 //! - `status`: 0 ready, 1 the responder's user is asked, 2 refused. The detail is a refusal if it is 2, else the cipher
-//!   of all that follows and 0. The cipher is 0 ChaCha20-Poly1305, or 1 AES-256-GCM, which must have been on offer.
+//!   of all that follows and 0, or 1 where the status is 0 and the initiator may commit. The cipher is 0
+//!   ChaCha20-Poly1305, or 1 AES-256-GCM, which must have been on offer.
 //! - A refusal is `code u8 | detail u8`: 1 not accepted, 2 busy, 3 plain not allowed, 4 no such session, 5 version with
 //!   the one that is spoken as detail, 6 no search for strangers, 7 nothing inside for strangers with what was asked
 //!   for as detail (1 reverse, 2 punch, 3 relay), 8 no search in silence, 9 protocol not taken, 10 no sessions.
 //! - A control message: `1` APPROVED, `2 | session 16 (| session 16)` NOMINATE, `3 (| session 16)` CONFIRM,
-//!   `4 | refusal 2` REFUSE, `5` JOIN, `6` HERE, `7` BUSY.
+//!   `4 | refusal 2` REFUSE, `5` JOIN, `6` HERE, `7` BUSY, `8 | session 16 (| session 16)` COMMIT.
 
 mod frame;
 
@@ -58,8 +60,8 @@ use frame::{Framer, Kind};
 
 pub(crate) use frame::HEADER;
 
-/// The one version of hello and signalling that is spoken.
-pub(crate) const VERSION: u8 = 2;
+/// The one version of the hello that is spoken.
+pub(crate) const VERSION: u8 = 3;
 
 /// Bit of the mode's byte in FIRST, where the initiator offers AES-256-GCM. Plain pipes have none.
 const OFFERS_AES: u8 = 4;
@@ -84,7 +86,10 @@ pub(crate) struct Offer {
 /// Content of the responder's answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Status {
-    Ready,
+    /// `commit`: the initiator may say COMMIT in place of NOMINATE.
+    Ready {
+        commit: bool,
+    },
     /// The responder's user is being asked; `Control::Approved` or `Refuse` follows.
     Asking,
     Refused(Refusal),
@@ -98,6 +103,8 @@ pub(crate) enum Control {
     Approved,
     /// The sessions that this stream settles: one, or two that asked for each other.
     Nominate(SmallVec<[SessionId; 2]>),
+    /// The sessions that this stream has settled, which nobody confirms.
+    Commit(SmallVec<[SessionId; 2]>),
     /// The session's pipe is to move to this stream.
     Join,
     /// The pipe that follows is not served at once: its user has another one.
@@ -259,7 +266,7 @@ impl Hello {
             Suite::Aes256Gcm => 1,
         };
         let payload: [u8; 3] = match status {
-            Status::Ready => [0, cipher, 0],
+            Status::Ready { commit } => [0, cipher, commit.into()],
             Status::Asking => [1, cipher, 0],
             Status::Refused(why) => {
                 let [code, detail] = refusal_code(why);
@@ -319,7 +326,7 @@ impl State {
                 let [status, detail @ ..] =
                     <[u8; 3]>::try_from(&payload[..]).map_err(|_| HelloError::Malformed)?;
                 let (status, cipher) = match (status, detail) {
-                    (0, [cipher, 0]) => (Status::Ready, cipher),
+                    (0, [cipher, commit @ 0..=1]) => (Status::Ready { commit: commit == 1 }, cipher),
                     (1, [cipher, 0]) => (Status::Asking, cipher),
                     (2, refusal) => (Status::Refused(refusal_from(refusal)), 0),
                     _ => return Err(HelloError::Malformed),
@@ -353,8 +360,8 @@ impl Control {
         let mut plain = SmallVec::new();
         match self {
             Control::Approved => plain.push(1),
-            Control::Nominate(sessions) => {
-                plain.push(2);
+            Control::Nominate(sessions) | Control::Commit(sessions) => {
+                plain.push(if matches!(self, Control::Nominate(_)) { 2 } else { 8 });
                 sessions.iter().for_each(|s| plain.extend_from_slice(&s.0));
             }
             Control::Confirm(also) => {
@@ -387,6 +394,7 @@ pub(crate) fn parse_control(plain: &[u8]) -> Option<Control> {
         5 if rest.is_empty() => Some(Control::Join),
         6 if rest.is_empty() => Some(Control::Here),
         7 if rest.is_empty() => Some(Control::Busy),
+        8 => sessions().filter(|s| matches!(s.len(), 1..=2)).map(Control::Commit),
         _ => None,
     }
 }
@@ -491,6 +499,8 @@ mod tests {
         Ok(heard.expect("a whole frame"))
     }
 
+    const READY: Status = Status::Ready { commit: false };
+
     /// Returns the two ends after SECOND.
     fn open_pair(status: Status) -> (Hello, Hello) {
         open_pair_with(status, false, false)
@@ -515,8 +525,8 @@ mod tests {
 
     #[test]
     fn a_whole_hello_and_every_control_message() {
-        let statuses = [Status::Ready, Status::Asking, Status::Refused(Refusal::Version { ours: 3 })];
-        for status in statuses {
+        let refused = Status::Refused(Refusal::Version { ours: 4 });
+        for status in [READY, Status::Ready { commit: true }, Status::Asking, refused] {
             let (mut init, mut resp) = open_pair(status);
             let (one, two) = (SessionId([1; 16]), SessionId([2; 16]));
             let messages = [
@@ -526,6 +536,8 @@ mod tests {
                 Control::Busy,
                 Control::Nominate(SmallVec::from_slice(&[one])),
                 Control::Nominate(SmallVec::from_slice(&[one, two])),
+                Control::Commit(SmallVec::from_slice(&[one])),
+                Control::Commit(SmallVec::from_slice(&[one, two])),
                 Control::Confirm(None),
                 Control::Confirm(Some(two)),
                 Control::Refuse(Refusal::Busy),
@@ -595,9 +607,9 @@ mod tests {
         }
 
         let mut newer = first.to_vec();
-        newer[0] = 3;
+        newer[0] = 4;
         let err = Hello::respond(false).receive(&b, &newer, || [4; 32]).err();
-        assert_eq!(err, Some(HelloError::Version(3)));
+        assert_eq!(err, Some(HelloError::Version(4)));
 
         let (mut init, _) = Hello::initiate(&a, &b.node_id(), OFFER, false, [3; 32]).unwrap();
         let told = hear(&mut init, &a, &refuse_version()).err();
@@ -641,13 +653,13 @@ mod tests {
 
     #[test]
     fn frames_out_of_place_end_it() {
-        let (mut init, mut resp) = open_pair(Status::Ready);
+        let (mut init, mut resp) = open_pair(READY);
         let (_, first) = Hello::initiate(&key(1), &key(2).node_id(), OFFER, false, [3; 32]).unwrap();
         assert_eq!(hear(&mut resp, &key(2), &first).err(), Some(HelloError::Malformed));
         assert_eq!(resp.control(&Control::Approved).err(), Some(HelloError::Malformed), "dead");
         let mut forged = init.control(&Control::Approved).unwrap().to_vec();
         *forged.last_mut().unwrap() ^= 1;
-        let (_, mut resp) = open_pair(Status::Ready);
+        let (_, mut resp) = open_pair(READY);
         assert_eq!(hear(&mut resp, &key(2), &forged).err(), Some(HelloError::NotAuthentic));
     }
 
@@ -669,7 +681,7 @@ mod tests {
             (false, true, Suite::ChaCha20Poly1305),
             (false, false, Suite::ChaCha20Poly1305),
         ] {
-            for status in [Status::Ready, Status::Asking] {
+            for status in [READY, Status::Asking] {
                 let (mut init, mut resp) = open_pair_with(status, one, other);
                 assert_eq!(suite(&init, &resp), expected, "{one} {other}");
                 let frame = init.control(&Control::Here).unwrap();
@@ -717,7 +729,7 @@ mod tests {
         let answer_to = |first: &[u8]| {
             let mut resp = Hello::respond(true);
             assert!(matches!(hear(&mut resp, &b, first), Ok(Heard::First { .. })));
-            resp.answer(Status::Ready).unwrap()
+            resp.answer(READY).unwrap()
         };
         let second = answer_to(&first);
         for at in HEADER..second.len() {
@@ -735,7 +747,7 @@ mod tests {
             let heard = hear(&mut init, &a, &answer_to(&recorded)).err();
             assert_eq!(heard, Some(HelloError::NotAuthentic));
         }
-        assert!(matches!(hear(&mut init, &a, &second), Ok(Heard::Second(Status::Ready))));
+        assert!(matches!(hear(&mut init, &a, &second), Ok(Heard::Second(READY))));
     }
 
     #[test]
@@ -747,7 +759,9 @@ mod tests {
             (true, &[1, 1, 0], true),
             (true, &[0, 0, 0], true),
             (true, &[0, 2, 0], false),
-            (true, &[0, 1, 1], false),
+            (true, &[0, 1, 1], true),
+            (true, &[0, 1, 2], false),
+            (true, &[1, 1, 1], false),
             (true, &[3, 0, 0], false),
             (true, &[0, 1], false),
             (true, &[0, 1, 0, 0], false),
@@ -770,8 +784,8 @@ mod tests {
         let (accepted, _) = Hello::initiate(&b, &a.node_id(), OFFER, true, [6; 32]).unwrap();
         let mut accepted = accepted.yielding();
         assert!(matches!(hear(&mut accepted, &b, &first), Ok(Heard::First { .. })));
-        let second = accepted.answer(Status::Ready).unwrap();
-        assert!(matches!(hear(&mut dialled, &a, &second), Ok(Heard::Second(Status::Ready))));
+        let second = accepted.answer(READY).unwrap();
+        assert!(matches!(hear(&mut dialled, &a, &second), Ok(Heard::Second(READY))));
         assert_eq!(suite(&dialled, &accepted), Suite::Aes256Gcm);
     }
 }

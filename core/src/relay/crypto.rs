@@ -73,7 +73,7 @@ impl Identity {
         let callee = if side.is_client() { *peer } else { ours.node_id() };
         let mut prologue = [0; 60];
         prologue[..11].copy_from_slice(b"p2pd relay\0");
-        prologue[11] = crate::hello::VERSION;
+        prologue[11] = crate::signal::message::VERSION;
         prologue[12..28].copy_from_slice(session);
         prologue[28..].copy_from_slice(callee.as_bytes());
         let initial = noise::derive(&noise::shared_secret(ours, peer), &[&prologue]);

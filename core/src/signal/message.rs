@@ -17,7 +17,7 @@ use smallvec::SmallVec;
 use crate::address::PeerAddress;
 use crate::call::Refusal;
 use crate::failure::IoFailure;
-use crate::hello::{VERSION, refusal_code, refusal_from};
+use crate::hello::{refusal_code, refusal_from};
 use crate::pipe::{PipeMode, Terms};
 use crate::session::SessionId;
 use crate::signal::mappings::{Mappings, UdpMappings};
@@ -111,6 +111,8 @@ const DIALLED: u8 = 18;
 const CLOCK: u8 = 19;
 const REFUSED: u8 = 20;
 
+/// The one version of envelopes and relay streams that is spoken.
+pub(crate) const VERSION: u8 = 2;
 /// Version of a UDP_REQUEST.
 pub(crate) const UDP_VERSION: u8 = VERSION + 1;
 

@@ -22,10 +22,9 @@
 //! - the first bytes of keyed BLAKE2s-256 over `"p2pd mark\0" | reader's static key 32 | minute, i64 | ephemeral key 32`. Its
 //!   key is the X25519 exchange of both static keys.
 
-use crate::hello::VERSION;
 use crate::identity::{NodeId, SecretKey};
 use crate::noise;
-use crate::signal::message::{Message, MessageId, UDP_VERSION};
+use crate::signal::message::{Message, MessageId, UDP_VERSION, VERSION};
 use crate::time::WallTime;
 
 /// Most bytes of an envelope. The longest message, DIRECT with a full address, takes under 800.

@@ -5,13 +5,17 @@
 //! dialling end nominates. The nominator has at most one nomination out per session. The confirmer confirms the first
 //! nomination, so the ends cannot choose apart.
 //!
+//! A nominator that calls *commits* on a stream that it dialled, where the other end allows it: its first nomination for
+//! the session is final, and nobody confirms it. The other end allows it while it has no call of its own to this peer with
+//! these terms. One stream could then settle both calls, and a confirmation has to say so.
+//!
 //! When the two sides called `connect()` on each other, one stream settles the two sessions. The nominator names the
 //! two if it knows them, else the confirmer adds its own to the confirmation.
 //!
 //! A session whose pipe may move stays open when its relay has settled it. One more stream may then join the pipe: by
 //! JOIN in place of NOMINATE. So ends of which only one knows of a pipe cannot take a stream for two things.
 //!
-//! The reasons: ADR 6 in docs/src/adr.
+//! The reasons: ADRs 6 and 38 in docs/src/adr.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -61,6 +65,8 @@ struct Session {
     terms: Terms,
     /// The candidate nominated for it, not yet confirmed.
     nominated: Option<Candidate>,
+    /// True once one has been: the other end may have settled the session by it.
+    tried: bool,
     candidates: SmallVec<[Candidate; 2]>,
     /// The candidate that leaves the session open if it settles it.
     moves: Option<Candidate>,
@@ -75,6 +81,8 @@ struct Standing {
     key: Key,
     /// True if this end nominates on the candidate.
     nominator: bool,
+    /// True if the nominator may commit on it.
+    commits: bool,
 }
 
 /// Step to be carried out.
@@ -82,11 +90,13 @@ struct Standing {
 pub(crate) enum Decision {
     /// Sends NOMINATE with these sessions.
     Nominate { id: Candidate, sessions: SmallVec<[SessionId; 2]> },
+    /// Sends COMMIT with these sessions: the stream is the pipe, which nobody confirms.
+    Commit { id: Candidate, sessions: SmallVec<[SessionId; 2]>, settled: Settled },
     /// Sends JOIN: the session has its pipe, and this stream is to join it.
     Join { id: Candidate },
     /// Sends CONFIRM, then the stream is the pipe as `Settled` says.
     Confirm { id: Candidate, also: Option<SessionId>, settled: Settled },
-    /// The peer confirmed: the stream is the pipe.
+    /// The peer confirmed or committed: the stream is the pipe.
     Settle { id: Candidate, settled: Settled },
     /// Says that the session is over, and closes the stream.
     Refuse { id: Candidate },
@@ -97,6 +107,7 @@ impl Decision {
     pub(crate) fn candidate(&self) -> Candidate {
         match self {
             Decision::Nominate { id, .. }
+            | Decision::Commit { id, .. }
             | Decision::Join { id }
             | Decision::Confirm { id, .. }
             | Decision::Settle { id, .. }
@@ -150,6 +161,7 @@ impl Agreement {
                 peer,
                 terms,
                 nominated: None,
+                tried: false,
                 candidates: SmallVec::new(),
                 moves: None,
                 carried: false,
@@ -215,14 +227,28 @@ impl Agreement {
         }
     }
 
-    /// Adds a candidate: a stream of an open session, authenticated and approved at both ends.
-    pub(crate) fn candidate(&mut self, id: Candidate, key: Key, initiator: bool) -> Option<Decision> {
+    /// Returns true if a peer that dialled a stream of this session may commit on it: it calls, it nominates, and the stream
+    /// could settle no call of ours.
+    pub(crate) fn may_commit(&self, key: Key, peer: NodeId, terms: Terms) -> bool {
+        let merges = |(k, s): (Key, &Session)| k.1 == Requester::Us && s.terms == terms;
+        key.1 == Requester::Them && peer < self.ours && !self.of_peer(peer).any(merges)
+    }
+
+    /// Adds a candidate: a stream of an open session, authenticated and approved at both ends. `commits`: its responder
+    /// allowed its initiator to commit.
+    pub(crate) fn candidate(
+        &mut self,
+        id: Candidate,
+        key: Key,
+        initiator: bool,
+        commits: bool,
+    ) -> Option<Decision> {
         let Some(session) = self.sessions.get_mut(&key) else { return Some(Decision::Refuse { id }) };
         session.candidates.push(id);
         let peer = session.peer;
         let nominator = if peer == self.ours { initiator } else { self.ours < peer };
         self.arrivals += 1;
-        self.candidates.insert(id, Standing { order: self.arrivals, key, nominator });
+        self.candidates.insert(id, Standing { order: self.arrivals, key, nominator, commits });
         self.nominate(peer)
     }
 
@@ -238,6 +264,25 @@ impl Agreement {
 
     /// Takes in NOMINATE on a stream. `None`: it has no business to, the stream must be closed.
     pub(crate) fn nominated(&mut self, id: Candidate, named: &[SessionId]) -> Option<Decision> {
+        let (settled, also) = self.take_nomination(id, named)?;
+        Some(Decision::Confirm { id, also, settled })
+    }
+
+    /// Takes in COMMIT on a stream. `None`: it has no business to, the stream must be closed.
+    pub(crate) fn committed(&mut self, id: Candidate, named: &[SessionId]) -> Option<Decision> {
+        self.candidates.get(&id).filter(|c| c.commits)?;
+        // A call made since the peer was allowed to commit is settled too. The peer need not know: whatever it nominates for
+        // that call waits for our confirmation.
+        let (settled, _) = self.take_nomination(id, named)?;
+        Some(Decision::Settle { id, settled })
+    }
+
+    /// Settles what the nominator named. Returns that, and a session of ours among it that the nominator does not know of.
+    fn take_nomination(
+        &mut self,
+        id: Candidate,
+        named: &[SessionId],
+    ) -> Option<(Settled, Option<SessionId>)> {
         let candidate = self.candidates.get(&id).filter(|c| !c.nominator)?;
         let key = candidate.key;
         // Whoever nominates does not know of the pipe that there is, and means another one.
@@ -263,8 +308,7 @@ impl Agreement {
             k.0 != key.0 && key.1 == Requester::Us && !self.sessions.contains_key(k) && !self.is_over(*k)
         });
         unheard.into_iter().for_each(|k| self.end(k));
-        let settled = self.settle(id, keys);
-        Some(Decision::Confirm { id, also: also.map(|(id, _)| id), settled })
+        Some((self.settle(id, keys), also.map(|(id, _)| id)))
     }
 
     /// Takes in JOIN on a stream. `None`: it has no business to, the stream must be closed.
@@ -327,9 +371,15 @@ impl Agreement {
             sessions.push(partner.0);
             keys.push(partner);
         }
+        // After a nomination the other end may have a pipe, and would refuse another.
+        let first = keys.iter().all(|k| self.sessions.get(k).is_some_and(|s| !s.tried));
+        if first && self.candidates.get(&id).is_some_and(|c| c.commits) {
+            let settled = self.settle(id, keys);
+            return Some(Decision::Commit { id, sessions, settled });
+        }
         for key in keys {
             if let Some(session) = self.sessions.get_mut(&key) {
-                session.nominated = Some(id);
+                (session.nominated, session.tried) = (Some(id), true);
             }
         }
         Some(Decision::Nominate { id, sessions })

@@ -10,12 +10,12 @@ use super::{
 };
 use crate::call::{Refusal, Strategy};
 use crate::failure::IoFailure;
-use crate::hello::{VERSION, refusal_code};
+use crate::hello::refusal_code;
 use crate::nat::{Allocation, Behaviour, Filtering, Mapping};
 use crate::pipe::{PipeMode, ProtocolTag, Terms};
 use crate::session::SessionId;
 use crate::signal::mappings::{Mappings, UdpMappings};
-use crate::signal::message::{Body, Message, MessageId};
+use crate::signal::message::{Body, Message, MessageId, VERSION};
 use crate::signal::seal::{self, Content, MarkKey};
 use crate::time::WallTime;
 

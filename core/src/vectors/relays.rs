@@ -5,11 +5,12 @@ use core::time::Duration;
 use bytes::Bytes;
 
 use super::{Fields, SESSION, alice, bob, ephemeral, hex, lines, text};
-use crate::hello::{Control, VERSION};
+use crate::hello::Control;
 use crate::identity::{NodeId, SecretKey};
 use crate::noise;
 use crate::relay::{ReadOutcome, RelayConfig, RelayStream, StreamEvent};
 use crate::session::SessionId;
+use crate::signal::message::VERSION;
 use crate::time::Instant;
 
 /// Knocks by the page's formulas. `tests/knocks.rs` holds nodes to these.

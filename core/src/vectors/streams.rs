@@ -7,6 +7,7 @@ use smallvec::smallvec;
 use super::{Fields, OTHER_SESSION, SESSION, alice, bob, ephemeral, hex, lines, list, protocol, text};
 use crate::call::{Refusal, Strategy};
 use crate::hello::{Control, Heard, Hello, Offer, Purpose, Status, VERSION, refusal_code, refuse_version};
+use crate::identity::SecretKey;
 use crate::pipe::moving::{CarrierId, CarrierKind, Mover, MoverConfig};
 use crate::pipe::{Opened, PipeKeys, PipeMode, ProtocolTag, Terms};
 use crate::time::Instant;
@@ -26,7 +27,19 @@ fn hello(
     controls: &[(usize, Control)],
     data: &[(usize, &[u8])],
 ) -> Fields {
-    let keys = [alice(), bob()];
+    hello_between([alice(), bob()], name, offer, aes, status, controls, data)
+}
+
+/// Whole hello of the first of these nodes, which dials, with the second.
+fn hello_between(
+    keys: [SecretKey; 2],
+    name: &str,
+    offer: Offer,
+    aes: [bool; 2],
+    status: Status,
+    controls: &[(usize, Control)],
+    data: &[(usize, &[u8])],
+) -> Fields {
     let (init, first) = Hello::initiate(
         &keys[INITIATOR],
         &keys[RESPONDER].node_id(),
@@ -59,7 +72,7 @@ fn hello(
     };
     let cipher = u8::from(aes == [true; 2]);
     let (status, detail) = match status {
-        Status::Ready => (0, [cipher, 0]),
+        Status::Ready { commit } => (0, [cipher, commit.into()]),
         Status::Asking => (1, [cipher, 0]),
         Status::Refused(why) => (2, refusal_code(why)),
     };
@@ -115,12 +128,13 @@ pub(super) fn hellos() -> Vec<Fields> {
     let offer = |purpose, terms| Offer { session: SESSION, purpose, terms };
     let named = |mode| Terms::of(mode, ProtocolTag::new(b"chat/1"));
     let nominate = Control::Nominate(smallvec![SESSION]);
+    let ready = Status::Ready { commit: false };
     let mut out = vec![
         hello(
             "ready, and an encrypted pipe",
             offer(Purpose::Open, Terms::ENCRYPTED),
             CHACHA,
-            Status::Ready,
+            ready,
             &[(RESPONDER, nominate.clone()), (INITIATOR, Control::Confirm(None))],
             &[
                 (INITIATOR, b"hello"),
@@ -148,18 +162,27 @@ pub(super) fn hellos() -> Vec<Fields> {
             "dialled back, two sessions, a plain pipe",
             offer(Purpose::Answer, named(PipeMode::Plain)),
             CHACHA,
-            Status::Ready,
+            ready,
             &[
                 (RESPONDER, Control::Nominate(smallvec![SESSION, OTHER_SESSION])),
                 (INITIATOR, Control::Confirm(None)),
             ],
             &[],
         ),
+        hello_between(
+            [bob(), alice()],
+            "the initiator has the lower id and commits",
+            Offer { session: OTHER_SESSION, ..offer(Purpose::Open, Terms::ENCRYPTED) },
+            CHACHA,
+            Status::Ready { commit: true },
+            &[(INITIATOR, Control::Commit(smallvec![OTHER_SESSION]))],
+            &[(INITIATOR, b"hello"), (RESPONDER, b"ECHO ")],
+        ),
         hello(
             "a stream that joins a pipe",
             offer(Purpose::Open, Terms::ENCRYPTED),
             CHACHA,
-            Status::Ready,
+            ready,
             &[(RESPONDER, Control::Join), (INITIATOR, Control::Confirm(None))],
             &[],
         ),
@@ -189,7 +212,7 @@ pub(super) fn hellos() -> Vec<Fields> {
         ("AES-256-GCM, offered to one that has it not", [true, false]),
     ] {
         let controls = [(RESPONDER, nominate.clone()), (INITIATOR, confirmed.clone())];
-        out.push(hello(name, offer(Purpose::Open, Terms::ENCRYPTED), aes, Status::Ready, &controls, &said));
+        out.push(hello(name, offer(Purpose::Open, Terms::ENCRYPTED), aes, ready, &controls, &said));
     }
     out.push(vec![
         ("name", text("a refused version, in clear")),

@@ -66,6 +66,11 @@ impl World {
         self.streams.values().map(|half| half.arrived.len()).sum()
     }
 
+    /// Bytes that have come to this end of a stream, and that nobody has read.
+    pub fn arrived(&self, end: End) -> Vec<u8> {
+        self.streams.get(&end).map(|half| half.arrived.iter().copied().collect()).unwrap_or_default()
+    }
+
     /// The largest credit that a node has left on a stream.
     pub fn credit_left(&self) -> usize {
         self.streams.values().map(|half| half.credit).max().unwrap_or(0)

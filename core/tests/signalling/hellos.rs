@@ -36,7 +36,7 @@ fn a_peer_that_says_nothing_is_given_up_after_5_seconds() {
 
 #[test]
 fn a_peer_that_says_half_a_frame_is_given_up_too() {
-    for part in [vec![2, 2], vec![2, 2, 0, 51], vec![2, 2, 0, 51, 9, 9]] {
+    for part in [vec![3, 2], vec![3, 2, 0, 51], vec![3, 2, 0, 51, 9, 9]] {
         let (mut world, id) = call(1, Then::Say(part));
         world.run(6 * S);
         assert_eq!(world.failed(0, id).2, format!("{AT}: connected, but no hello came back"));
@@ -66,8 +66,10 @@ fn a_peer_that_stops_after_it_was_authenticated_is_told_apart() {
     world.open(|_| {});
     world.open(|_| {});
     world.run(S);
-    // The lower id nominates. A caller with the higher has its pipe by then, and the peer's silence on it.
+    // The lower id nominates. A caller with the higher has its pipe by then, and the peer's silence on it. One with the lower has
+    // it too, unless it has to be told that the peer is busy.
     let [from, to] = if world.id(0) < world.id(1) { [0, 1] } else { [1, 0] };
+    world.set_busy(to, true);
     let id = world.connect(from, &world.address(to), direct(30));
     world.run_until(S, |w| authenticated(&w.hosts[from]));
     world.hosts[to].frozen = true;
@@ -102,7 +104,7 @@ fn a_caller_that_stops_before_its_hello_is_given_up_after_5_seconds() {
         let mut world = World::new(8);
         world.open(|_| {});
         world.run(S);
-        let frame = [vec![2, 1, 0, 114], vec![0; 114]].concat();
+        let frame = [vec![3, 1, 0, 114], vec![0; 114]].concat();
         let hand = world.dial_by_hand(0, &frame[..say]);
         world.run(4 * S);
         assert!(!world.hands[hand].closed);

@@ -12,6 +12,7 @@ mod brokers;
 mod carriers;
 mod clocks;
 mod consent;
+mod first;
 mod glare;
 mod hellos;
 #[cfg(feature = "relay")]

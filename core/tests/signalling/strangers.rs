@@ -457,8 +457,8 @@ fn garbage_on_the_listener_costs_one_closed_stream() {
     world.run(S);
     let garbage = [
         b"GET / HTTP/1.1\r\n\r\n".to_vec(),
-        vec![2, 1, 255, 255],
-        [vec![2, 2, 0, 51], vec![0; 51]].concat(),
+        vec![3, 1, 255, 255],
+        [vec![3, 2, 0, 51], vec![0; 51]].concat(),
         vec![2; 4],
     ];
     for say in &garbage {
@@ -466,7 +466,7 @@ fn garbage_on_the_listener_costs_one_closed_stream() {
         world.run(S);
         assert!(world.hands[hand].closed, "{say:?}");
     }
-    let unknown = [vec![2, 1, 0, 114], vec![3; 114]].concat();
+    let unknown = [vec![3, 1, 0, 114], vec![3; 114]].concat();
     let hand = world.dial_by_hand(0, &unknown);
     world.run(S);
     assert!(world.hands[hand].closed && world.hands[hand].received.is_empty(), "not even a reason");

@@ -131,7 +131,7 @@ fn a_hello_of_another_version_is_refused_by_naming_ours() {
     let mut world = world();
     let hand = world.dial_by_hand(1, &[7, 1, 0, 114]);
     world.run(S);
-    assert_eq!(world.hands[hand].received, [2, 4, 0, 2, 5, 2]);
+    assert_eq!(world.hands[hand].received, [3, 4, 0, 2, 5, 3]);
     assert!(world.hands[hand].closed);
     assert_eq!(world.stats(1), only(|s| s.bad_hellos = 1));
 }
@@ -139,11 +139,11 @@ fn a_hello_of_another_version_is_refused_by_naming_ours() {
 #[test]
 fn what_a_peer_of_another_version_answers_is_told() {
     for (answer, detail) in [
-        (vec![7, 2, 0, 51], "the peer speaks protocol version 7, we speak 2"),
-        (vec![2, 4, 0, 2, 5, 9], "the peer refused: it speaks protocol version 9, not ours"),
-        (b"HTTP/1.1 400 Bad Request\r\n".to_vec(), "the peer speaks protocol version 72, we speak 2"),
-        (vec![2, 9, 0, 1, 0], "whoever answered does not speak our protocol"),
-        ([vec![2, 2, 0, 51], vec![0; 51]].concat(), "whoever answered is not the peer"),
+        (vec![7, 2, 0, 51], "the peer speaks protocol version 7, we speak 3"),
+        (vec![3, 4, 0, 2, 5, 9], "the peer refused: it speaks protocol version 9, not ours"),
+        (b"HTTP/1.1 400 Bad Request\r\n".to_vec(), "the peer speaks protocol version 72, we speak 3"),
+        (vec![3, 9, 0, 1, 0], "whoever answered does not speak our protocol"),
+        ([vec![3, 2, 0, 51], vec![0; 51]].concat(), "whoever answered is not the peer"),
     ] {
         let mut world = world();
         let at = "203.0.113.99:4000".parse().unwrap();

@@ -167,7 +167,7 @@ impl Sessions {
         }
         self.agreement.open(key, peer, terms);
         self.send_control(env.cx, sock, &Control::Approved);
-        self.become_candidate(env.cx, sock);
+        self.become_candidate(env.cx, sock, false);
     }
 
     /// Returns the number of accepted streams of a session, without `but`.
@@ -225,8 +225,10 @@ impl Sessions {
             Ok(_) if !self.takes_place(env, sock, key, peer, from) => Err(Refusal::Busy),
             verdict => verdict,
         };
+        // A caller that has to wait is to hear of it, which COMMIT leaves no room for.
+        let commit = !self.waits(key) && self.agreement.may_commit(key, peer, offer.terms);
         let status = match verdict {
-            Ok(true) => Status::Ready,
+            Ok(true) => Status::Ready { commit },
             Ok(false) => Status::Asking,
             Err(why) => Status::Refused(why),
         };
@@ -254,7 +256,7 @@ impl Sessions {
             self.agreement.open(key, peer, offer.terms);
         }
         env.stage(Some(key), strategy, Stage::Authenticated(remote));
-        self.become_candidate(env.cx, sock);
+        self.become_candidate(env.cx, sock, commit);
     }
 
     fn judge_first(
@@ -296,10 +298,10 @@ impl Sessions {
             {
                 self.refuse(env.cx, sock, Refusal::Busy);
             }
-            Status::Ready => {
+            Status::Ready { commit } => {
                 self.places.prove(Candidate::Stream(sock));
                 env.stage(key, strategy, Stage::Authenticated(remote));
-                self.become_candidate(env.cx, sock);
+                self.become_candidate(env.cx, sock, commit);
             }
             Status::Asking => {
                 self.places.prove(Candidate::Stream(sock));
@@ -317,13 +319,20 @@ impl Sessions {
         match (control, &stream.stage) {
             (Control::Here, HelloStage::Asking(_) | HelloStage::Candidate(_)) if !stream.initiator => {}
             (Control::Approved, HelloStage::Asking(_)) if stream.initiator => {
-                self.become_candidate(env.cx, sock)
+                self.become_candidate(env.cx, sock, false)
             }
             (Control::Refuse(why), _) => self.drop_stream(env.cx, sock, DialEnd::Refused(why)),
             (Control::Nominate(sessions), HelloStage::Candidate(_)) => {
                 match self.agreement.nominated(Candidate::Stream(sock), &sessions) {
                     Some(decision) => self.agree(env.cx, peer, Some(decision)),
                     None => self.refuse(env.cx, sock, Refusal::NoSuchSession),
+                }
+            }
+            (Control::Commit(sessions), HelloStage::Candidate(_)) => {
+                match self.agreement.committed(Candidate::Stream(sock), &sessions) {
+                    Some(decision) => self.agree(env.cx, peer, Some(decision)),
+                    // To its sender the stream is a pipe: a REFUSE would be read as bytes of ours.
+                    None => self.drop_stream(env.cx, sock, DialEnd::Refused(Refusal::NoSuchSession)),
                 }
             }
             (Control::Busy, HelloStage::Candidate(_)) => {
@@ -345,14 +354,15 @@ impl Sessions {
         }
     }
 
-    fn become_candidate(&mut self, cx: &mut Cx, sock: SockId) {
+    /// Adds a stream to the candidates. `commits`: its responder allowed its initiator to commit.
+    fn become_candidate(&mut self, cx: &mut Cx, sock: SockId, commits: bool) {
         let Some(stream) = self.streams.get(sock) else { return };
         let (Some((key, peer, _)), initiator) = (stream.session, stream.initiator) else { return };
         let remote = stream.remote.ip();
         self.news.push_back(SessionEvent::Met { peer, ip: remote });
         self.shift(sock, HelloStage::Candidate);
         cx.timers.set(Timer::Stream(sock), Some(cx.now + AGREE_WITHIN));
-        let decision = self.agreement.candidate(Candidate::Stream(sock), key, initiator);
+        let decision = self.agreement.candidate(Candidate::Stream(sock), key, initiator, commits);
         self.agree(cx, peer, decision);
     }
 

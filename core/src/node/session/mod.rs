@@ -316,7 +316,7 @@ impl Sessions {
         if moves {
             self.agreement.moves(key, candidate);
         }
-        let decision = self.agreement.candidate(candidate, key, key.1 == Requester::Us);
+        let decision = self.agreement.candidate(candidate, key, key.1 == Requester::Us, false);
         self.agree(cx, peer, decision);
     }
 
@@ -400,6 +400,10 @@ impl Sessions {
                 self.tell_busy(cx, sock);
                 self.send_control(cx, sock, &Control::Nominate(sessions));
             }
+            Decision::Commit { sessions, settled, .. } => {
+                self.send_control(cx, sock, &Control::Commit(sessions));
+                return self.won(cx, sock, settled);
+            }
             Decision::Join { .. } => self.send_control(cx, sock, &Control::Join),
             Decision::Confirm { also, settled, .. } => {
                 self.tell_busy(cx, sock);
@@ -424,10 +428,15 @@ impl Sessions {
         Done::ByOthers
     }
 
+    /// Returns true if the pipe of this session will have to wait for our user, who has another one.
+    fn waits(&self, key: Key) -> bool {
+        self.busy && key.1 == Requester::Them
+    }
+
     /// Tells a caller that its pipe will have to wait, if it will.
     fn tell_busy(&mut self, cx: &mut Cx, sock: SockId) {
         let session = self.streams.get(sock).and_then(|s| s.session);
-        if self.busy && session.is_some_and(|((_, side), ..)| side == Requester::Them) {
+        if session.is_some_and(|(key, ..)| self.waits(key)) {
             self.send_control(cx, sock, &Control::Busy);
         }
     }

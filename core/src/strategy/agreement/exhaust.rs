@@ -1,5 +1,6 @@
 //! Every interleaving of two nodes that agree on a stream, with up to four streams without order among each other. Each
-//! stream may break at any time and in each direction by itself. One node or each called, and each may give up.
+//! stream may break at any time and in each direction by itself. One node or each calls, at any time, and each may give
+//! up. A responder that may let the initiator commit may also not do so.
 //!
 //! The streams here do what `node/streams.rs` does with the decisions.
 
@@ -62,22 +63,29 @@ enum End {
 enum Msg {
     First = 1,
     Ready,
+    /// Ready, and the initiator may commit.
+    MayCommit,
     TooLate,
     /// Sessions to nominate: the stream's own, or each of the two.
     Nominate,
     NominateBoth,
+    Commit,
+    CommitBoth,
     Confirm,
     ConfirmAlso,
     Refuse,
     Closed,
 }
 
-const MSGS: [Msg; 9] = [
+const MSGS: [Msg; 12] = [
     Msg::First,
     Msg::Ready,
+    Msg::MayCommit,
     Msg::TooLate,
     Msg::Nominate,
     Msg::NominateBoth,
+    Msg::Commit,
+    Msg::CommitBoth,
     Msg::Confirm,
     Msg::ConfirmAlso,
     Msg::Refuse,
@@ -117,6 +125,11 @@ struct Stream {
 struct State {
     nodes: [u32; 2],
     streams: [Stream; STREAMS],
+    /// Sessions whose node has called, one bit for each.
+    called: u8,
+    /// Those among them that any stream could still answer when the node called: of the other node's session it had
+    /// neither settled nor nominated one.
+    early: u8,
     /// The other node has been asked to dial, one bit for each session.
     requested: u8,
     /// Sessions given up at each node.
@@ -137,15 +150,16 @@ impl core::hash::Hash for State {
     fn hash<H: Hasher>(&self, to: &mut H) {
         self.streams.iter().for_each(|s| s.hash(to));
         to.write_u64(u64::from(self.nodes[0]) << 32 | u64::from(self.nodes[1]));
-        to.write(&[self.requested, self.abandoned[0], self.abandoned[1]]);
+        to.write(&[self.called, self.early, self.requested, self.abandoned[0], self.abandoned[1]]);
     }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 enum Call {
     Open(Key),
-    Candidate(u8, Key, bool),
+    Candidate(u8, Key, bool, bool),
     Nominated(u8, bool, u8),
+    Committed(u8, bool, u8),
     Confirmed(u8, Option<u8>),
     Lost(u8),
     Abandon(Key),
@@ -157,6 +171,7 @@ enum Call {
 #[derive(Clone, Copy, Debug)]
 enum Decided {
     Nominate(u8, bool),
+    Commit(u8, bool, u8),
     Confirm(u8, bool, u8),
     Settle(u8, u8),
     Refuse(u8),
@@ -239,8 +254,9 @@ impl Machine {
                 a.open(key, self.peer, Terms::ENCRYPTED);
                 None
             }
-            Call::Candidate(s, key, initiator) => a.candidate(sock(s), key, initiator),
+            Call::Candidate(s, key, initiator, commits) => a.candidate(sock(s), key, initiator, commits),
             Call::Nominated(s, both, session) => a.nominated(sock(s), &named(session, both)),
+            Call::Committed(s, both, session) => a.committed(sock(s), &named(session, both)),
             Call::Confirmed(s, also) => a.confirmed(sock(s), also.map(|n| SESSIONS[usize::from(n)])),
             Call::Lost(s) => a.lost(sock(s)),
             Call::Abandon(key) => {
@@ -261,6 +277,9 @@ impl Machine {
         };
         let decided = decision.map(|d| match d {
             Decision::Nominate { id: sock, sessions } => Decided::Nominate(number(sock), sessions.len() == 2),
+            Decision::Commit { id: sock, sessions, settled } => {
+                Decided::Commit(number(sock), sessions.len() == 2, bits(&settled))
+            }
             Decision::Confirm { id: sock, also, settled } => {
                 Decided::Confirm(number(sock), also.is_some(), bits(&settled))
             }
@@ -286,10 +305,29 @@ impl Machine {
 /// An event.
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    Deliver { stream: usize, to: usize },
-    Break { stream: usize, to: usize },
-    Request { session: u8 },
-    Abandon { session: u8, at: usize },
+    Call {
+        session: u8,
+    },
+    Deliver {
+        stream: usize,
+        to: usize,
+    },
+    /// Delivers FIRST to a responder that does not let the initiator commit.
+    Withhold {
+        stream: usize,
+        to: usize,
+    },
+    Break {
+        stream: usize,
+        to: usize,
+    },
+    Request {
+        session: u8,
+    },
+    Abandon {
+        session: u8,
+        at: usize,
+    },
 }
 
 /// A run of the machines from one state.
@@ -360,6 +398,10 @@ impl Run<'_> {
                 Decided::Nominate(n, both) => {
                     self.send(at, n.into(), if both { Msg::NominateBoth } else { Msg::Nominate });
                 }
+                Decided::Commit(n, both, bits) => {
+                    self.send(at, n.into(), if both { Msg::CommitBoth } else { Msg::Commit });
+                    self.finish(at, n.into(), bits);
+                }
                 Decided::Confirm(n, also, bits) => {
                     self.send(at, n.into(), if also { Msg::ConfirmAlso } else { Msg::Confirm });
                     self.finish(at, n.into(), bits);
@@ -376,10 +418,13 @@ impl Run<'_> {
 
     fn finish(&mut self, at: usize, n: usize, bits: u8) {
         self.must(self.state.streams[n].ends[at] == End::Candidate, "a pipe out of nothing");
-        let others = (0..STREAMS).filter(|m| *m != n).map(|m| self.state.streams[m].settled);
-        let (here, there) = others.fold((0, 0), |(h, t), s| (h | s[at], t | s[1 - at]));
-        self.must(here & bits == 0, "two pipes for one session at one node");
-        self.must(there & bits == 0, "the ends kept different streams");
+        // A call of which the stream is none may have ended at the other node before, with one that broke.
+        let own = 1 << self.state.streams[n].session;
+        for (_, other) in self.state.streams.into_iter().enumerate().filter(|(m, _)| *m != n) {
+            self.must(other.settled[at] & bits == 0, "two pipes for one session at one node");
+            let counts = if other.broken { bits & own } else { bits };
+            self.must(other.settled[1 - at] & counts == 0, "the ends kept different streams");
+        }
         self.state.streams[n].ends[at] = End::Pipe;
         self.state.streams[n].settled[at] = bits;
         self.close_streams_of(at, bits);
@@ -404,6 +449,23 @@ impl Run<'_> {
 
     fn step(&mut self, step: Step) {
         match step {
+            Step::Call { session } => {
+                self.state.called |= 1 << session;
+                let at = usize::from(session);
+                let (key, theirs) = (self.key(session, at), self.key(1 - session, at));
+                let a = self.machine(at);
+                if !a.is_over(theirs) && a.sessions.get(&theirs).is_none_or(|s| s.nominated.is_none()) {
+                    self.state.early |= 1 << session;
+                }
+                self.call(at, Call::Open(key));
+                self.agree(at, None);
+                for n in 0..STREAMS {
+                    let Stream { session: of, initiator, .. } = self.state.streams[n];
+                    if (of, initiator) == (session, session) {
+                        self.send(at, n, Msg::First);
+                    }
+                }
+            }
             Step::Break { stream, to } => {
                 self.state.streams[stream].broken = true;
                 self.drop_stream(to, stream);
@@ -433,16 +495,16 @@ impl Run<'_> {
                 self.close_streams_of(at, 1 << session);
                 self.agree(at, None);
             }
-            Step::Deliver { stream: n, to } => {
+            Step::Deliver { stream: n, to } | Step::Withhold { stream: n, to } => {
                 let queue = &mut self.state.streams[n].incoming[to];
                 let Some(msg) = queue.first() else { return };
                 queue.0 >>= 4;
-                self.deliver(n, to, msg);
+                self.deliver(n, to, msg, matches!(step, Step::Deliver { .. }));
             }
         }
     }
 
-    fn deliver(&mut self, n: usize, at: usize, msg: Msg) {
+    fn deliver(&mut self, n: usize, at: usize, msg: Msg, allows: bool) {
         let stream = self.state.streams[n];
         let key = self.key(stream.session, at);
         match (stream.ends[at], msg) {
@@ -458,13 +520,23 @@ impl Run<'_> {
                     self.send(at, n, Msg::TooLate);
                     return self.close(at, n);
                 }
+                let commits = allows && a.may_commit(key, self.machines[at].peer, Terms::ENCRYPTED);
                 if key.1 == Requester::Them {
                     self.call(at, Call::Open(key));
                 }
-                self.send(at, n, Msg::Ready);
-                self.become_candidate(n, at, key);
+                self.send(at, n, if commits { Msg::MayCommit } else { Msg::Ready });
+                self.become_candidate(n, at, key, commits);
             }
-            (End::Hello, Msg::Ready) => self.become_candidate(n, at, key),
+            (End::Hello, Msg::Ready | Msg::MayCommit) => {
+                self.become_candidate(n, at, key, msg == Msg::MayCommit);
+            }
+            (End::Candidate, Msg::Commit | Msg::CommitBoth) => {
+                let both = msg == Msg::CommitBoth;
+                match self.call(at, Call::Committed(n as u8, both, stream.session)) {
+                    Some(decision) => self.agree(at, Some(decision)),
+                    None => self.drop_stream(at, n),
+                }
+            }
             (End::Candidate, Msg::Nominate | Msg::NominateBoth) => {
                 let both = msg == Msg::NominateBoth;
                 match self.call(at, Call::Nominated(n as u8, both, stream.session)) {
@@ -488,10 +560,10 @@ impl Run<'_> {
         }
     }
 
-    fn become_candidate(&mut self, n: usize, at: usize, key: Key) {
+    fn become_candidate(&mut self, n: usize, at: usize, key: Key, commits: bool) {
         self.state.streams[n].ends[at] = End::Candidate;
         let initiator = usize::from(self.state.streams[n].initiator) == at;
-        let decision = self.call(at, Call::Candidate(n as u8, key, initiator));
+        let decision = self.call(at, Call::Candidate(n as u8, key, initiator, commits));
         self.agree(at, decision);
     }
 
@@ -523,6 +595,8 @@ struct World {
     /// Ends that may find their stream broken.
     breaks: &'static [End],
     abandons: bool,
+    /// Responders may keep an initiator from committing.
+    withholds: bool,
 }
 
 impl World {
@@ -542,13 +616,23 @@ impl World {
                 if stream.incoming[to].0 != 0 {
                     steps.push(Step::Deliver { stream: n, to });
                 }
-                if self.breaks.contains(&stream.ends[to]) && stream.incoming[to].first() != Some(Msg::Closed)
+                if self.withholds && stream.incoming[to].first() == Some(Msg::First) {
+                    steps.push(Step::Withhold { stream: n, to });
+                }
+                let dialled = stream.session != UNUSED && state.called >> stream.session & 1 == 1;
+                if dialled
+                    && self.breaks.contains(&stream.ends[to])
+                    && stream.incoming[to].first() != Some(Msg::Closed)
                 {
                     steps.push(Step::Break { stream: n, to });
                 }
             }
         }
         for session in (0..2).filter(|s| self.callers >> s & 1 == 1) {
+            if state.called >> session & 1 == 0 {
+                steps.push(Step::Call { session });
+                continue;
+            }
             if state.requested >> session & 1 == 0 {
                 steps.push(Step::Request { session });
             }
@@ -577,11 +661,12 @@ impl World {
             return Some("a pipe with nobody at its other end");
         }
         let one_ended = streams.iter().any(|s| (s.settled[0] == 0) != (s.settled[1] == 0));
-        let survives = streams.iter().any(|s| !s.broken && s.session != UNUSED);
-        if state.abandoned == [0, 0] && !one_ended && survives {
+        let survives = |of: u8| streams.iter().any(|s| !s.broken && of >> s.session & 1 == 1);
+        if state.abandoned == [0, 0] && !one_ended {
             for at in 0..2 {
                 let settled = streams.iter().fold(0, |all, s| all | s.settled[at]);
-                if self.callers >> at & 1 == 1 && settled >> at & 1 == 0 {
+                let may_answer = if state.early >> at & 1 == 1 { 3 } else { 1 << at };
+                if self.callers >> at & 1 == 1 && settled >> at & 1 == 0 && survives(may_answer) {
                     return Some("a call without a pipe although a stream lived");
                 }
             }
@@ -603,17 +688,8 @@ fn explore(world: World, kinds: &[(u8, u8)], machines: &mut [Machine; 2], fresh:
     for (n, kind) in kinds.iter().enumerate() {
         all[n] = stream(*kind);
     }
-    let state = State { nodes: fresh, streams: all, requested: 0, abandoned: [0, 0] };
-    let mut run = Run { machines, state, wrong: None };
-    for caller in (0..2).filter(|c| world.callers >> c & 1 == 1) {
-        let key = run.key(caller, caller.into());
-        run.call(caller.into(), Call::Open(key));
-        for (n, kind) in kinds.iter().enumerate() {
-            if *kind == (caller, caller) {
-                run.send(caller.into(), n, Msg::First);
-            }
-        }
-    }
+    let state = State { nodes: fresh, streams: all, called: 0, early: 0, requested: 0, abandoned: [0, 0] };
+    let run = Run { machines, state, wrong: None };
     let (first, _) = run.canonical();
     let mut states = vec![first];
     let mut before: Vec<(usize, Option<Step>)> = vec![(0, None)];
@@ -623,7 +699,7 @@ fn explore(world: World, kinds: &[(u8, u8)], machines: &mut [Machine; 2], fresh:
     while n < states.len() {
         let state = states[n];
         let steps = world.steps(machines, &state);
-        let busy = |s: &Step| matches!(s, Step::Deliver { .. } | Step::Request { .. });
+        let busy = |s: &Step| matches!(s, Step::Call { .. } | Step::Deliver { .. } | Step::Request { .. });
         let rest = if steps.iter().any(busy) { None } else { world.at_rest(&state) };
         let mut wrong = rest.map(|why| (why, n, None));
         for step in steps {
@@ -686,8 +762,8 @@ const ANY: &[End] = &[End::Hello, End::Candidate];
 #[test]
 fn one_caller_and_every_interleaving_leave_both_ends_with_the_same_stream() {
     for callers in [1, 2] {
-        for (abandons, most) in [(false, 4), (true, 3)] {
-            let world = World { callers, breaks: ANY, abandons };
+        for (abandons, withholds, most) in [(false, false, 4), (false, true, 3), (true, true, 3)] {
+            let world = World { callers, breaks: ANY, abandons, withholds };
             let states = explore_all(world, most, (0, 1));
             println!("{world:?}, up to {most} streams: {states} states");
         }
@@ -697,8 +773,14 @@ fn one_caller_and_every_interleaving_leave_both_ends_with_the_same_stream() {
 #[test]
 fn two_callers_and_every_interleaving_leave_both_ends_with_the_same_stream() {
     // Before it is a candidate a stream that breaks differs little from none.
-    for (breaks, abandons, most) in [(&[End::Candidate][..], false, 4), (ANY, true, 2), (&[], true, 3)] {
-        let world = World { callers: 3, breaks, abandons };
+    let candidates = &[End::Candidate][..];
+    for (breaks, abandons, withholds, most) in [
+        (candidates, false, false, 4),
+        (candidates, false, true, 3),
+        (ANY, true, true, 2),
+        (&[], true, true, 3),
+    ] {
+        let world = World { callers: 3, breaks, abandons, withholds };
         let states: usize = std::thread::scope(|scope| {
             let parts = [0, 1].map(|part| scope.spawn(move || explore_all(world, most, (part, 2))));
             parts.into_iter().map(|part| part.join().unwrap()).sum()

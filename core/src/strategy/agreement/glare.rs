@@ -51,7 +51,7 @@ fn glare(seed: u64, streams: u64, breaks: bool, relays: u64) -> (u64, Vec<u64>) 
                 if n < relays {
                     node.moves(key, id);
                 }
-                decisions.extend(node.candidate(id, key, key.1 == Requester::Us));
+                decisions.extend(node.candidate(id, key, key.1 == Requester::Us, false));
             }
             Msg::Nominate(sessions) => match node.nominated(id, &sessions) {
                 Some(d) => decisions.push_back(d),
@@ -101,6 +101,7 @@ fn glare(seed: u64, streams: u64, breaks: bool, relays: u64) -> (u64, Vec<u64>) 
                     pipes[end].push((sock.number(), settled.sessions));
                 }
                 Decision::Refuse { id: sock } => close.push(sock.number()),
+                Decision::Commit { .. } => unreachable!("both called before any stream was there"),
             }
             let peer = if end == 0 { high } else { low };
             decisions.extend(nodes[end].nominate(peer));

@@ -17,6 +17,7 @@ fn breaking(seed: u64) -> BTreeMap<(u64, usize), Made> {
     enum Msg {
         Candidate,
         Nominate(SmallVec<[SessionId; 2]>),
+        Commit(SmallVec<[SessionId; 2]>),
         Join,
         Confirm,
         Closed,
@@ -57,9 +58,11 @@ fn breaking(seed: u64) -> BTreeMap<(u64, usize), Made> {
                 if n == 0 {
                     node.moves(key, id);
                 }
-                node.candidate(id, key, end == called)
+                // The end that dialled nominates then, and may commit on streams.
+                node.candidate(id, key, end == called, called == 0 && n > 0)
             }
             Msg::Nominate(sessions) => node.nominated(id, &sessions).or(Some(Decision::Refuse { id })),
+            Msg::Commit(sessions) => node.committed(id, &sessions).or(Some(Decision::Refuse { id })),
             Msg::Join => node.joined(id).or(Some(Decision::Refuse { id })),
             Msg::Confirm => node.confirmed(id, None).or(Some(Decision::Refuse { id })),
             Msg::Closed => node.lost(id),
@@ -81,6 +84,10 @@ fn breaking(seed: u64) -> BTreeMap<(u64, usize), Made> {
                 Decision::Nominate { sessions, .. } => {
                     tell(n, Msg::Nominate(sessions));
                     continue;
+                }
+                Decision::Commit { sessions, settled: how, .. } => {
+                    tell(n, Msg::Commit(sessions));
+                    settled(how, n)
                 }
                 Decision::Join { .. } => {
                     tell(n, Msg::Join);
@@ -139,8 +146,8 @@ fn who_does_not_know_of_the_pipe_cannot_have_a_stream_join_it_nor_take_one_for_a
         let mut b = Agreement::new(high);
         b.open(key, low, ENC);
         b.moves(key, sock(1));
-        let _ = b.candidate(sock(1), key, false);
-        let _ = b.candidate(sock(2), key, false);
+        let _ = b.candidate(sock(1), key, false, false);
+        let _ = b.candidate(sock(2), key, false, false);
         let Some(Decision::Confirm { settled, .. }) = b.nominated(sock(1), &[S1]) else { panic!() };
         assert_eq!((settled.kept, &settled.losers[..]), (Some(key), &[][..]));
         b
@@ -161,6 +168,6 @@ fn who_does_not_know_of_the_pipe_cannot_have_a_stream_join_it_nor_take_one_for_a
     // Nothing joins what has no pipe.
     let mut b = Agreement::new(high);
     b.open(key, low, ENC);
-    let _ = b.candidate(sock(2), key, false);
+    let _ = b.candidate(sock(2), key, false, false);
     assert_eq!(b.joined(sock(2)), None);
 }

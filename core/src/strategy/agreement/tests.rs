@@ -34,11 +34,11 @@ fn one_session_two_candidates_one_pipe() {
     let (mut a, mut b) = (Agreement::new(low), Agreement::new(high));
     a.open((S1, Requester::Us), high, ENC);
     b.open((S1, Requester::Them), low, ENC);
-    let first = a.candidate(sock(1), (S1, Requester::Us), true);
+    let first = a.candidate(sock(1), (S1, Requester::Us), true, false);
     assert_eq!(first, Some(Decision::Nominate { id: sock(1), sessions: smallvec![S1] }));
-    assert_eq!(a.candidate(sock(2), (S1, Requester::Us), true), None, "one nomination at a time");
-    assert_eq!(b.candidate(sock(21), (S1, Requester::Them), false), None, "the higher id waits");
-    assert_eq!(b.candidate(sock(22), (S1, Requester::Them), false), None);
+    assert_eq!(a.candidate(sock(2), (S1, Requester::Us), true, false), None, "one nomination at a time");
+    assert_eq!(b.candidate(sock(21), (S1, Requester::Them), false, false), None, "the higher id waits");
+    assert_eq!(b.candidate(sock(22), (S1, Requester::Them), false, false), None);
     let settled =
         Settled { sessions: smallvec![(S1, Requester::Them)], kept: None, losers: smallvec![sock(22)] };
     assert_eq!(b.nominated(sock(21), &[S1]), Some(Decision::Confirm { id: sock(21), also: None, settled }));
@@ -71,7 +71,7 @@ fn what_is_over_is_remembered_up_to_a_cap() {
     };
     for n in 0..2 * REMEMBERED as u32 {
         a.open(key(n), high, ENC);
-        let _ = a.candidate(sock(u64::from(n)), key(n), false);
+        let _ = a.candidate(sock(u64::from(n)), key(n), false, false);
         a.abandon(key(n));
         a.abandon(key(n));
     }
@@ -86,11 +86,11 @@ fn a_session_that_was_paired_with_an_abandoned_one_waits_again() {
     let mut a = Agreement::new(low);
     a.open((S1, Requester::Us), high, ENC);
     a.open((S2, Requester::Them), high, ENC);
-    let first = a.candidate(sock(1), (S1, Requester::Us), true);
+    let first = a.candidate(sock(1), (S1, Requester::Us), true, false);
     assert_eq!(first, Some(Decision::Nominate { id: sock(1), sessions: smallvec![S1, S2] }));
     a.abandon((S1, Requester::Us));
     consistent(&a);
-    let second = a.candidate(sock(2), (S2, Requester::Them), false);
+    let second = a.candidate(sock(2), (S2, Requester::Them), false, false);
     assert_eq!(second, Some(Decision::Nominate { id: sock(2), sessions: smallvec![S2] }));
 }
 
@@ -99,8 +99,8 @@ fn a_lost_nominee_is_replaced() {
     let (low, high) = ids();
     let mut a = Agreement::new(low);
     a.open((S1, Requester::Us), high, ENC);
-    let _ = a.candidate(sock(1), (S1, Requester::Us), true);
-    let _ = a.candidate(sock(2), (S1, Requester::Us), true);
+    let _ = a.candidate(sock(1), (S1, Requester::Us), true, false);
+    let _ = a.candidate(sock(2), (S1, Requester::Us), true, false);
     let next = a.lost(sock(1));
     assert_eq!(next, Some(Decision::Nominate { id: sock(2), sessions: smallvec![S1] }));
     assert_eq!(a.confirmed(sock(1), None), None);
@@ -112,8 +112,8 @@ fn oneself_is_nominated_by_the_dialling_end() {
     let mut a = Agreement::new(low);
     a.open((S1, Requester::Us), low, ENC);
     a.open((S1, Requester::Them), low, ENC);
-    assert_eq!(a.candidate(sock(2), (S1, Requester::Them), false), None);
-    let nominate = a.candidate(sock(1), (S1, Requester::Us), true);
+    assert_eq!(a.candidate(sock(2), (S1, Requester::Them), false, false), None);
+    let nominate = a.candidate(sock(1), (S1, Requester::Us), true, false);
     assert_eq!(nominate, Some(Decision::Nominate { id: sock(1), sessions: smallvec![S1] }));
     let Some(Decision::Confirm { settled, also: None, .. }) = a.nominated(sock(2), &[S1]) else {
         panic!("not confirmed")
@@ -128,7 +128,7 @@ fn pipes_of_different_modes_are_not_merged() {
     let mut b = Agreement::new(high);
     b.open((S2, Requester::Us), low, ENC);
     b.open((S1, Requester::Them), low, Terms::PLAIN);
-    let _ = b.candidate(sock(1), (S1, Requester::Them), false);
+    let _ = b.candidate(sock(1), (S1, Requester::Them), false, false);
     let Some(Decision::Confirm { also, settled, .. }) = b.nominated(sock(1), &[S1]) else { panic!() };
     assert_eq!((also, settled.sessions.len()), (None, 1));
     assert!(b.session((S2, Requester::Us)).is_some(), "the encrypted call goes on");

@@ -176,8 +176,10 @@ impl Relays {
                 self.finish(ctx, id, settled);
             }
             Decision::Settle { settled, .. } => self.finish(ctx, id, settled),
-            // Only streams join.
-            Decision::Join { .. } | Decision::Refuse { .. } => self.close_relay(ctx, id),
+            // Streams alone join or are committed to.
+            Decision::Join { .. } | Decision::Commit { .. } | Decision::Refuse { .. } => {
+                self.close_relay(ctx, id)
+            }
         }
     }
 
