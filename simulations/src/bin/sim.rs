@@ -177,6 +177,9 @@ enum Command {
         /// Gives the homes no TURN server, so that none can show another where it is.
         #[arg(long)]
         without_turn: bool,
+        /// Runs also the homes from which only ports 80 and 443 get out. Every node listens at 443, and asks its router for it.
+        #[arg(long = "peer-443")]
+        peer_443: bool,
         /// Draws from the extended census: five more classes of NAT, and pairs that meet over IPv6.
         #[arg(long)]
         extended: bool,
@@ -351,6 +354,7 @@ fn main() -> ExitCode {
             seed,
             ours,
             without_turn,
+            peer_443,
             extended,
             sensitivity,
             threads,
@@ -358,7 +362,7 @@ fn main() -> ExitCode {
             trace,
             ..
         } => {
-            let homes = census::Homes { extended, turn: !without_turn };
+            let homes = census::Homes { extended, turn: !without_turn, peer_443 };
             match one {
                 Some(seed) => census::one(seed, homes, trace),
                 None => census::all(seed, pairs, homes, ours, sensitivity, threads),

@@ -113,6 +113,10 @@ impl Nat {
         if self.blocks(&packet) {
             return one(Verdict::Drop("udp is blocked"));
         }
+        if self.spec.narrow && !(packet.proto() == Some(Proto::Tcp) && matches!(packet.dst.port(), 80 | 443))
+        {
+            return one(Verdict::Drop("only ports 80 and 443 get out"));
+        }
         if self.spec.translate && self.external.contains(&packet.dst.ip()) {
             return self.hairpin(now, packet);
         }

@@ -149,6 +149,27 @@ pub fn bound(a: &Chain, b: &Chain, budget: Budget) -> Bound {
     met(a, b, budget).better(dialled(a, budget)).better(dialled(b, budget))
 }
 
+/// Predicts whether two hosts can meet of which one or both get out by TCP to ports 80 and 443 only. Each listens at port
+/// 443; `opens`: its own router opens ports on request. So one of them has port 443 outside, opened or kept, and where
+/// both are so confined, both have.
+pub fn at_443(chains: [&Chain; 2], opens: [bool; 2]) -> bool {
+    let narrow = chains.map(|chain| chain.0.iter().any(|nat| nat.narrow));
+    let kept = chains.map(|chain| chain.0.iter().all(keeps_well_known));
+    // A router opens a port of the address that the internet sees if no other NAT is in front of it.
+    let open = [0, 1].map(|n| opens[n] && matches!(chains[n].0.as_slice(), [nat] if nat.pool <= 1));
+    match narrow {
+        [true, true] => kept == [true; 2],
+        [true, false] => open[1] || kept[1],
+        [false, true] => open[0] || kept[0],
+        [false, false] => false,
+    }
+}
+
+/// Returns true if port 443 inside is port 443 outside, for some destination at least.
+fn keeps_well_known(nat: &NatSpec) -> bool {
+    !nat.translate || (matches!(nat.alloc, Alloc::Preserve(_)) && nat.range == NatSpec::LINUX.range)
+}
+
 /// This end is dialled from any port.
 fn dialled(to: End, budget: Budget) -> Bound {
     match to.filtering {
@@ -328,6 +349,28 @@ mod tests {
         );
         let pool = of("linux,alloc=random,pool=4,paired=no", "apdm.apdf.seq");
         about(pool, 32.0);
+    }
+
+    #[test]
+    fn whoever_gets_out_to_port_443_only_meets_those_who_have_it() {
+        let met = |a: &str, b: &str, opens: [bool; 2]| {
+            let [x, y] = [a, b].map(|text| text.parse::<Chain>().unwrap());
+            let there = at_443([&x, &y], opens);
+            assert_eq!(there, at_443([&y, &x], [opens[1], opens[0]]), "{a} {b}");
+            there
+        };
+        let narrow = "linux,narrow=yes";
+        for peer in ["open", "linux", "linux+linux", "eim.eif.keep", "firewall", "linux,narrow=yes"] {
+            assert!(met(narrow, peer, [false; 2]), "{peer}");
+        }
+        for peer in ["eim.apdf.rand", "apdm.apdf.seq", "linux,range=35000-65535"] {
+            assert!(!met(narrow, peer, [false; 2]) && met(narrow, peer, [false, true]), "{peer}");
+        }
+        assert!(
+            !met(narrow, "linux+eim.apdf.rand", [false, true]),
+            "the port is opened at an inside address"
+        );
+        assert!(!met(narrow, "eim.apdf.rand", [true, false]), "the other one's is of no use");
     }
 
     #[test]

@@ -7,6 +7,9 @@
 //!
 //! The extended census has five more classes, of NATs that other kinds of punches find easier or harder than any of the
 //! eleven, and pairs that meet over IPv6.
+//!
+//! Homes of class K reach nobody, or those who can be had at port 443. For that each node listens at 443, and asks for
+//! 443 outside where its own router opens ports, as home routers are taken to do and carriers' NATs not.
 
 use std::time::Duration;
 
@@ -16,7 +19,8 @@ use super::pair::{Ending, Pair, Relaying, run};
 use crate::engine::{Domain, Keyed, MICRO, Nanos};
 use crate::nat::{Alloc, Chain, Clash, Dependence, Hairpin, NatSpec, OnRst, Scope, Timers};
 use crate::nat::{Tracking, Unique, Unsolicited};
-use crate::oracle::{Budget, bound};
+use crate::oracle::{Budget, at_443, bound};
+use crate::service::router::RouterSpec;
 use Dependence::{Address as Ad, AddressAndPort as Apd, Endpoint as Ei};
 
 /// A class of homes.
@@ -156,6 +160,15 @@ pub struct Home {
     pub chain: Chain,
 }
 
+impl Home {
+    /// Returns the server for port mappings on the home's own router. Carriers' NATs have none.
+    pub fn router(&self) -> Option<RouterSpec> {
+        use Class::{A, B, D, E, F, L, P};
+        let own = self.chain.0.len() == 2 || matches!(self.class, A | B | D | E | F | L | P);
+        own.then_some(RouterSpec::HONEST)
+    }
+}
+
 /// A pair of homes and the way between them.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Drawn {
@@ -171,6 +184,8 @@ pub struct Drawn {
     pub loss_ppm: u32,
     /// True if both know a TURN server, by which each shows the other where it is.
     pub turn: bool,
+    /// True if homes of class K are run, against nodes that have port 443 where they can.
+    pub peer_443: bool,
 }
 
 const CONE: NatSpec = NatSpec {
@@ -230,7 +245,7 @@ pub fn draw_from(census: &Census, seed: u64) -> Drawn {
     let one_way = round_trip / 2;
     let signal = one_way * (100 + below(2, 1, 151)) / 100;
     let loss_ppm = [0, 10_000, 30_000][below(2, 2, 3) as usize];
-    Drawn { seed, homes: [home(0), home(1)], one_way, signal, loss_ppm, turn: true }
+    Drawn { seed, homes: [home(0), home(1)], one_way, signal, loss_ppm, turn: true, peer_443: false }
 }
 
 fn nat(class: Class, below: impl Fn(u64, u64) -> u64) -> NatSpec {
@@ -238,7 +253,8 @@ fn nat(class: Class, below: impl Fn(u64, u64) -> u64) -> NatSpec {
     let counted = |scope| Alloc::Sequential { step: 1 + below(0, 2) as i16, scope };
     match class {
         // Half of the port-preserving routers are Linux, which is symmetric in theory and a cone in practice.
-        Class::A | Class::K => [NatSpec::LINUX, CONE][below(0, 2) as usize],
+        Class::A => [NatSpec::LINUX, CONE][below(0, 2) as usize],
+        Class::K => NatSpec { narrow: true, ..[NatSpec::LINUX, CONE][below(0, 2) as usize] },
         Class::B => CONE.alloc([counted(Scope::Global), Alloc::Random][below(1, 2) as usize]),
         Class::C => {
             CONE.with(Ei, Ei).alloc([kept, counted(Scope::Global), Alloc::Random][below(1, 3) as usize])
@@ -306,6 +322,11 @@ impl Drawn {
         let mut pair = Pair::new(self.seed, [0, 1].map(|n| self.homes[n].chain.clone()));
         pair.known = true;
         pair.strategies = vec![Strategy::Punch];
+        if self.group() == Group::Closed {
+            pair.strategies = vec![Strategy::Direct, Strategy::Reverse, Strategy::Punch];
+            pair.routers = self.homes.each_ref().map(Home::router);
+            pair.port = 443;
+        }
         pair.relay = self.turn.then(Relaying::default);
         pair.timeout = Duration::from_secs(60);
         for link in &mut pair.links {
@@ -319,14 +340,23 @@ impl Drawn {
     pub fn bound(&self) -> f64 {
         let [a, b] = &self.homes;
         match self.group() {
+            Group::Closed if self.peer_443 => {
+                let opens = self.homes.each_ref().map(|home| home.router().is_some());
+                if at_443([&a.chain, &b.chain], opens) { 1.0 } else { 0.0 }
+            }
             Group::Closed => 0.0,
             _ => bound(&a.chain, &b.chain, Budget::CORE).probability,
         }
     }
 
-    /// Returns the outcome of p2pd's nodes; `None` for a home that TCP cannot leave, which no punch can join.
+    /// Returns true if a home's TCP cannot leave, so that no punch joins the pair.
+    pub fn is_lost(&self) -> bool {
+        self.group() == Group::Closed && !self.peer_443
+    }
+
+    /// Returns the outcome of p2pd's nodes; `None` for a pair that is lost beforehand.
     pub fn ours(&self) -> Option<Ending> {
-        (self.group() != Group::Closed).then(|| run(&self.pair()))
+        (!self.is_lost()).then(|| run(&self.pair()))
     }
 }
 

@@ -141,6 +141,8 @@ pub struct Pair {
     pub calls: u32,
     /// The nodes measure also how their NATs treat a dial to themselves.
     pub hairpin: bool,
+    /// Port of the nodes' listeners, and the external one that they ask routers for; 0 for any.
+    pub port: u16,
     /// Keeps a trace.
     pub trace: bool,
 }
@@ -173,6 +175,7 @@ impl Pair {
             again: false,
             calls: 1,
             hairpin: false,
+            port: 0,
             trace: false,
         }
     }
@@ -189,6 +192,8 @@ pub struct Ending {
     pub rungs: Vec<Nanos>,
     /// Probability of a connection that each of these stated, in thousandths, if it did.
     pub stated: Vec<Option<u32>>,
+    /// SYNs of both hosts from the call to its end, repeats included.
+    pub syns: u64,
     /// The first report of each node on its NATs.
     pub nats: [Option<NatReport>; 2],
     /// Reason of a failure, for a person.
@@ -301,6 +306,11 @@ fn heal(run: &mut Run) {
     }
 }
 
+/// Returns true for a home from which TCP to ports 80 and 443 alone gets out, so that its node's servers are at 443.
+fn is_narrow(chain: &Chain) -> bool {
+    chain.0.iter().any(|nat| nat.narrow)
+}
+
 pub(super) fn build(pair: &Pair) -> Run {
     let mut world: World<Program> = World::new(pair.seed);
     if pair.trace {
@@ -311,7 +321,9 @@ pub(super) fn build(pair: &Pair) -> Run {
         true => Box::new(RealStun::new(STUN, pair.stun)),
         false => Box::new(crate::service::StunServer::new(STUN, pair.stun)),
     };
-    let server = |service| Program::Server(ServerProgram::new(service));
+    let narrow = pair.chains.each_ref().map(is_narrow);
+    let also = narrow.contains(&true);
+    let server = |service| Program::Server(ServerProgram::new(service).also_at_443(also));
     let host = world.add_host(internet, STUN[0], LinkSpec::with_delay(5 * MILLI), server(stun));
     let mut servers = vec![host];
     world.add_address(host, internet, STUN[1], LinkSpec::with_delay(5 * MILLI));
@@ -329,7 +341,7 @@ pub(super) fn build(pair: &Pair) -> Run {
         let rng = Keyed::new(pair.seed);
         let key = |n: u64| SecretKey::from_bytes(rng.bytes(Domain::Node, n));
         let mut config = Config::new(key(n as u64));
-        config.hairpin = pair.hairpin;
+        (config.hairpin, config.port, config.external_port) = (pair.hairpin, pair.port, pair.port);
         config.portmap = pair.asks_router(n);
         let other = key(1 - n as u64).node_id();
         let named = pair.flood.as_ref().map(|f| f.named);
@@ -338,11 +350,12 @@ pub(super) fn build(pair: &Pair) -> Run {
         } else if named == Some(Named::Approved) {
             config.accept = Accept::Ask;
         }
-        config.stun = STUN.iter().map(|ip| StunServer { host: ip.to_string().into(), port: 3478 }).collect();
+        let [stun, mqtt, turn] = if narrow[n] { [443; 3] } else { [3478, 1883, 3478] };
+        config.stun = STUN.iter().map(|ip| StunServer { host: ip.to_string().into(), port: stun }).collect();
         config.brokers = (0..pair.brokers.len())
-            .map(|n| BrokerConfig::new(n as u16, &broker_address(n).to_string(), 1883))
+            .map(|n| BrokerConfig::new(n as u16, &broker_address(n).to_string(), mqtt))
             .collect();
-        config.turn = pair.relay.iter().map(Relaying::configured).collect();
+        config.turn = pair.relay.iter().map(|relay| relay.configured(turn)).collect();
         let seed = rng.bytes(Domain::Node, 100 + n as u64);
         let node = match Node::new(config, seed, pair.clocks[n].instant(0)) {
             Ok(node) => node,
@@ -369,7 +382,7 @@ pub(super) fn build(pair: &Pair) -> Run {
             world.add_host_at(&mut site, program(1))
         }
     };
-    let turn = pair.relay.map(|relay| relay.add_server(&mut world));
+    let turn = pair.relay.map(|relay| relay.add_server(&mut world, also));
     servers.extend(turn);
     homes.add_second(&mut world, pair, [listener, caller]);
     servers.extend(homes.servers());
@@ -464,6 +477,7 @@ fn end(mut run: Run, pair: &Pair, first: Call, again: Option<Result<Strategy, St
         took: first.took,
         rungs: first.rungs,
         stated: first.stated,
+        syns: first.syns,
         nats,
         why: first.why,
         again,

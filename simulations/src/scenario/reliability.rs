@@ -66,7 +66,7 @@ pub fn pair(case: &Case, seed: u64) -> Drawn {
     let kept = Home { class: Class::A, chain: Chain(vec![NatSpec::LINUX]) };
     let homes = if seed.is_multiple_of(2) { [kept, random] } else { [random, kept] };
     let one_way = 30 * MILLI;
-    Drawn { seed, homes, one_way, signal: one_way, loss_ppm: case.loss_ppm, turn: true }
+    Drawn { seed, homes, one_way, signal: one_way, loss_ppm: case.loss_ppm, turn: true, peer_443: false }
 }
 
 /// Returns true if the first search hit; `None` if there was none.

@@ -167,6 +167,8 @@ const TIMEOUT: u64 = 1 << 40;
 #[derive(Debug)]
 pub struct ServerProgram {
     service: Box<dyn Service>,
+    /// True if it listens at port 443 too, which narrow networks let out.
+    at_443: bool,
     udp: BTreeMap<u16, Sock>,
     conns: BTreeMap<ConnId, Sock>,
     by_sock: BTreeMap<Sock, ConnId>,
@@ -182,6 +184,7 @@ impl ServerProgram {
     pub fn new(service: Box<dyn Service>) -> ServerProgram {
         ServerProgram {
             service,
+            at_443: false,
             udp: BTreeMap::new(),
             conns: BTreeMap::new(),
             by_sock: BTreeMap::new(),
@@ -190,6 +193,12 @@ impl ServerProgram {
             laters: 0,
             armed: None,
         }
+    }
+
+    /// Has the server listen at TCP port 443 too, as it does at its own ports.
+    pub fn also_at_443(mut self, also: bool) -> ServerProgram {
+        self.at_443 = also;
+        self
     }
 
     /// Returns the number of things that the server holds for clients and they have to give back.
@@ -308,7 +317,7 @@ impl App for ServerProgram {
                         self.udp.insert(*port, sock);
                     }
                 }
-                for port in self.service.tcp_ports() {
+                for port in self.service.tcp_ports().iter().chain(self.at_443.then_some(&443)) {
                     // Free on a host of its own.
                     let _ = cx.host.listen(([0, 0, 0, 0], *port).into(), 1024, SockOpts::default());
                 }

@@ -56,6 +56,8 @@ pub struct Homes {
     pub extended: bool,
     /// Gives the homes a TURN server.
     pub turn: bool,
+    /// Runs homes of class K, against nodes that have port 443 where they can.
+    pub peer_443: bool,
 }
 
 impl Homes {
@@ -64,7 +66,7 @@ impl Homes {
     }
 
     fn draw(self, seed: u64) -> Drawn {
-        Drawn { turn: self.turn, ..draw_from(self.census(), seed) }
+        Drawn { turn: self.turn, peer_443: self.peer_443, ..draw_from(self.census(), seed) }
     }
 }
 
@@ -77,7 +79,7 @@ pub fn one(seed: u64, homes: Homes, trace: bool) -> bool {
     }
     let mut pair = drawn.pair();
     pair.trace = trace;
-    if drawn.group() == Group::Closed {
+    if drawn.is_lost() {
         println!("ours                   not run: TCP leaves for ports 80 and 443 only");
         return true;
     }
@@ -95,6 +97,7 @@ struct Outcome {
     rivals: [bool; Rival::ALL.len()],
     joined: bool,
     took: Nanos,
+    syns: u64,
     why: String,
     violations: Vec<String>,
 }
@@ -106,11 +109,11 @@ pub fn all(first: u64, pairs: u64, homes: Homes, ours_only: bool, sensitivity: b
     let outcomes = in_threads(&seeds, threads, |seed| {
         let drawn = homes.draw(*seed);
         let rivals = Rival::ALL.map(|rival| !ours_only && joins(rival, &drawn));
-        let (joined, took, why, violations) = match drawn.ours() {
-            Some(e) => (e.strategy.is_some(), e.took, e.why, e.violations),
-            None => (false, 0, String::new(), Vec::new()),
+        let (joined, took, syns, why, violations) = match drawn.ours() {
+            Some(e) => (e.strategy.is_some(), e.took, e.syns, e.why, e.violations),
+            None => (false, 0, 0, String::new(), Vec::new()),
         };
-        Outcome { drawn, rivals, joined, took, why, violations }
+        Outcome { drawn, rivals, joined, took, syns, why, violations }
     });
     println!("{pairs} pairs from seed {first}, per cent joined by punching alone, 95 % intervals (Wilson)");
     let row = |joined: &dyn Fn(&Outcome) -> bool| {
@@ -170,6 +173,15 @@ fn times(outcomes: &[Outcome]) {
     };
     Group::ALL.iter().for_each(|group| print(group.name(), &|o| o.drawn.group() == *group));
     print("all", &|_| true);
+    let mut syns: Vec<u64> = joined().map(|o| o.syns).collect();
+    syns.sort_unstable();
+    if let (Some(middle), Some(late), Some(most)) =
+        (syns.get(syns.len() / 2), syns.get(syns.len() * 19 / 20), syns.last())
+    {
+        println!(
+            "SYNs of both hosts in a connect, repeats included: {middle} (median), {late} (95 %), {most} at most"
+        );
+    }
     let mut slow: BTreeMap<(Class, Class), usize> = BTreeMap::new();
     joined().filter(|o| o.took > SLOW).for_each(|o| *slow.entry(o.drawn.classes()).or_default() += 1);
     let mut slow: Vec<_> = slow.into_iter().collect();
@@ -184,7 +196,7 @@ fn lost(outcomes: &[Outcome]) {
     for outcome in outcomes {
         let (count, bound, lost) = lost.entry(outcome.drawn.classes()).or_default();
         (*count, *bound) = (*count + 1, *bound + outcome.drawn.bound());
-        if !outcome.joined && outcome.drawn.group() != Group::Closed {
+        if !outcome.joined && !outcome.drawn.is_lost() {
             lost.push(outcome);
         }
     }
