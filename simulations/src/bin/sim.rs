@@ -25,6 +25,7 @@ use p2pd_simulations::nat::{Chain, LAB, PRESETS};
 use p2pd_simulations::oracle::{Verdict, every_strategy, punch};
 use p2pd_simulations::scenario::crowd::Crowd;
 use p2pd_simulations::scenario::pair::{Pair, Place, run};
+use p2pd_simulations::scenario::plan::By;
 use p2pd_simulations::scenario::raw::{Attempt, attempt};
 use p2pd_simulations::scenario::swarm::{With, draw, draw_without, judge, shrink};
 use serde_json::json;
@@ -183,6 +184,12 @@ enum Command {
         /// Draws from the extended census: five more classes of NAT, and pairs that meet over IPv6.
         #[arg(long)]
         extended: bool,
+        /// Lays over the homes that some spoil TCP or UDP, and compares p2pd over either and over both.
+        #[arg(long)]
+        spoilt: bool,
+        /// Runs one plan only: punch, tcp, udp or both.
+        #[arg(long)]
+        by: Option<By>,
         /// Prints what becomes of the result where a class has half, or one and a half times, as many homes.
         #[arg(long)]
         sensitivity: bool,
@@ -355,6 +362,8 @@ fn main() -> ExitCode {
             ours,
             without_turn,
             peer_443,
+            spoilt,
+            by,
             extended,
             sensitivity,
             threads,
@@ -362,7 +371,7 @@ fn main() -> ExitCode {
             trace,
             ..
         } => {
-            let homes = census::Homes { extended, turn: !without_turn, peer_443 };
+            let homes = census::Homes { extended, spoilt, by, turn: !without_turn, peer_443 };
             match one {
                 Some(seed) => census::one(seed, homes, trace),
                 None => census::all(seed, pairs, homes, ours, sensitivity, threads),

@@ -10,7 +10,7 @@ mod stun;
 mod turn;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use bytes::Bytes;
 use p2pd_core::{CloseHow, SockOpts};
@@ -312,14 +312,17 @@ impl App for ServerProgram {
     fn wake(&mut self, cx: &mut Cx<'_>, token: u64) {
         match token {
             0 => {
+                let six = cx.host.addresses().first().is_some_and(IpAddr::is_ipv6);
+                let any: IpAddr =
+                    if six { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
                 for port in self.service.udp_ports() {
-                    if let Ok(sock) = cx.host.bind_udp(([0, 0, 0, 0], *port).into(), SockOpts::default()) {
+                    if let Ok(sock) = cx.host.bind_udp((any, *port).into(), SockOpts::default()) {
                         self.udp.insert(*port, sock);
                     }
                 }
                 for port in self.service.tcp_ports().iter().chain(self.at_443.then_some(&443)) {
                     // Free on a host of its own.
-                    let _ = cx.host.listen(([0, 0, 0, 0], *port).into(), 1024, SockOpts::default());
+                    let _ = cx.host.listen((any, *port).into(), 1024, SockOpts::default());
                 }
                 self.arm(cx);
             }
