@@ -76,7 +76,7 @@ fn whoever_has_port_443_is_met_from_where_nothing_else_gets_out() {
         tried += 1;
         met += u32::from(can);
     }
-    assert_eq!((tried, met), (29, 25));
+    assert_eq!((tried, met), (32, 31));
 }
 
 #[test]
@@ -93,5 +93,5 @@ fn over_tcp_and_udp_more_homes_meet_than_over_either() {
     };
     let iroh = all.iter().filter(|drawn| joins(Rival::Iroh, drawn)).count();
     let [both, tcp, udp] = [By::Both, By::Tcp, By::Udp].map(joined);
-    assert_eq!((both, tcp, udp, iroh), (0, 0, 0, 0));
+    assert_eq!((both, tcp, udp, iroh), (141, 133, 131, 102));
 }
