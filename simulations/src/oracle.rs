@@ -3,7 +3,7 @@
 
 mod bound;
 
-pub use bound::{Bound, Budget, bound};
+pub use bound::{Bound, Budget, at_443, bound, bound_udp};
 
 use crate::nat::{Alloc, Caps, Chain, Dependence, NatSpec, Unsolicited};
 use crate::service::router::RouterSpec;

@@ -11,6 +11,7 @@ use p2pd_simulations::nat::{BLOCK, Chain};
 use p2pd_simulations::net::LinkSpec;
 use p2pd_simulations::oracle::{Budget, bound};
 use p2pd_simulations::scenario::grid::{cells, least_time, sample, try_cell};
+use p2pd_simulations::scenario::plan::By;
 use p2pd_simulations::world::{App, Cx, HostId, Site, SiteSpec, World};
 
 /// The pairs that are tried, of 46,656.
@@ -19,7 +20,7 @@ const PAIRS: usize = 120;
 #[test]
 fn of_pairs_that_must_be_joined_none_is_missed() {
     let all = sample(cells(None), PAIRS, 1);
-    let tried: Vec<_> = all.into_iter().map(|cell| try_cell(cell, Budget::CORE, 0..1)).collect();
+    let tried: Vec<_> = all.into_iter().map(|cell| try_cell(cell, By::Punch, Budget::CORE, 0..1)).collect();
     let wrong: Vec<&String> = tried.iter().flat_map(|t| &t.violations).collect();
     assert!(wrong.is_empty(), "{wrong:?}");
     let missed: Vec<_> = tried.iter().filter(|t| t.is_missed()).filter_map(|t| t.cell()).collect();
@@ -32,7 +33,7 @@ fn of_pairs_that_must_be_joined_none_is_missed() {
 fn a_spray_that_is_refused_takes_new_ports_first() {
     let pair = ["eim.apdf.keep.rst", "apdm.apdf.rand.drop"].map(|text| text.parse().unwrap());
     let [cell] = cells(Some(&pair))[..] else { panic!("one pair") };
-    let tried = try_cell(cell, Budget::CORE, 0..40);
+    let tried = try_cell(cell, By::Punch, Budget::CORE, 0..40);
     assert_eq!((tried.joined, tried.violations), (40, vec![]));
     assert!(tried.took / 40 <= least_time(tried.bound), "{} ns", tried.took / 40);
 }

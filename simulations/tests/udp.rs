@@ -88,6 +88,33 @@ fn where_udp_is_blocked_tcp_takes_as_long_as_without_it() {
 }
 
 #[test]
+fn homes_that_police_udp_are_met_as_any_others_and_what_is_sent_arrives() {
+    for seed in 0..5 {
+        let pair = pair(seed, homes(|nat| (nat.udp_rate, nat.simultaneous_open) = (1_000_000, false)));
+        let free = run(&Pair { chains: homes(|nat| nat.simultaneous_open = false), ..pair.clone() });
+        let ending = run(&pair);
+        assert_eq!(ending.strategy, Some(Strategy::Udp), "{}", ending.why);
+        assert_eq!(ending.took, free.took, "what opens a pipe is less than a policer lets through at once");
+        assert!(ending.violations.is_empty(), "{:?}", ending.violations);
+    }
+}
+
+#[test]
+fn two_firewalls_on_ipv6_are_punched_by_udp() {
+    for [a, b] in [["firewall", "firewall"], ["firewall/rst", "firewall,sim-open=no"], ["open", "firewall"]] {
+        for seed in 0..5 {
+            let mut pair = pair(seed, [a, b].map(|name| name.parse().unwrap()));
+            (pair.six, pair.strategies) = (true, vec![Strategy::Udp]);
+            let ending = run(&pair);
+            assert_eq!(ending.strategy, Some(Strategy::Udp), "{a} {b}: {}", ending.why);
+            assert!(ending.took < 500 * MILLI, "{a} {b}: {}", ending.took / MILLI);
+            assert!(ending.address.contains("2a10:"), "{}", ending.address);
+            assert!(ending.violations.is_empty(), "{a} {b}: {:?}", ending.violations);
+        }
+    }
+}
+
+#[test]
 fn where_both_are_spoilt_the_relay_comes_as_soon_as_without_udp() {
     for seed in 0..5 {
         let mut pair = pair(seed, homes(|nat| (nat.simultaneous_open, nat.udp_passes) = (false, false)));

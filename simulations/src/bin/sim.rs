@@ -25,6 +25,7 @@ use p2pd_simulations::nat::{Chain, LAB, PRESETS};
 use p2pd_simulations::oracle::{Verdict, every_strategy, punch};
 use p2pd_simulations::scenario::crowd::Crowd;
 use p2pd_simulations::scenario::pair::{Pair, Place, run};
+use p2pd_simulations::scenario::plan::By;
 use p2pd_simulations::scenario::raw::{Attempt, attempt};
 use p2pd_simulations::scenario::swarm::{With, draw, draw_without, judge, shrink};
 use serde_json::json;
@@ -177,9 +178,18 @@ enum Command {
         /// Gives the homes no TURN server, so that none can show another where it is.
         #[arg(long)]
         without_turn: bool,
+        /// Runs also the homes from which only ports 80 and 443 get out. Every node listens at 443, and asks its router for it.
+        #[arg(long = "peer-443")]
+        peer_443: bool,
         /// Draws from the extended census: five more classes of NAT, and pairs that meet over IPv6.
         #[arg(long)]
         extended: bool,
+        /// Lays over the homes that some spoil TCP or UDP, and compares p2pd over either and over both.
+        #[arg(long)]
+        spoilt: bool,
+        /// Runs one plan only: punch, tcp, udp or both.
+        #[arg(long)]
+        by: Option<By>,
         /// Prints what becomes of the result where a class has half, or one and a half times, as many homes.
         #[arg(long)]
         sensitivity: bool,
@@ -351,6 +361,9 @@ fn main() -> ExitCode {
             seed,
             ours,
             without_turn,
+            peer_443,
+            spoilt,
+            by,
             extended,
             sensitivity,
             threads,
@@ -358,7 +371,7 @@ fn main() -> ExitCode {
             trace,
             ..
         } => {
-            let homes = census::Homes { extended, turn: !without_turn };
+            let homes = census::Homes { extended, spoilt, by, turn: !without_turn, peer_443 };
             match one {
                 Some(seed) => census::one(seed, homes, trace),
                 None => census::all(seed, pairs, homes, ours, sensitivity, threads),

@@ -148,7 +148,8 @@ impl Host {
     pub fn interfaces(&self) -> Vec<Interface> {
         let of = |ip: &IpAddr| {
             let (index, gateway) = self.cards.get(ip).copied()?;
-            Some(Interface { default_route: true, gateway, ..Interface::new(index, *ip, 24) })
+            let prefix = if ip.is_ipv4() { 24 } else { 64 };
+            Some(Interface { default_route: true, gateway, ..Interface::new(index, *ip, prefix) })
         };
         self.addresses.iter().filter_map(of).collect()
     }

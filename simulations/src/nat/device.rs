@@ -10,14 +10,19 @@ use super::ports::Ports;
 use super::table::{Mapping, MappingKey, Session, Table, key_of};
 use super::track::{Step, Track};
 use super::{Dependence, Hairpin, NatSpec, OnRst, Tracking, Unique, Unsolicited};
-use crate::engine::{Domain, Keyed, Nanos, SECOND};
+use crate::engine::{Domain, Keyed, MILLI, Nanos, SECOND};
 use crate::host::IcmpBudget;
-use crate::net::{Body, IcmpKind, Packet, Proto};
+use crate::net::{Body, Bottleneck, IcmpKind, Packet, Proto};
 
 /// Waiting time of an unsolicited SYN before its answer (RFC 5382 REQ-4).
 const DELAYED: Nanos = 6 * SECOND;
 /// The table is swept after so many new sessions.
 const SWEEP_EVERY: u32 = 4096;
+
+/// What a policer of UDP lets through at once, as time at its rate.
+const BURST: Nanos = 100 * MILLI;
+/// Bytes of the headers of UDP and IPv4.
+const UDP_HEADERS: usize = 28;
 
 /// A side of the device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,6 +64,8 @@ pub(crate) struct Nat {
     /// Ports that hosts inside had opened.
     forwards: Forwards,
     icmp_budget: IcmpBudget,
+    /// What polices UDP on its way out and in, if anything does.
+    policers: [Bottleneck; 2],
 }
 
 impl Nat {
@@ -75,6 +82,7 @@ impl Nat {
             dmz: None,
             forwards: Forwards::default(),
             icmp_budget: IcmpBudget::default(),
+            policers: [Bottleneck::policer(u64::from(spec.udp_rate), BURST); 2],
         }
     }
 
@@ -110,8 +118,12 @@ impl Nat {
     }
 
     pub(crate) fn leave(&mut self, now: Nanos, packet: Box<Packet>) -> Verdicts {
-        if self.blocks(&packet) {
-            return one(Verdict::Drop("udp is blocked"));
+        if let Some(why) = self.blocks(now, &packet, Side::Inside) {
+            return one(Verdict::Drop(why));
+        }
+        if self.spec.narrow && !(packet.proto() == Some(Proto::Tcp) && matches!(packet.dst.port(), 80 | 443))
+        {
+            return one(Verdict::Drop("only ports 80 and 443 get out"));
         }
         if self.spec.translate && self.external.contains(&packet.dst.ip()) {
             return self.hairpin(now, packet);
@@ -144,13 +156,20 @@ impl Nat {
         }
     }
 
-    fn blocks(&self, packet: &Packet) -> bool {
-        !self.spec.udp_passes && packet.proto() == Some(Proto::Udp)
+    /// Returns the reason why a packet from this side is dropped for what it carries, if it is.
+    fn blocks(&mut self, now: Nanos, packet: &Packet, from: Side) -> Option<&'static str> {
+        let Body::Udp(data) = &packet.body else { return None };
+        if !self.spec.udp_passes {
+            return Some("udp is blocked");
+        }
+        let policer = &mut self.policers[usize::from(from == Side::Outside)];
+        let passes = self.spec.udp_rate == 0 || policer.pass(now, data.len() + UDP_HEADERS).is_some();
+        (!passes).then_some("udp is policed")
     }
 
     pub(crate) fn enter(&mut self, now: Nanos, packet: Box<Packet>) -> Verdicts {
-        if self.blocks(&packet) {
-            return one(Verdict::Drop("udp is blocked"));
+        if let Some(why) = self.blocks(now, &packet, Side::Outside) {
+            return one(Verdict::Drop(why));
         }
         match self.inward(now, packet) {
             Continue(packet) => one(Verdict::Out(Side::Inside, packet)),

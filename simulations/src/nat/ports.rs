@@ -73,7 +73,9 @@ impl Ports {
         let port = i64::from(inside.1);
         match spec.alloc {
             Alloc::Preserve(clash) => {
-                if (low..=high).contains(&port) && free(inside.1) {
+                // RFC 4787 REQ-3 has such a port stay among the lowest; Linux keeps it.
+                let well_known = spec.range == NatSpec::LINUX.range && port < low;
+                if ((low..=high).contains(&port) || well_known) && free(inside.1) {
                     return Some(inside.1);
                 }
                 match clash {
@@ -203,7 +205,8 @@ mod tests {
     fn each_allocation_does_what_it_says() {
         let spec = |alloc| NatSpec::LINUX.alloc(alloc);
         let preserve = spec(Alloc::Preserve(Clash::Random));
-        assert_eq!(ports(&preserve, &[5000, 5001]), [5000, 5001]);
+        assert_eq!(ports(&preserve, &[5000, 443]), [5000, 443]);
+        assert_ne!(ports(&NatSpec { range: (1025, 65_535), ..preserve }, &[443]), [443]);
         let mut machine = Ports::new(1, Keyed::new(1));
         assert_ne!(machine.take(&preserve, 0, inside(5000), |p| p != 5000), Some(5000));
         let next = spec(Alloc::Preserve(Clash::Next));

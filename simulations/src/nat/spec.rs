@@ -245,6 +245,10 @@ pub struct NatSpec {
     pub dmz: bool,
     /// True if UDP passes. Otherwise it is dropped in both directions.
     pub udp_passes: bool,
+    /// Bits of UDP a second that pass in each direction; 0 for any. What is more is dropped.
+    pub udp_rate: u32,
+    /// True if nothing leaves but TCP to ports 80 and 443.
+    pub narrow: bool,
     /// True if each RST that the NAT itself sends takes a port, as where nft counts ports by `numgen`.
     pub refusal_takes_port: bool,
 }
@@ -272,6 +276,8 @@ impl NatSpec {
         background: 0,
         dmz: false,
         udp_passes: true,
+        udp_rate: 0,
+        narrow: false,
         refusal_takes_port: false,
     };
 

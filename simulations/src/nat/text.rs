@@ -180,6 +180,8 @@ impl NatSpec {
             "background" => self.background = number(value)?,
             "dmz" => self.dmz = pick(&FLAGS, value)?,
             "udp" => self.udp_passes = pick(&FLAGS, value)?,
+            "udp-rate" => self.udp_rate = number(value)?,
+            "narrow" => self.narrow = pick(&FLAGS, value)?,
             "refusal-takes-port" => self.refusal_takes_port = pick(&FLAGS, value)?,
             _ => return Err(SpecError::Field(field.into())),
         }
@@ -270,6 +272,8 @@ fn fields(s: &NatSpec) -> Vec<(&'static str, String)> {
         ("background", s.background.to_string()),
         ("dmz", flag(s.dmz)),
         ("udp", flag(s.udp_passes)),
+        ("udp-rate", s.udp_rate.to_string()),
+        ("narrow", flag(s.narrow)),
         ("refusal-takes-port", flag(s.refusal_takes_port)),
     ]
 }

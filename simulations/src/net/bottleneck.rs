@@ -1,4 +1,4 @@
-//! The narrowest place of a way: a rate, and a queue before it.
+//! The narrowest place of a way: a rate, and a queue before it or none.
 
 use crate::engine::{Nanos, SECOND};
 
@@ -9,6 +9,8 @@ pub struct Bottleneck {
     pub rate: u64,
     /// Longest time of a packet in the queue.
     pub queue: Nanos,
+    /// True if packets do not wait: what would have to wait for longer than `queue` is lost, and all else passes at once.
+    pub polices: bool,
     /// Time at which the packets queued now will be through.
     free_at: Nanos,
 }
@@ -16,7 +18,12 @@ pub struct Bottleneck {
 impl Bottleneck {
     /// An empty one.
     pub const fn new(rate: u64, queue: Nanos) -> Self {
-        Bottleneck { rate, queue, free_at: 0 }
+        Bottleneck { rate, queue, polices: false, free_at: 0 }
+    }
+
+    /// A policer, which lets so much through at once as takes `burst` at the rate.
+    pub const fn policer(rate: u64, burst: Nanos) -> Self {
+        Bottleneck { polices: true, ..Bottleneck::new(rate, burst) }
     }
 
     /// Returns the time at which a packet of `bytes` bytes that comes at `now` is through; `None` if it is lost.
@@ -26,7 +33,7 @@ impl Bottleneck {
             return None;
         }
         self.free_at = begin + bytes as u64 * 8 * SECOND / self.rate;
-        Some(self.free_at)
+        Some(if self.polices { now } else { self.free_at })
     }
 }
 
@@ -46,5 +53,9 @@ mod tests {
         );
         assert_eq!(narrow.pass(2 * MILLI, 1_000), Some(6 * MILLI));
         assert_eq!(narrow.pass(60 * MILLI, 500), Some(60 * MILLI + MILLI / 2));
+        let mut policer = Bottleneck::policer(8_000_000, 3 * MILLI);
+        let through: Vec<_> = (0..6).map(|_| policer.pass(MILLI, 1_000)).collect();
+        assert_eq!(through, [Some(MILLI), Some(MILLI), Some(MILLI), Some(MILLI), None, None]);
+        assert_eq!(policer.pass(2 * MILLI, 1_000), Some(2 * MILLI));
     }
 }

@@ -20,6 +20,9 @@
 //! (Linux forgets an unanswered session at a RST) the two SYNs have to cross on their way, which dials repeated without
 //! a constant pause do within a few tries (`facts.rs`, ADR 13). A listener on the dialling port takes the SYN that comes
 //! after the refusal. So refusals cost time, and no probability.
+//!
+//! **UDP** has the same three ways, by the NATs' behaviour for UDP, with probes in place of SYNs and sockets in place of dials.
+//! A probe that crosses another one is like any other. A NAT that lets no UDP through leaves none of the ways.
 
 use crate::nat::{Alloc, Chain, Dependence, NatSpec, Tracking, Unique};
 
@@ -35,6 +38,8 @@ pub struct Budget {
 impl Budget {
     /// The limits that core has by its rules of manners: 8,192 dials for one peer in two minutes, 1,024 half-open.
     pub const CORE: Budget = Budget { dials: 8_192, held: 1_024 };
+    /// The same over UDP: 2,048 probes of one attempt, 1,024 sockets.
+    pub const CORE_UDP: Budget = Budget { dials: 2_048, held: 1_024 };
 }
 
 /// The most that a punch can reach.
@@ -67,6 +72,12 @@ impl Bound {
         Bound { probability: 1.0, dials: 0 }
     }
 
+    /// Returns the bound of two ways that are gone at the same time, and succeed independently of each other.
+    pub fn or(self, other: Bound) -> Bound {
+        let both = 1.0 - (1.0 - self.probability) * (1.0 - other.probability);
+        Bound { probability: both, ..self.better(other) }
+    }
+
     fn better(self, other: Bound) -> Bound {
         let (ours, theirs) = (self.probability, other.probability);
         let wins = other.probability > self.probability + 1e-9
@@ -89,17 +100,24 @@ struct End {
 
 impl End {
     fn of(chain: &Chain) -> End {
+        let mut end = End::by(chain, |nat| (nat.mapping, nat.filtering));
+        end.deaf = chain.0.iter().any(|nat| !nat.simultaneous_open);
+        end
+    }
+
+    /// Returns the end whose NATs have this mapping and filtering behaviour.
+    fn by(chain: &Chain, behaviour: impl Fn(&NatSpec) -> (Dependence, Dependence)) -> End {
         let mut end = End { filtering: Dependence::Endpoint, range: 1, shared: true, deaf: false };
         let mut mapping = Dependence::Endpoint;
         // The host's own NAT comes first, so that each translates what the one before made of the port.
         for nat in &chain.0 {
-            end.filtering = end.filtering.max(nat.filtering);
-            end.deaf |= !nat.simultaneous_open;
+            let (maps, filters) = behaviour(nat);
+            end.filtering = end.filtering.max(filters);
             if !nat.translate {
                 continue;
             }
             // Inside ends that differ by destination have mappings that do too, whatever this NAT's own behaviour.
-            mapping = mapping.max(nat.mapping);
+            mapping = mapping.max(maps);
             end.range = match nat.alloc {
                 _ if mapping == Dependence::Endpoint => 1,
                 // Follows the inside port: as well known as that.
@@ -114,7 +132,7 @@ impl End {
                 // Which address of a pool a mapping gets is as unknown as a port, unless one look tells it for all.
                 end.range = end.range.saturating_mul(if nat.paired { 1 } else { u32::from(nat.pool.max(1)) });
             }
-            end.shared &= nat.mapping != Dependence::AddressAndPort || keeps_always(nat);
+            end.shared &= maps != Dependence::AddressAndPort || keeps_always(nat, filters);
         }
         end
     }
@@ -131,13 +149,11 @@ fn ports(nat: &NatSpec) -> u32 {
 
 /// Returns true if a NAT with another mapping for each destination gives all of them the inside port, or one that follows
 /// from it.
-fn keeps_always(nat: &NatSpec) -> bool {
+fn keeps_always(nat: &NatSpec, filtering: Dependence) -> bool {
     let by_flow = match nat.unique {
         Unique::Shared => true,
         // As on Linux, where each session is its own mapping.
-        Unique::FiveTuple => {
-            nat.tracking == Tracking::Conntrack && nat.filtering == Dependence::AddressAndPort
-        }
+        Unique::FiveTuple => nat.tracking == Tracking::Conntrack && filtering == Dependence::AddressAndPort,
         Unique::Port => false,
     };
     by_flow && matches!(nat.alloc, Alloc::Preserve(_) | Alloc::Offset(_))
@@ -145,8 +161,41 @@ fn keeps_always(nat: &NatSpec) -> bool {
 
 /// Returns the most that a punch between hosts behind these chains can reach.
 pub fn bound(a: &Chain, b: &Chain, budget: Budget) -> Bound {
-    let (a, b) = (End::of(a), End::of(b));
+    between(End::of(a), End::of(b), budget)
+}
+
+/// The same of a punch over UDP.
+pub fn bound_udp(a: &Chain, b: &Chain, budget: Budget) -> Bound {
+    if a.0.iter().chain(&b.0).any(|nat| !nat.udp_passes || nat.narrow) {
+        return Bound { probability: 0.0, dials: 0 };
+    }
+    let [a, b] = [a, b].map(|chain| End::by(chain, |nat| nat.udp));
+    between(a, b, budget)
+}
+
+fn between(a: End, b: End, budget: Budget) -> Bound {
     met(a, b, budget).better(dialled(a, budget)).better(dialled(b, budget))
+}
+
+/// Predicts whether two hosts can meet of which one or both get out by TCP to ports 80 and 443 only. Each listens at port
+/// 443; `opens`: its own router opens ports on request. So one of them has port 443 outside, opened or kept, and where
+/// both are so confined, both have.
+pub fn at_443(chains: [&Chain; 2], opens: [bool; 2]) -> bool {
+    let narrow = chains.map(|chain| chain.0.iter().any(|nat| nat.narrow));
+    let kept = chains.map(|chain| chain.0.iter().all(keeps_well_known));
+    // A router opens a port of the address that the internet sees if no other NAT is in front of it.
+    let open = [0, 1].map(|n| opens[n] && matches!(chains[n].0.as_slice(), [nat] if nat.pool <= 1));
+    match narrow {
+        [true, true] => kept == [true; 2],
+        [true, false] => open[1] || kept[1],
+        [false, true] => open[0] || kept[0],
+        [false, false] => false,
+    }
+}
+
+/// Returns true if port 443 inside is port 443 outside, for some destination at least.
+fn keeps_well_known(nat: &NatSpec) -> bool {
+    !nat.translate || (matches!(nat.alloc, Alloc::Preserve(_)) && nat.range == NatSpec::LINUX.range)
 }
 
 /// This end is dialled from any port.
@@ -328,6 +377,50 @@ mod tests {
         );
         let pool = of("linux,alloc=random,pool=4,paired=no", "apdm.apdf.seq");
         about(pool, 32.0);
+    }
+
+    #[test]
+    fn whoever_gets_out_to_port_443_only_meets_those_who_have_it() {
+        let met = |a: &str, b: &str, opens: [bool; 2]| {
+            let [x, y] = [a, b].map(|text| text.parse::<Chain>().unwrap());
+            let there = at_443([&x, &y], opens);
+            assert_eq!(there, at_443([&y, &x], [opens[1], opens[0]]), "{a} {b}");
+            there
+        };
+        let narrow = "linux,narrow=yes";
+        for peer in ["open", "linux", "linux+linux", "eim.eif.keep", "firewall", "linux,narrow=yes"] {
+            assert!(met(narrow, peer, [false; 2]), "{peer}");
+        }
+        for peer in ["eim.apdf.rand", "apdm.apdf.seq", "linux,range=35000-65535"] {
+            assert!(!met(narrow, peer, [false; 2]) && met(narrow, peer, [false, true]), "{peer}");
+        }
+        assert!(
+            !met(narrow, "linux+eim.apdf.rand", [false, true]),
+            "the port is opened at an inside address"
+        );
+        assert!(!met(narrow, "eim.apdf.rand", [true, false]), "the other one's is of no use");
+    }
+
+    #[test]
+    fn over_udp_syns_do_not_matter_and_blocks_do() {
+        let udp = |a: &str, b: &str| {
+            let [x, y] = [a, b].map(|text| text.parse::<Chain>().unwrap());
+            let (there, back) = [(&x, &y), (&y, &x)].map(|(a, b)| bound_udp(a, b, Budget::CORE_UDP)).into();
+            assert_eq!(there, back, "{a} {b}");
+            there
+        };
+        assert_eq!(udp("linux,sim-open=no", "linux/rst,sim-open=no"), Bound::known());
+        assert_eq!(udp("linux,udp=no", "open").probability, 0.0);
+        assert_eq!(udp("open", "linux,narrow=yes").probability, 0.0);
+        // Its own behaviour for UDP: one mapping there, a random port for each destination over TCP.
+        let two_faced = "linux,alloc=random,udp-map=ei,udp-filter=apd";
+        assert_eq!(udp(two_faced, two_faced), Bound::known());
+        assert!(of(two_faced, two_faced).is_out_of_reach());
+        // 2,048 probes against 1,024 sockets. In blocks of 4,096 each end goes through half, and half of those wait at a time.
+        assert!(udp("linux", "linux,alloc=random").must());
+        about(udp("linux,alloc=block4096", "linux,alloc=block4096"), 187.5);
+        let [one, other] = [0.5, 0.2].map(|probability| Bound { probability, dials: 8 });
+        assert_eq!(one.or(other).probability, 0.6);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use p2pd_core::nat::{Allocation, Filtering, Mapping, NatReport, Rule};
 
 use super::grid;
 use super::pair::{Ending, run};
+use super::plan::By;
 use crate::engine::{Domain, Keyed};
 use crate::nat::{Alloc, Chain, Dependence, Kind, NatSpec, Scope, Unique};
 
@@ -92,7 +93,7 @@ pub struct Judged {
 
 /// Runs a pair and judges what was stated.
 pub fn judge(drawn: &Drawn) -> Judged {
-    let ending = run(&grid::pair(drawn.seed, drawn.nats.map(|nat| Chain(vec![nat]))));
+    let ending = run(&grid::pair(drawn.seed, drawn.nats.map(|nat| Chain(vec![nat])), By::Punch));
     let mut judged = Judged { joined: ending.strategy.is_some(), digest: ending.digest, ..Judged::default() };
     for (n, stated) in ending.stated.iter().enumerate() {
         // Whatever connects does so on the last rung that began.

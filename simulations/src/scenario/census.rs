@@ -7,16 +7,21 @@
 //!
 //! The extended census has five more classes, of NATs that other kinds of punches find easier or harder than any of the
 //! eleven, and pairs that meet over IPv6.
+//!
+//! Over each may be laid that some networks spoil one of TCP and UDP.
+//!
+//! Homes of class K reach nobody, or those who can be had at port 443. For that each node listens at 443, and asks for
+//! 443 outside where its own router opens ports, as home routers are taken to do and carriers' NATs not.
 
 use std::time::Duration;
 
-use p2pd_core::Strategy;
-
 use super::pair::{Ending, Pair, Relaying, run};
+use super::plan::By;
 use crate::engine::{Domain, Keyed, MICRO, Nanos};
 use crate::nat::{Alloc, Chain, Clash, Dependence, Hairpin, NatSpec, OnRst, Scope, Timers};
 use crate::nat::{Tracking, Unique, Unsolicited};
-use crate::oracle::{Budget, bound};
+use crate::oracle::{Budget, at_443};
+use crate::service::router::RouterSpec;
 use Dependence::{Address as Ad, AddressAndPort as Apd, Endpoint as Ei};
 
 /// A class of homes.
@@ -58,6 +63,19 @@ pub enum Class {
     V,
 }
 
+/// What a home's outermost NAT does to one of TCP and UDP, whatever its class.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Spoil {
+    /// TCP: a SYN that crosses one from inside is dropped, as any other.
+    Dropped,
+    /// TCP: any SYN from outside is refused by RST.
+    Reset,
+    /// UDP: none passes.
+    Blocked,
+    /// UDP: all beyond 1 Mbit/s is dropped, in each direction.
+    Policed,
+}
+
 /// Classes and how many homes of a thousand each has.
 #[derive(Clone, Copy, Debug)]
 pub struct Census {
@@ -65,6 +83,8 @@ pub struct Census {
     pub weights: &'static [(Class, u32, &'static str)],
     /// Pairs of a thousand that meet over IPv6.
     pub ipv6: u32,
+    /// What spoils TCP or UDP, each with its homes of a thousand and the source of that.
+    pub spoils: &'static [(Spoil, u32, &'static str)],
 }
 
 const OURS: &str = "our assumption: no study tells it apart";
@@ -90,6 +110,7 @@ pub const BASIC: Census = Census {
         (Class::K, 15, OURS),
     ],
     ipv6: 0,
+    spoils: &[],
 };
 
 /// The extended census.
@@ -114,7 +135,19 @@ pub const EXTENDED: Census = Census {
     ],
     // 46 to 51 % of users (Google, 2026), drawn for each side.
     ipv6: 220,
+    spoils: &[],
 };
+
+const FORD_TCP: &str = "Ford et al. 2005: of NATs fit for UDP (310 of 380) 21 % are not for TCP (184 of 286); dropped or reset by halves is our assumption";
+
+/// Homes that spoil TCP or UDP. Ford's count has also NATs that refuse strangers and let crossing SYNs in, as classes E and F do,
+/// so that it is an upper bound. Guha and Francis (2005) found TCP to succeed for 88 % of pairs of home NATs, by the best way.
+pub const SPOILS: &[(Spoil, u32, &str)] = &[
+    (Spoil::Dropped, 105, FORD_TCP),
+    (Spoil::Reset, 105, FORD_TCP),
+    (Spoil::Blocked, 40, "RFC 9308 section 2: 3 to 5 % of networks let no UDP through"),
+    (Spoil::Policed, 20, "our assumption: carriers do it, and nobody has counted them"),
+];
 
 /// Kinds of pairs, as the census' table has them.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -154,6 +187,17 @@ pub struct Home {
     pub class: Class,
     /// NATs of the home.
     pub chain: Chain,
+    /// What its outermost NAT spoils.
+    pub spoil: Option<Spoil>,
+}
+
+impl Home {
+    /// Returns the server for port mappings on the home's own router. Carriers' NATs have none.
+    pub fn router(&self) -> Option<RouterSpec> {
+        use Class::{A, B, D, E, F, L, P};
+        let own = self.chain.0.len() == 2 || matches!(self.class, A | B | D | E | F | L | P);
+        own.then_some(RouterSpec::HONEST)
+    }
 }
 
 /// A pair of homes and the way between them.
@@ -171,6 +215,8 @@ pub struct Drawn {
     pub loss_ppm: u32,
     /// True if both know a TURN server, by which each shows the other where it is.
     pub turn: bool,
+    /// True if homes of class K are run, against nodes that have port 443 where they can.
+    pub peer_443: bool,
 }
 
 const CONE: NatSpec = NatSpec {
@@ -182,6 +228,8 @@ const CONE: NatSpec = NatSpec {
     ..NatSpec::LINUX.with(Ei, Apd)
 };
 const SYMMETRIC: NatSpec = NatSpec { on_rst: OnRst::Delete, timers: Timers::RFC, ..NatSpec::LINUX };
+/// Bits a second that a NAT lets through where it polices UDP.
+const POLICED: u32 = 1_000_000;
 /// Homes with a second NAT in front, in a million.
 const DOUBLE: u32 = 180_000;
 
@@ -203,26 +251,19 @@ pub fn draw_from(census: &Census, seed: u64) -> Drawn {
     let below = |entity: u64, n: u64, bound: u64| rng.below(Domain::Scenario, 1_000 + entity, n, bound);
     let six = rng.chance(Domain::Scenario, 1_002, 3, census.ipv6 * 1_000);
     let home = |side: u64| {
-        let mut place = below(side, 0, 1_000) as u32;
-        let mut class = Class::A;
-        for (of, weight, _) in census.weights {
-            if place < *weight {
-                class = *of;
-                break;
-            }
-            place -= weight;
-        }
+        let mut class = pick(census.weights, below(side, 0, 1_000) as u32).unwrap_or(Class::A);
         if six && class != Class::K {
-            return Home {
-                class: Class::V,
-                chain: Chain(vec![nat(Class::V, |n, bound| below(side, 1 + n, bound))]),
-            };
+            class = Class::V;
         }
         let mut chain = Chain(vec![nat(class, |n, bound| below(side, 1 + n, bound))]);
-        if rng.chance(Domain::Scenario, 1_000 + side, 100, DOUBLE) {
+        if class != Class::V && rng.chance(Domain::Scenario, 1_000 + side, 100, DOUBLE) {
             chain.0.insert(0, nat(Class::A, |n, bound| below(side, 101 + n, bound)));
         }
-        Home { class, chain }
+        let spoil = pick(census.spoils, below(side, 200, 1_000) as u32);
+        if let (Some(spoil), Some(outermost)) = (spoil, chain.0.last_mut()) {
+            spoil.lay_over(outermost);
+        }
+        Home { class, chain, spoil }
     };
     let place = below(2, 0, 20_000);
     let (low, high) = (ROUND_TRIPS[place as usize / 1_000], ROUND_TRIPS[place as usize / 1_000 + 1]);
@@ -230,7 +271,29 @@ pub fn draw_from(census: &Census, seed: u64) -> Drawn {
     let one_way = round_trip / 2;
     let signal = one_way * (100 + below(2, 1, 151)) / 100;
     let loss_ppm = [0, 10_000, 30_000][below(2, 2, 3) as usize];
-    Drawn { seed, homes: [home(0), home(1)], one_way, signal, loss_ppm, turn: true }
+    Drawn { seed, homes: [home(0), home(1)], one_way, signal, loss_ppm, turn: true, peer_443: false }
+}
+
+/// Returns what has this place, of a thousand, in a table of weights.
+fn pick<T: Copy>(table: &[(T, u32, &str)], mut place: u32) -> Option<T> {
+    for (what, weight, _) in table {
+        if place < *weight {
+            return Some(*what);
+        }
+        place -= weight;
+    }
+    None
+}
+
+impl Spoil {
+    fn lay_over(self, nat: &mut NatSpec) {
+        match self {
+            Spoil::Dropped => (nat.simultaneous_open, nat.unsolicited) = (false, Unsolicited::Drop),
+            Spoil::Reset => (nat.simultaneous_open, nat.unsolicited) = (false, Unsolicited::Rst),
+            Spoil::Blocked => nat.udp_passes = false,
+            Spoil::Policed => nat.udp_rate = POLICED,
+        }
+    }
 }
 
 fn nat(class: Class, below: impl Fn(u64, u64) -> u64) -> NatSpec {
@@ -238,7 +301,8 @@ fn nat(class: Class, below: impl Fn(u64, u64) -> u64) -> NatSpec {
     let counted = |scope| Alloc::Sequential { step: 1 + below(0, 2) as i16, scope };
     match class {
         // Half of the port-preserving routers are Linux, which is symmetric in theory and a cone in practice.
-        Class::A | Class::K => [NatSpec::LINUX, CONE][below(0, 2) as usize],
+        Class::A => [NatSpec::LINUX, CONE][below(0, 2) as usize],
+        Class::K => NatSpec { narrow: true, ..[NatSpec::LINUX, CONE][below(0, 2) as usize] },
         Class::B => CONE.alloc([counted(Scope::Global), Alloc::Random][below(1, 2) as usize]),
         Class::C => {
             CONE.with(Ei, Ei).alloc([kept, counted(Scope::Global), Alloc::Random][below(1, 3) as usize])
@@ -301,11 +365,18 @@ impl Drawn {
         (a.min(b), a.max(b))
     }
 
-    /// The world in which our nodes punch: they know each other, and do nothing else.
-    pub fn pair(&self) -> Pair {
+    /// The world in which our nodes meet by this plan. They know each other.
+    pub fn pair(&self, by: By) -> Pair {
         let mut pair = Pair::new(self.seed, [0, 1].map(|n| self.homes[n].chain.clone()));
         pair.known = true;
-        pair.strategies = vec![Strategy::Punch];
+        pair.strategies = by.strategies();
+        if self.group() == Group::Closed {
+            if by == By::Punch {
+                pair.strategies = By::Tcp.strategies();
+            }
+            pair.routers = self.homes.each_ref().map(Home::router);
+            pair.port = 443;
+        }
         pair.relay = self.turn.then(Relaying::default);
         pair.timeout = Duration::from_secs(60);
         for link in &mut pair.links {
@@ -315,18 +386,28 @@ impl Drawn {
         pair
     }
 
-    /// Returns the probability that any punch can reach.
-    pub fn bound(&self) -> f64 {
+    /// Returns the probability that any punch by this plan can reach.
+    pub fn bound(&self, by: By) -> f64 {
         let [a, b] = &self.homes;
         match self.group() {
+            Group::Closed if by == By::Udp => 0.0,
+            Group::Closed if self.peer_443 => {
+                let opens = self.homes.each_ref().map(|home| home.router().is_some());
+                if at_443([&a.chain, &b.chain], opens) { 1.0 } else { 0.0 }
+            }
             Group::Closed => 0.0,
-            _ => bound(&a.chain, &b.chain, Budget::CORE).probability,
+            _ => by.bound(&a.chain, &b.chain, Budget::CORE).probability,
         }
     }
 
-    /// Returns the outcome of p2pd's nodes; `None` for a home that TCP cannot leave, which no punch can join.
-    pub fn ours(&self) -> Option<Ending> {
-        (self.group() != Group::Closed).then(|| run(&self.pair()))
+    /// Returns true if a home's TCP cannot leave, so that no punch joins the pair.
+    pub fn is_lost(&self) -> bool {
+        self.group() == Group::Closed && !self.peer_443
+    }
+
+    /// Returns the outcome of p2pd's nodes; `None` for a pair that is lost beforehand.
+    pub fn ours(&self, by: By) -> Option<Ending> {
+        (!self.is_lost()).then(|| run(&self.pair(by)))
     }
 }
 

@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use p2pd_core::Strategy;
-
 use super::pair::{Ending, Pair, Relaying, run};
+use super::plan::By;
 use crate::engine::{Domain, Keyed, MILLI, Nanos};
 use crate::nat::{Chain, Hairpin, Kind, NatSpec, Pattern};
 use crate::net::LinkSpec;
-use crate::oracle::{Bound, Budget, bound};
+use crate::oracle::{Bound, Budget};
 
 /// Time from one home to the other: a round trip of 40 ms, as in the laboratory's field.
 pub const ONE_WAY: Nanos = 20 * MILLI;
@@ -62,11 +61,11 @@ pub fn beside(seed: u64) -> [Chain; 2] {
     })
 }
 
-/// The world of two chains, in which our nodes punch. They know each other, and do nothing else.
-pub fn pair(seed: u64, chains: [Chain; 2]) -> Pair {
+/// The world of two chains, in which our nodes meet by this plan. They know each other.
+pub fn pair(seed: u64, chains: [Chain; 2], by: By) -> Pair {
     let mut pair = Pair::new(seed, chains);
     pair.known = true;
-    pair.strategies = vec![Strategy::Punch];
+    pair.strategies = by.strategies();
     pair.relay = Some(Relaying::default());
     pair.timeout = Duration::from_secs(60);
     pair.links = [LinkSpec::with_delay(ONE_WAY / 2); 2];
@@ -126,17 +125,18 @@ impl Tried {
 }
 
 /// Runs a pair of the grid with these seeds.
-pub fn try_cell(cell: Cell, budget: Budget, seeds: core::ops::Range<u64>) -> Tried {
-    try_chains(cell.map(|kind| Chain(vec![kind.spec()])), budget, seeds)
+pub fn try_cell(cell: Cell, by: By, budget: Budget, seeds: core::ops::Range<u64>) -> Tried {
+    try_chains(cell.map(|kind| Chain(vec![kind.spec()])), by, budget, seeds)
 }
 
 /// Runs two chains with these seeds.
-pub fn try_chains(chains: [Chain; 2], budget: Budget, seeds: core::ops::Range<u64>) -> Tried {
-    let bound = bound(&chains[0], &chains[1], budget);
+pub fn try_chains(chains: [Chain; 2], by: By, budget: Budget, seeds: core::ops::Range<u64>) -> Tried {
+    let bound = by.bound(&chains[0], &chains[1], budget);
     let (violations, digests, why) = (Vec::new(), Vec::new(), String::new());
     let mut tried = Tried { chains, bound, runs: 0, joined: 0, took: 0, why, violations, digests };
     for seed in seeds {
-        let Ending { strategy, took, why, violations, digest, .. } = run(&pair(seed, tried.chains.clone()));
+        let Ending { strategy, took, why, violations, digest, .. } =
+            run(&pair(seed, tried.chains.clone(), by));
         tried.runs += 1;
         tried.digests.push(digest);
         tried.violations.extend(violations.into_iter().map(|v| format!("seed {seed}: {v}")));

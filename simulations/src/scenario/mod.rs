@@ -7,6 +7,7 @@ pub mod flood;
 pub mod grid;
 pub mod memory;
 pub mod pair;
+pub mod plan;
 pub mod raw;
 pub mod relay;
 pub mod reliability;

@@ -141,6 +141,10 @@ pub struct Pair {
     pub calls: u32,
     /// The nodes measure also how their NATs treat a dial to themselves.
     pub hairpin: bool,
+    /// The world is one of IPv6: sites behind firewalls, STUN servers and brokers. TURN servers and routers are not.
+    pub six: bool,
+    /// Port of the nodes' listeners, and the external one that they ask routers for; 0 for any.
+    pub port: u16,
     /// Keeps a trace.
     pub trace: bool,
 }
@@ -173,6 +177,8 @@ impl Pair {
             again: false,
             calls: 1,
             hairpin: false,
+            port: 0,
+            six: false,
             trace: false,
         }
     }
@@ -189,6 +195,8 @@ pub struct Ending {
     pub rungs: Vec<Nanos>,
     /// Probability of a connection that each of these stated, in thousandths, if it did.
     pub stated: Vec<Option<u32>>,
+    /// SYNs of both hosts from the call to its end, repeats included.
+    pub syns: u64,
     /// The first report of each node on its NATs.
     pub nats: [Option<NatReport>; 2],
     /// Reason of a failure, for a person.
@@ -215,10 +223,6 @@ pub struct Ending {
     pub page: String,
 }
 
-const STUN: [IpAddr; 2] = [
-    IpAddr::V4(core::net::Ipv4Addr::new(203, 0, 113, 10)),
-    IpAddr::V4(core::net::Ipv4Addr::new(203, 0, 113, 11)),
-];
 /// The most that a node may need to be ready.
 pub(super) const READY_WITHIN: Nanos = 30 * SECOND;
 /// Time from the end of all faults to the second call. It covers the longest wait of a node before it tries a broker or
@@ -232,8 +236,20 @@ const MEASURED_WITHIN: Nanos = 60 * SECOND;
 /// Longer than a closed stream repeats its last bytes where nobody answers.
 const GONE_WITHIN: Nanos = 600 * SECOND;
 
-fn broker_address(n: usize) -> IpAddr {
-    [203, 0, 113, 20 + n as u8].into()
+/// Returns the address of the server of this number.
+fn server_address(pair: &Pair, number: u8) -> IpAddr {
+    match pair.six {
+        true => [0x2a11, 0, 0, 0, 0, 0, 0, u16::from(number)].into(),
+        false => [203, 0, 113, number].into(),
+    }
+}
+
+fn stun_addresses(pair: &Pair) -> [IpAddr; 2] {
+    [10, 11].map(|number| server_address(pair, number))
+}
+
+fn broker_address(pair: &Pair, n: usize) -> IpAddr {
+    server_address(pair, 20 + n as u8)
 }
 
 pub(super) struct Run {
@@ -301,20 +317,28 @@ fn heal(run: &mut Run) {
     }
 }
 
+/// Returns true for a home from which TCP to ports 80 and 443 alone gets out, so that its node's servers are at 443.
+fn is_narrow(chain: &Chain) -> bool {
+    chain.0.iter().any(|nat| nat.narrow)
+}
+
 pub(super) fn build(pair: &Pair) -> Run {
     let mut world: World<Program> = World::new(pair.seed);
     if pair.trace {
         world.record();
     }
     let internet = world.internet();
+    let at = stun_addresses(pair);
     let stun: Box<dyn Service> = match pair.rendezvous {
-        true => Box::new(RealStun::new(STUN, pair.stun)),
-        false => Box::new(crate::service::StunServer::new(STUN, pair.stun)),
+        true => Box::new(RealStun::new(at, pair.stun)),
+        false => Box::new(crate::service::StunServer::new(at, pair.stun)),
     };
-    let server = |service| Program::Server(ServerProgram::new(service));
-    let host = world.add_host(internet, STUN[0], LinkSpec::with_delay(5 * MILLI), server(stun));
+    let narrow = pair.chains.each_ref().map(is_narrow);
+    let also = narrow.contains(&true);
+    let server = |service| Program::Server(ServerProgram::new(service).also_at_443(also));
+    let host = world.add_host(internet, at[0], LinkSpec::with_delay(5 * MILLI), server(stun));
     let mut servers = vec![host];
-    world.add_address(host, internet, STUN[1], LinkSpec::with_delay(5 * MILLI));
+    world.add_address(host, internet, at[1], LinkSpec::with_delay(5 * MILLI));
     for (n, faults) in pair.brokers.iter().enumerate() {
         let broker: Box<dyn Service> = match pair.rendezvous {
             true => Box::new(RealBroker::new(*faults)),
@@ -322,14 +346,14 @@ pub(super) fn build(pair: &Pair) -> Run {
         };
         let broker = server(broker);
         let link = LinkSpec::with_delay(pair.broker_delay);
-        servers.push(world.add_host(internet, broker_address(n), link, broker));
+        servers.push(world.add_host(internet, broker_address(pair, n), link, broker));
     }
     let mut violations = Vec::new();
     let program = |n: usize| {
         let rng = Keyed::new(pair.seed);
         let key = |n: u64| SecretKey::from_bytes(rng.bytes(Domain::Node, n));
         let mut config = Config::new(key(n as u64));
-        config.hairpin = pair.hairpin;
+        (config.hairpin, config.port, config.external_port) = (pair.hairpin, pair.port, pair.port);
         config.portmap = pair.asks_router(n);
         let other = key(1 - n as u64).node_id();
         let named = pair.flood.as_ref().map(|f| f.named);
@@ -338,11 +362,12 @@ pub(super) fn build(pair: &Pair) -> Run {
         } else if named == Some(Named::Approved) {
             config.accept = Accept::Ask;
         }
-        config.stun = STUN.iter().map(|ip| StunServer { host: ip.to_string().into(), port: 3478 }).collect();
+        let [stun, mqtt, turn] = if narrow[n] { [443; 3] } else { [3478, 1883, 3478] };
+        config.stun = at.iter().map(|ip| StunServer { host: ip.to_string().into(), port: stun }).collect();
         config.brokers = (0..pair.brokers.len())
-            .map(|n| BrokerConfig::new(n as u16, &broker_address(n).to_string(), 1883))
+            .map(|n| BrokerConfig::new(n as u16, &broker_address(pair, n).to_string(), mqtt))
             .collect();
-        config.turn = pair.relay.iter().map(Relaying::configured).collect();
+        config.turn = pair.relay.iter().map(|relay| relay.configured(turn)).collect();
         let seed = rng.bytes(Domain::Node, 100 + n as u64);
         let node = match Node::new(config, seed, pair.clocks[n].instant(0)) {
             Ok(node) => node,
@@ -357,19 +382,20 @@ pub(super) fn build(pair: &Pair) -> Run {
     let specs =
         [0, 1].map(|n| SiteSpec { number: n as u8 + 1, chain: pair.chains[n].clone(), link: pair.links[n] });
     let mut homes = Homes::default();
-    let mut site = world.add_site(&specs[0]);
+    let add = if pair.six { World::add_site_v6 } else { World::add_site };
+    let mut site = add(&mut world, &specs[0]);
     homes.add_router(&mut world, pair, &mut site, 0);
     let listener = world.add_host_at(&mut site, program(0));
     let caller = match pair.place {
         Place::Oneself => listener,
         Place::SameSite => world.add_host_at(&mut site, program(1)),
         Place::Apart => {
-            let mut site = world.add_site(&specs[1]);
+            let mut site = add(&mut world, &specs[1]);
             homes.add_router(&mut world, pair, &mut site, 1);
             world.add_host_at(&mut site, program(1))
         }
     };
-    let turn = pair.relay.map(|relay| relay.add_server(&mut world));
+    let turn = pair.relay.map(|relay| relay.add_server(&mut world, also));
     servers.extend(turn);
     homes.add_second(&mut world, pair, [listener, caller]);
     servers.extend(homes.servers());
@@ -406,9 +432,9 @@ fn end(mut run: Run, pair: &Pair, first: Call, again: Option<Result<Strategy, St
     run.violations.extend(left);
     let left = homes::left_behind(&mut run, pair);
     run.violations.extend(left);
-    let mut known: Vec<IpAddr> = STUN.to_vec();
+    let mut known: Vec<IpAddr> = stun_addresses(pair).to_vec();
     known.extend(pair.relay.map(|relay| relay.known()));
-    known.extend((0..pair.brokers.len()).map(broker_address));
+    known.extend((0..pair.brokers.len()).map(|n| broker_address(pair, n)));
     known.extend(run.homes.gateways());
     // A request may name our address before that is settled and announced, and so a lie that is found out later.
     if pair.stun.wrong_address_ppm > 0 {
@@ -464,6 +490,7 @@ fn end(mut run: Run, pair: &Pair, first: Call, again: Option<Result<Strategy, St
         took: first.took,
         rungs: first.rungs,
         stated: first.stated,
+        syns: first.syns,
         nats,
         why: first.why,
         again,

@@ -5,6 +5,7 @@ use p2pd_core::{PROBES, SPRAY, hit_permille};
 use super::census::Drawn;
 use super::census::{Class, Home};
 use super::pair::{Ending, run};
+use super::plan::By;
 use crate::engine::{MILLI, Nanos, SECOND};
 use crate::nat::{Alloc, Chain, NatSpec};
 
@@ -62,11 +63,11 @@ pub fn stated(case: &Case) -> Option<u32> {
 /// The pair of this seed: a port-preserving home, and one of random ports; who calls alternates.
 pub fn pair(case: &Case, seed: u64) -> Drawn {
     let spec = NatSpec { range: case.range, ..NatSpec::LINUX.alloc(case.alloc) };
-    let random = Home { class: Class::I, chain: Chain(vec![spec]) };
-    let kept = Home { class: Class::A, chain: Chain(vec![NatSpec::LINUX]) };
+    let random = Home { class: Class::I, chain: Chain(vec![spec]), spoil: None };
+    let kept = Home { class: Class::A, chain: Chain(vec![NatSpec::LINUX]), spoil: None };
     let homes = if seed.is_multiple_of(2) { [kept, random] } else { [random, kept] };
     let one_way = 30 * MILLI;
-    Drawn { seed, homes, one_way, signal: one_way, loss_ppm: case.loss_ppm, turn: true }
+    Drawn { seed, homes, one_way, signal: one_way, loss_ppm: case.loss_ppm, turn: true, peer_443: false }
 }
 
 /// Returns true if the first search hit; `None` if there was none.
@@ -85,7 +86,7 @@ pub fn hit(ending: &Ending) -> Option<bool> {
 pub fn tally(case: &Case, first: u64, pairs: u64) -> Tally {
     let mut tally = Tally::default();
     for seed in first..first + pairs {
-        match hit(&run(&pair(case, seed).pair())) {
+        match hit(&run(&pair(case, seed).pair(By::Punch))) {
             Some(hit) => {
                 tally.pairs += 1;
                 tally.hits += u64::from(hit);

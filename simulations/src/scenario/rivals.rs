@@ -1,13 +1,15 @@
-//! Punching by other programs, on bare hosts in the same internet. Each uses the two ports that a STUN server over TCP
-//! has seen, with its own times and numbers of dials. Their signalling is given to them: it takes its time, and loses
+//! Punching by other programs, on bare hosts in the same internet. Each uses the two ports that a STUN server over TCP, or
+//! over UDP, has seen, with its own times and numbers of dials. Their signalling is given to them: it takes its time, and loses
 //! nothing.
 //!
 //! After peers.md (section 3) and p2pd-reference.md (sections 2 and 3). Where a detail is open the choice favours the
-//! rival. A listener stands beside every dial except P2PD's, which has none, and no rival has to say hello.
+//! rival. A listener stands beside every dial except P2PD's, which has none, and no rival has to say hello. Over UDP a
+//! ping from anywhere is answered to where it came from.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
+use bytes::Bytes;
 use p2pd_core::io::Reuse;
 use p2pd_core::{CloseHow, SockOpts};
 
@@ -30,11 +32,14 @@ pub enum Rival {
     /// The ladder of frp's XTCP moved to TCP: a dial, twenty ports around a counted one, or 256 against 1,000;
     /// twice.
     Frp,
+    /// iroh's, and that of others over UDP alone: each side pings the addresses at which the other was seen, from both sides at
+    /// once, and predicts none.
+    Iroh,
 }
 
 impl Rival {
     /// All of them.
-    pub const ALL: [Rival; 4] = [Rival::Dcutr, Rival::P2pd, Rival::EasyTier, Rival::Frp];
+    pub const ALL: [Rival; 5] = [Rival::Dcutr, Rival::P2pd, Rival::EasyTier, Rival::Frp, Rival::Iroh];
 
     /// Returns the program's name in tables.
     pub const fn name(self) -> &'static str {
@@ -43,6 +48,7 @@ impl Rival {
             Rival::P2pd => "P2PD-like",
             Rival::EasyTier => "EasyTier-TCP-like",
             Rival::Frp => "frp's ladder on TCP",
+            Rival::Iroh => "iroh-like, UDP",
         }
     }
 }
@@ -60,6 +66,12 @@ const SYN_EVERY: Nanos = 2 * MILLI;
 const MAX_STEP: i32 = 16;
 /// Message that the ends of a joined pair send to each other.
 const HELLO: &[u8] = b"hello";
+/// Pings over UDP, the time between two of them, and the time for the last.
+const PINGS: u64 = 10;
+const PING_EVERY: Nanos = 500 * MILLI;
+const PING: &[u8] = b"ping";
+/// Token of a wake to send pings.
+const PING_NOW: u64 = u64::MAX - 1;
 
 /// A dial, perhaps repeated.
 #[derive(Clone, Copy, Debug)]
@@ -84,6 +96,9 @@ struct Program {
     dials: Vec<Dial>,
     live: BTreeMap<Sock, usize>,
     redials: u64,
+    /// The socket over UDP, and where it pings.
+    udp: Option<Sock>,
+    pinged: Vec<SocketAddr>,
     /// Time of the peer's first message.
     heard: Option<Nanos>,
 }
@@ -121,6 +136,18 @@ impl App for Program {
                     cx.wake_at(cx.now + dial.pause + more, n as u64 + 1);
                 }
             }
+            HostEvent::Datagram { from, .. } if self.server => {
+                self.seen.push(from);
+                if let Some(sock) = self.udp {
+                    cx.host.send_to(sock, Some(cx.host.addresses()[0]), from, Bytes::from_static(HELLO));
+                }
+            }
+            HostEvent::Datagram { sock, from, data, .. } if !SERVERS.contains(&from.ip()) => {
+                self.heard.get_or_insert(cx.now);
+                if data == PING {
+                    cx.host.send_to(sock, None, from, Bytes::from_static(HELLO));
+                }
+            }
             HostEvent::Readable(sock) if !self.server && !cx.host.read(sock, 100).is_empty() => {
                 self.heard.get_or_insert(cx.now);
             }
@@ -133,8 +160,14 @@ impl App for Program {
             0 if self.server => {
                 let local = SocketAddr::new(cx.host.addresses()[0], STUN_PORT);
                 let _ = cx.host.listen(local, 64, SHARED);
+                self.udp = cx.host.bind_udp(local, SockOpts::default()).ok();
             }
             0 => {}
+            PING_NOW => {
+                for to in self.udp.iter().flat_map(|sock| self.pinged.iter().map(|to| (*sock, *to))) {
+                    cx.host.send_to(to.0, None, to.1, Bytes::from_static(PING));
+                }
+            }
             u64::MAX => {
                 let over = |n: usize| self.dials[n].until <= cx.now;
                 let ended: Vec<Sock> = self.live.iter().filter(|l| over(*l.1)).map(|l| *l.0).collect();
@@ -200,17 +233,34 @@ impl Meeting<'_> {
 
     /// Connects each side to the first server, and then to the second, from this port. The streams stay open.
     fn sample(&mut self, port: u16) -> Option<[Sample; 2]> {
+        self.ask(|_, cx, to| {
+            let local = SocketAddr::new(cx.host.addresses()[0], port);
+            if let Ok(sock) = cx.host.bind_tcp(local, to, SHARED) {
+                let _ = cx.host.connect(cx.now, sock, to);
+            }
+        })
+    }
+
+    /// The same over UDP. What is lost is sent again.
+    fn sample_udp(&mut self) -> Option<[Sample; 2]> {
+        let ask = |program: &mut Program, cx: &mut Cx<'_>, to| {
+            let local = SocketAddr::new(cx.host.addresses()[0], PORT);
+            let bound = program.udp.or_else(|| cx.host.bind_udp(local, SockOpts::default()).ok());
+            program.udp = bound;
+            if let Some(sock) = bound {
+                cx.host.send_to(sock, None, to, Bytes::from_static(HELLO));
+            }
+        };
+        (0..3).find_map(|_| self.ask(ask))
+    }
+
+    /// Has each side ask the first server, and then the second.
+    fn ask(&mut self, ask: impl Fn(&mut Program, &mut Cx<'_>, SocketAddr)) -> Option<[Sample; 2]> {
         let mut seen = [Vec::new(), Vec::new()];
         for (server, to) in self.servers.into_iter().zip(SERVERS) {
             let before = self.world.app(server).seen.len();
             for host in self.sides {
-                self.world.with(host, |_, cx| {
-                    let to = (to, STUN_PORT).into();
-                    let local = SocketAddr::new(cx.host.addresses()[0], port);
-                    if let Ok(sock) = cx.host.bind_tcp(local, to, SHARED) {
-                        let _ = cx.host.connect(cx.now, sock, to);
-                    }
-                });
+                self.world.with(host, |program, cx| ask(program, cx, (to, STUN_PORT).into()));
             }
             let of = |world: &World<Program>, n: usize| {
                 let site = |from: &&SocketAddr| match from.ip() {
@@ -316,6 +366,21 @@ impl Meeting<'_> {
         Some(self.joined_by(at))
     }
 
+    fn iroh(&mut self) -> Option<bool> {
+        let samples = self.sample_udp()?;
+        // Each has told the other where it was seen, over the relay.
+        let begin = self.world.now() + self.drawn.signal;
+        for side in 0..2 {
+            let theirs = samples[1 - side];
+            self.world.with(self.sides[side], |program, cx| {
+                program.pinged = vec![theirs.first, theirs.second];
+                program.pinged.dedup();
+                (0..PINGS).for_each(|n| cx.wake_at(begin + n * PING_EVERY, PING_NOW));
+            });
+        }
+        Some(self.joined_by(begin + PINGS * PING_EVERY + SECOND))
+    }
+
     fn frp(&mut self) -> Option<bool> {
         for round in 0..2 {
             let port = PORT + 10 * round;
@@ -368,6 +433,7 @@ pub fn joins(rival: Rival, drawn: &Drawn) -> bool {
         Rival::P2pd => meeting.p2pd(),
         Rival::EasyTier => meeting.easytier(),
         Rival::Frp => meeting.frp(),
+        Rival::Iroh => meeting.iroh(),
     };
     // Without its two ports none of them begins.
     joined.unwrap_or(false)

@@ -22,6 +22,9 @@ use crate::service::{BrokerFaults, Forgets, StunFaults};
 /// The kinds of faults that a seed chooses from.
 const KINDS: u64 = 11;
 
+/// Bits of UDP a second that a NAT lets through where it polices.
+const POLICED: u32 = 1_000_000;
+
 /// Longest delay by strangers of a call between two who have named each other.
 const LATER: Nanos = 2 * SECOND;
 
@@ -258,6 +261,13 @@ fn over_udp(rng: Keyed, with: With, all: bool, pair: &mut Pair, what: &mut Strin
         3 if !with.relay => {
             pair.chains[1].0.iter_mut().for_each(|nat| nat.udp_passes = false);
             what.push_str(" blocking udp");
+            None
+        }
+        4 if !with.relay => {
+            pair.chains
+                .iter_mut()
+                .for_each(|chain| chain.0.iter_mut().for_each(|nat| nat.udp_rate = POLICED));
+            what.push_str(" policing udp");
             None
         }
         _ => None,

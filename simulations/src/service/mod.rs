@@ -10,7 +10,7 @@ mod stun;
 mod turn;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use bytes::Bytes;
 use p2pd_core::{CloseHow, SockOpts};
@@ -167,6 +167,8 @@ const TIMEOUT: u64 = 1 << 40;
 #[derive(Debug)]
 pub struct ServerProgram {
     service: Box<dyn Service>,
+    /// True if it listens at port 443 too, which narrow networks let out.
+    at_443: bool,
     udp: BTreeMap<u16, Sock>,
     conns: BTreeMap<ConnId, Sock>,
     by_sock: BTreeMap<Sock, ConnId>,
@@ -182,6 +184,7 @@ impl ServerProgram {
     pub fn new(service: Box<dyn Service>) -> ServerProgram {
         ServerProgram {
             service,
+            at_443: false,
             udp: BTreeMap::new(),
             conns: BTreeMap::new(),
             by_sock: BTreeMap::new(),
@@ -190,6 +193,12 @@ impl ServerProgram {
             laters: 0,
             armed: None,
         }
+    }
+
+    /// Has the server listen at TCP port 443 too, as it does at its own ports.
+    pub fn also_at_443(mut self, also: bool) -> ServerProgram {
+        self.at_443 = also;
+        self
     }
 
     /// Returns the number of things that the server holds for clients and they have to give back.
@@ -303,14 +312,17 @@ impl App for ServerProgram {
     fn wake(&mut self, cx: &mut Cx<'_>, token: u64) {
         match token {
             0 => {
+                let six = cx.host.addresses().first().is_some_and(IpAddr::is_ipv6);
+                let any: IpAddr =
+                    if six { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
                 for port in self.service.udp_ports() {
-                    if let Ok(sock) = cx.host.bind_udp(([0, 0, 0, 0], *port).into(), SockOpts::default()) {
+                    if let Ok(sock) = cx.host.bind_udp((any, *port).into(), SockOpts::default()) {
                         self.udp.insert(*port, sock);
                     }
                 }
-                for port in self.service.tcp_ports() {
+                for port in self.service.tcp_ports().iter().chain(self.at_443.then_some(&443)) {
                     // Free on a host of its own.
-                    let _ = cx.host.listen(([0, 0, 0, 0], *port).into(), 1024, SockOpts::default());
+                    let _ = cx.host.listen((any, *port).into(), 1024, SockOpts::default());
                 }
                 self.arm(cx);
             }

@@ -190,8 +190,16 @@ impl<A: App> World<A> {
 
     /// Builds a site with its NATs.
     pub fn add_site(&mut self, spec: &SiteSpec) -> Site {
+        self.add_site_at(spec, [45, 10, spec.number, 1].into())
+    }
+
+    /// Builds a site on IPv6. Its NATs are firewalls, which translate nothing.
+    pub fn add_site_v6(&mut self, spec: &SiteSpec) -> Site {
+        self.add_site_at(spec, [0x2a10, u16::from(spec.number), 0, 0, 0, 0, 0, 1].into())
+    }
+
+    fn add_site_at(&mut self, spec: &SiteSpec, public: IpAddr) -> Site {
         let number = spec.number;
-        let public: IpAddr = [45, 10, number, 1].into();
         let (mut net, mut nats) = (self.internet(), Vec::new());
         let (mut next, mut outside) = (public, Vec::new());
         for (place, nat) in spec.chain.0.iter().enumerate().rev() {

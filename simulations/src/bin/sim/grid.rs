@@ -10,6 +10,7 @@ use p2pd_simulations::engine::{Digest, MILLI};
 use p2pd_simulations::nat::{Chain, Kind, Pattern, SpecError};
 use p2pd_simulations::oracle::Budget;
 use p2pd_simulations::scenario::grid::{Cell, Tried, beside, cells, least_time, sample, try_chains};
+use p2pd_simulations::scenario::plan::By;
 
 /// Options of `sim grid`.
 #[derive(Args)]
@@ -29,7 +30,10 @@ pub struct Grid {
     /// Runs this many pairs that are drawn beside the grid instead: chains of two, several addresses, hairpins.
     #[arg(long)]
     beside: Option<u64>,
-    /// Dials that the bound allows each end.
+    /// Plan of the calls: punch, tcp, udp or both.
+    #[arg(long, default_value = "punch")]
+    by: By,
+    /// Dials over TCP that the bound allows each end.
     #[arg(long, default_value_t = Budget::CORE.dials)]
     dials: u32,
     /// Worlds run at the same time.
@@ -120,7 +124,9 @@ pub fn run(grid: &Grid) -> bool {
     let begin = Instant::now();
     let budget = Budget { dials: grid.dials, ..Budget::CORE };
     let seeds = grid.seed..grid.seed + grid.seeds;
-    let all = in_threads(&chains, grid.threads, |chains| try_chains(chains.clone(), budget, seeds.clone()));
+    let all = in_threads(&chains, grid.threads, |chains| {
+        try_chains(chains.clone(), grid.by, budget, seeds.clone())
+    });
     if grid.list {
         all.iter().for_each(|tried| println!("{}", line(tried)));
     }

@@ -46,6 +46,7 @@ pub(super) struct Call {
     pub(super) took: Nanos,
     pub(super) rungs: Vec<Nanos>,
     pub(super) stated: Vec<Option<u32>>,
+    pub(super) syns: u64,
     pub(super) why: String,
     pub(super) address: String,
 }
@@ -62,7 +63,8 @@ fn call_now(run: &mut Run, pair: &Pair) -> Call {
     let [listener, caller] = run.hosts;
     let Some(address) = run.world.app(listener).node().address().cloned() else { return Call::default() };
     let mut call = Call { address: address.to_string(), ..Call::default() };
-    let (syns, pipes) = (run.world.host(caller).syns_sent(), run.world.app(listener).node().pipes.len());
+    let syns_of = |run: &Run| run.hosts.map(|host| run.world.host(host).syns_sent());
+    let (syns, pipes) = (syns_of(run), run.world.app(listener).node().pipes.len());
     let plan = Plan::new().strategies(pair.strategies.iter().copied()).mode(pair.mode).timeout(pair.timeout);
     let begin = run.world.now();
     let id = match run.world.with(caller, |p, cx| p.node_mut().connect(cx, &address, plan)) {
@@ -91,6 +93,7 @@ fn call_now(run: &mut Run, pair: &Pair) -> Call {
     };
     let until = begin + pair.timeout.as_nanos() as u64 * 1_001 / 1_000 + SECOND;
     run.run_while(until, |w| pipe(w).is_some() || failure(w).is_some());
+    call.syns = syns_of(run).iter().zip(syns).map(|(now, before)| now - before).sum();
     (call.strategy, call.took, call.why) = match (pipe(&run.world), failure(&run.world)) {
         (Some(place), None) => {
             let found = &run.world.app(caller).node().pipes[place];
@@ -116,7 +119,7 @@ fn call_now(run: &mut Run, pair: &Pair) -> Call {
     if call.took > pair.timeout.as_nanos() as u64 * 1_001 / 1_000 + MILLI {
         run.violations.push(format!("the outcome came {} ns after the call", call.took));
     }
-    let syns = run.world.host(caller).syns_sent() - syns;
+    let syns = run.world.host(caller).syns_sent() - syns[1];
     if syns > MOST_SYNS {
         run.violations.push(format!("{syns} SYNs for one connect"));
     }

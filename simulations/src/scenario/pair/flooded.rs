@@ -90,7 +90,7 @@ impl Strangers {
                 Place::Oneself => vec![0],
                 Place::SameSite | Place::Apart => (0..2).filter(|n| flood.victims[*n]).collect(),
             },
-            brokers: (0..pair.brokers.len()).map(broker_address).collect(),
+            brokers: (0..pair.brokers.len()).map(|n| broker_address(pair, n)).collect(),
             relay: pair.relay.map(|relay| relay.known()),
             floods: 0,
             look: None,

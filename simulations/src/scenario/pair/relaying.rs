@@ -44,18 +44,18 @@ impl Default for Relaying {
 }
 
 impl Relaying {
-    pub(super) fn add_server(&self, world: &mut World<Program>) -> HostId {
+    pub(super) fn add_server(&self, world: &mut World<Program>, at_443: bool) -> HostId {
         let users = Users { named: vec![(USER.0.into(), USER.1.into())], ..Users::default() };
         let config = Config { nonce: Duration::from_nanos(self.nonce), ..Config::new(users, IP) };
         let service = Box::new(RealTurn::new(IP, config, self.faults));
         let internet = world.internet();
-        let program = Program::Server(ServerProgram::new(service));
+        let program = Program::Server(ServerProgram::new(service).also_at_443(at_443));
         world.add_host(internet, IP, LinkSpec::with_delay(5 * MILLI), program)
     }
 
-    pub(super) fn configured(&self) -> TurnServer {
+    pub(super) fn configured(&self, port: u16) -> TurnServer {
         let credentials = Credentials::new(USER.0, USER.1);
-        TurnServer { transport: self.over, ..TurnServer::new(&IP.to_string(), 3478, credentials) }
+        TurnServer { transport: self.over, ..TurnServer::new(&IP.to_string(), port, credentials) }
     }
 
     pub(super) fn known(&self) -> IpAddr {

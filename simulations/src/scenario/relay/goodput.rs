@@ -46,6 +46,12 @@ pub fn way(megabits: u64, loss_percent: u32, reordered: bool) -> Way {
     Way { link, narrow: Some(Bottleneck::new(megabits * 1_000_000, 100 * MILLI)) }
 }
 
+/// The same where what is above the rate is dropped at once, beyond what takes 100 ms.
+pub fn policed(megabits: u64) -> Way {
+    let narrow = Some(Bottleneck::policer(megabits * 1_000_000, 100 * MILLI));
+    Way { narrow, ..way(megabits, 0, false) }
+}
+
 /// Sends `bytes` bytes from one end to the other.
 pub fn measure(seed: u64, scheme: Scheme, way: Way, bytes: usize) -> Measured {
     let (took, got, sent) = match scheme {
@@ -104,6 +110,16 @@ fn rudp(seed: u64, rate: Option<u64>, way: Way, bytes: usize) -> (Nanos, u64, u6
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stream_that_is_policed_goes_at_about_that_rate() {
+        let all = [1, 2, 3].map(|seed| measure(seed, Scheme::Stream(Congestion::Bbr), policed(1), 1 << 20));
+        println!("{all:?}");
+        assert!(
+            all.iter().all(|m| m.missing == 0 && m.goodput > 600_000 && m.goodput < 1_000_000),
+            "{all:?}"
+        );
+    }
 
     #[test]
     fn loss_costs_us_little_and_others_much() {
