@@ -11,6 +11,7 @@ use p2pd_core::pipe::subscriptions::Pattern;
 use p2pd_core::{Interfaces, Name, NodeId, Strategy, Which};
 use tracing_subscriber::filter::Targets;
 
+use crate::forward::{Place, Rule, Service, ServiceName};
 use crate::talk::Wanted;
 use crate::{help, log};
 
@@ -122,6 +123,13 @@ pub(crate) enum Command {
         /// with one that never said anything after 10. With `--each` so many seconds are a turn's longest time then
         #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds, conflicts_with = "echo")]
         idle: Duration,
+        /// With `--exec`: serve 64 callers at once, 8 of them from one address, rather than one after another
+        #[arg(long, requires = "exec")]
+        many: bool,
+        /// Run a program for each caller, with what the caller sends as its standard input; what it prints is sent back. The
+        /// peer's id is in P2PD_PEER. The program's arguments follow, so this comes last
+        #[arg(long, value_name = "PROGRAM [ARGS]", num_args = 1.., allow_hyphen_values = true, conflicts_with_all = ["echo", "messages"])]
+        exec: Vec<OsString>,
         /// Take this name, and hold it while listening: `p2pd connect NAME.peer` then finds this node. Needs
         /// `--identity`, because a name belongs to a key
         #[arg(long, value_name = "NAME")]
@@ -159,6 +167,13 @@ pub(crate) enum Command {
         /// With `--exec`: the socket is the program's standard input and output too
         #[arg(long, requires = "exec")]
         stdio: bool,
+        /// Reach a service that the peer's `expose` names. This is for `ssh -o ProxyCommand=...`
+        #[arg(long, value_name = "SERVICE", conflicts_with_all = ["exec", "messages", "streams", "relay_first"])]
+        service: Option<ServiceName>,
+        /// Talk on a stream of a session in place of a pipe: when the connection breaks or the network changes, it goes on
+        /// over another one, and no byte is lost. `listen` needs no option for it
+        #[arg(long, conflicts_with_all = ["exec", "messages", "relay_first"])]
+        streams: bool,
         #[command(flatten)]
         lines: Lines,
         #[command(flatten)]
@@ -206,10 +221,18 @@ pub(crate) enum Command {
     /// Send and receive files: gone on with where they were cut off, and checked by hash
     #[command(subcommand)]
     File(File),
+    /// Let peers reach services of this machine, TCP, UDP or Unix sockets, by `forward` and `connect --service`
+    #[command(after_long_help = help::EXPOSE)]
+    Expose(Expose),
+    /// Listen here for services that a peer exposes: any number of connections, over one session that goes on when the
+    /// network changes
+    #[command(after_long_help = help::FORWARD)]
+    Forward(Forward),
     /// Run the servers that peers need, a broker, a STUN and a TURN server, until interrupted
     #[command(after_long_help = help::SERVE)]
     Serve(Serve),
-    /// Try every strategy between two nodes on this machine, with servers of its own
+    /// Try every strategy between two nodes on this machine, with servers of its own; and a session, whose connection is cut
+    /// while bytes are under way
     Demo {
         /// Mebibytes to send each way
         #[arg(long, default_value_t = 64, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..=4096))]
@@ -242,11 +265,58 @@ impl Command {
     pub(crate) fn serves(&self) -> bool {
         match self {
             Command::Listen { .. } | Command::Daemon(_) | Command::Serve(_) => true,
+            Command::Expose(_) | Command::Forward(_) => true,
             Command::Map(map) => map.add.is_some(),
             Command::File(File::Receive(receive)) => !receive.once,
             _ => false,
         }
     }
+}
+
+/// Services for peers.
+#[derive(Debug, Args)]
+pub(crate) struct Expose {
+    /// Services by name: `ssh=127.0.0.1:22`, `web=[::1]:8080`, `dns=udp:127.0.0.1:53`, `db=unix:/run/db.sock`. Nothing
+    /// else is reached. A port alone is this machine's
+    #[arg(value_name = "NAME=PLACE")]
+    pub(crate) services: Vec<Service>,
+    /// Let `forward --socks` reach this too, may be given several times: HOST:PORT, where the host is a name, `*.NAME`, an
+    /// address or a prefix, and the port may be `*`. Names are resolved here
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) allow: Vec<Rule>,
+    /// Let in anybody who knows the address. Without this and `--accept`, each new peer is asked about at the terminal
+    #[arg(long, conflicts_with = "accept")]
+    pub(crate) anyone: bool,
+    /// Take this name, and hold it while running: `p2pd forward NAME.peer` then finds this node. Needs `--identity`, because
+    /// a name belongs to a key
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<Name>,
+    #[command(flatten)]
+    pub(crate) port: MapPort,
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+/// Services of a peer.
+#[derive(Debug, Args)]
+pub(crate) struct Forward {
+    /// Address that the peer's `expose` printed, or the peer's name: NAME.peer
+    pub(crate) address: String,
+    /// Pairs of a service and the place to listen at: `ssh 2222`, `web :8080` for all addresses, `dns udp:5353`,
+    /// `db unix:./db.sock`. A port alone is reached from this machine only
+    #[arg(value_name = "SERVICE PLACE")]
+    pub(crate) pairs: Vec<String>,
+    /// Listen for SOCKS5 here too. Names are resolved by the peer, whose `--allow` says what is reached
+    #[arg(long, value_name = "PLACE")]
+    pub(crate) socks: Option<Place>,
+    /// Strategies to try, as of `connect`
+    #[arg(long, value_delimiter = ',', default_value = "direct,reverse,punch,udp,relay")]
+    pub(crate) strategies: Vec<StrategyName>,
+    /// Give up a call after this many seconds; somebody may have to say yes at the other side
+    #[arg(long, value_name = "SECONDS", default_value = "40", value_parser = seconds)]
+    pub(crate) timeout: Duration,
+    #[command(flatten)]
+    pub(crate) common: Common,
 }
 
 /// Messages in place of bytes.
