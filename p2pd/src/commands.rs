@@ -350,7 +350,7 @@ async fn all_said(said: &Said) {
 }
 
 /// Says why there is no connection, and returns the exit code.
-fn not_opened(why: &ConnectError, say: Say) -> ExitCode {
+pub(crate) fn not_opened(why: &ConnectError, say: Say) -> ExitCode {
     say.failed(why);
     match why {
         ConnectError::NotBegun(_) => ExitCode::from(USAGE),

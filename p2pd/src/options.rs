@@ -11,7 +11,8 @@ use p2pd_core::pipe::subscriptions::Pattern;
 use p2pd_core::{Interfaces, Name, NodeId, Strategy, Which};
 use tracing_subscriber::filter::Targets;
 
-use crate::forward::{Place, Rule, Service, ServiceName};
+use crate::forward::ServiceName;
+use crate::forward::options::{Expose, Forward};
 use crate::talk::Wanted;
 use crate::{help, log};
 
@@ -271,52 +272,6 @@ impl Command {
             _ => false,
         }
     }
-}
-
-/// Services for peers.
-#[derive(Debug, Args)]
-pub(crate) struct Expose {
-    /// Services by name: `ssh=127.0.0.1:22`, `web=[::1]:8080`, `dns=udp:127.0.0.1:53`, `db=unix:/run/db.sock`. Nothing
-    /// else is reached. A port alone is this machine's
-    #[arg(value_name = "NAME=PLACE")]
-    pub(crate) services: Vec<Service>,
-    /// Let `forward --socks` reach this too, may be given several times: HOST:PORT, where the host is a name, `*.NAME`, an
-    /// address or a prefix, and the port may be `*`. Names are resolved here
-    #[arg(long, value_name = "HOST:PORT")]
-    pub(crate) allow: Vec<Rule>,
-    /// Let in anybody who knows the address. Without this and `--accept`, each new peer is asked about at the terminal
-    #[arg(long, conflicts_with = "accept")]
-    pub(crate) anyone: bool,
-    /// Take this name, and hold it while running: `p2pd forward NAME.peer` then finds this node. Needs `--identity`, because
-    /// a name belongs to a key
-    #[arg(long, value_name = "NAME")]
-    pub(crate) name: Option<Name>,
-    #[command(flatten)]
-    pub(crate) port: MapPort,
-    #[command(flatten)]
-    pub(crate) common: Common,
-}
-
-/// Services of a peer.
-#[derive(Debug, Args)]
-pub(crate) struct Forward {
-    /// Address that the peer's `expose` printed, or the peer's name: NAME.peer
-    pub(crate) address: String,
-    /// Pairs of a service and the place to listen at: `ssh 2222`, `web :8080` for all addresses, `dns udp:5353`,
-    /// `db unix:./db.sock`. A port alone is reached from this machine only
-    #[arg(value_name = "SERVICE PLACE")]
-    pub(crate) pairs: Vec<String>,
-    /// Listen for SOCKS5 here too. Names are resolved by the peer, whose `--allow` says what is reached
-    #[arg(long, value_name = "PLACE")]
-    pub(crate) socks: Option<Place>,
-    /// Strategies to try, as of `connect`
-    #[arg(long, value_delimiter = ',', default_value = "direct,reverse,punch,udp,relay")]
-    pub(crate) strategies: Vec<StrategyName>,
-    /// Give up a call after this many seconds; somebody may have to say yes at the other side
-    #[arg(long, value_name = "SECONDS", default_value = "40", value_parser = seconds)]
-    pub(crate) timeout: Duration,
-    #[command(flatten)]
-    pub(crate) common: Common,
 }
 
 /// Messages in place of bytes.
@@ -602,7 +557,7 @@ pub(crate) struct Ping {
     pub(crate) common: Common,
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| "not a number of seconds")?;
     match Duration::try_from_secs_f64(seconds) {
         Ok(d) if !d.is_zero() && d <= Duration::from_secs(3600) => Ok(d),

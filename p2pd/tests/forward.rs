@@ -109,11 +109,12 @@ fn forwards(address: &str, args: &[&str]) -> Running {
 }
 
 /// A server that gives each connection to a thread.
-fn serves(handle: fn(TcpStream)) -> SocketAddr {
+fn serves(handle: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let at = listener.local_addr().unwrap();
+    let (at, handle) = (listener.local_addr().unwrap(), Arc::new(handle));
     thread::spawn(move || {
         for stream in listener.incoming() {
+            let handle = handle.clone();
             thread::spawn(move || handle(stream.unwrap()));
         }
     });
@@ -170,24 +171,23 @@ fn each_direction_ends_by_itself_and_a_reset_is_one_at_the_other_end() {
         stream.write_all(format!("heard {all}").as_bytes()).unwrap();
     });
     // Ends its direction at once, and reads on.
-    let terse = serves(|mut stream| {
+    let (taken, takes) = std::sync::mpsc::channel();
+    let terse = serves(move |mut stream| {
         stream.write_all(b"end").unwrap();
         stream.shutdown(Shutdown::Write).unwrap();
         let mut all = Vec::new();
         stream.read_to_end(&mut all).unwrap();
-        assert_eq!(all.len(), 1 << 20);
+        taken.send(all.len()).unwrap();
     });
     let rude = serves(|mut stream| {
         stream.read_exact(&mut [0; 4]).unwrap();
         let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
     });
     let (heard, hears) = std::sync::mpsc::channel();
-    static HEARD: Mutex<Option<std::sync::mpsc::Sender<Option<ErrorKind>>>> = Mutex::new(None);
-    *HEARD.lock().unwrap() = Some(heard);
-    let watcher = serves(|mut stream| {
+    let watcher = serves(move |mut stream| {
         stream.write_all(b"x").unwrap();
         let ended = stream.read(&mut [0; 16]).err().map(|why| why.kind());
-        HEARD.lock().unwrap().as_ref().unwrap().send(ended).unwrap();
+        heard.send(ended).unwrap();
     });
     let services = [("polite", polite), ("terse", terse), ("rude", rude), ("watcher", watcher)];
     let words: Vec<String> = services.iter().map(|(name, at)| format!("{name}={at}")).collect();
@@ -210,6 +210,7 @@ fn each_direction_ends_by_itself_and_a_reset_is_one_at_the_other_end() {
     assert_eq!(text, "end");
     stream.write_all(&vec![7; 1 << 20]).unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(takes.recv_timeout(LONG).unwrap(), 1 << 20);
     let mut stream = open("rude");
     stream.write_all(b"rude").unwrap();
     assert_eq!(stream.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::ConnectionReset);

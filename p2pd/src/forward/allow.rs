@@ -46,7 +46,10 @@ impl FromStr for Rule {
             "*" => None,
             port => Some(port.parse().ok().filter(|p| *p != 0).ok_or_else(|| format!("{port}: no port"))?),
         };
-        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        let bare = match host.strip_prefix('[') {
+            Some(rest) => rest.replacen(']', "", 1),
+            None => host.to_owned(),
+        };
         let hosts = if let Some(end) = host.strip_prefix("*.") {
             match Host::new(end) {
                 Some(Host::Name(end)) => Hosts::Below(format!(".{end}")),
@@ -59,7 +62,7 @@ impl FromStr for Rule {
                 bits.parse().ok().filter(|bits| *bits <= most).ok_or_else(|| format!("{host}: no prefix"))?;
             Hosts::Prefix(ip, bits)
         } else {
-            match Host::new(bare) {
+            match Host::new(&bare) {
                 Some(Host::Name(name)) => Hosts::Name(name),
                 Some(Host::Ip(ip)) => Hosts::Prefix(ip, if ip.is_ipv4() { 32 } else { 128 }),
                 None => return Err(format!("{host}: neither a name nor an address")),

@@ -12,6 +12,7 @@ use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::copy::both;
@@ -20,6 +21,7 @@ use super::link::{Link, NotOpen};
 use super::place::{Door, Local, Place};
 use super::socks;
 use super::wire::{ServiceName, Wish};
+use crate::commands::not_opened;
 use crate::quiet::Quiet;
 use crate::say::Say;
 use crate::signals::interrupted;
@@ -88,9 +90,9 @@ pub(super) async fn run(link: Arc<Link>, wanted: Vec<Wanted>, say: Say) -> ExitC
     }
     say.waiting("connecting");
     if let Err(why) = link.session().await {
-        why.iter().for_each(|why| say.failed(why));
-        return ExitCode::FAILURE;
+        return why.map_or(ExitCode::FAILURE, |why| not_opened(&why, say));
     }
+    let mut serving = JoinSet::new();
     for (door, wanted) in doors {
         let (at, is_private) = (door.at(&wanted.at), wanted.at.is_private());
         let to = match &wanted.leads {
@@ -104,9 +106,11 @@ pub(super) async fn run(link: Arc<Link>, wanted: Vec<Wanted>, say: Say) -> ExitC
         if !is_private {
             say.warning(&format!("other machines reach {at} too"));
         }
-        tokio::spawn(serve(door, wanted.leads, link.clone(), say));
+        serving.spawn(serve(door, wanted.leads, link.clone(), say));
     }
     interrupted().await;
+    // Socket files are removed with their doors.
+    serving.shutdown().await;
     link.close(false).await;
     ExitCode::SUCCESS
 }

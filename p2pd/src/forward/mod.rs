@@ -9,6 +9,7 @@ mod door;
 mod expose;
 mod limits;
 mod link;
+pub(crate) mod options;
 mod place;
 mod socks;
 mod wire;
@@ -21,14 +22,15 @@ use p2pd_tokio::{Node, Session};
 use serde_json::json;
 use tokio::net::TcpStream;
 
+use crate::commands::not_opened;
 use crate::say::Say;
 use crate::talk;
-pub(crate) use allow::Rule;
+use allow::Rule;
 pub(crate) use door::Wanted;
 pub(crate) use expose::{Exposing, Who, run as expose};
 pub(crate) use link::close;
 use link::{Link, NotOpen};
-pub(crate) use place::{Place, Service};
+use place::{Place, Service};
 pub(crate) use wire::ServiceName;
 use wire::Wish;
 
@@ -65,6 +67,9 @@ pub(crate) async fn connect(
 ) -> ExitCode {
     say.waiting("connecting");
     let link = Link::new(node, to.clone(), plan, say);
+    if let Err(why) = link.session().await {
+        return why.map_or(ExitCode::FAILURE, |why| not_opened(&why, say));
+    }
     let wish = Wish::Stream(service);
     let talked = match link.open(&wish, None::<&mut TcpStream>).await {
         Ok((stream, _)) => talk::on_stream(stream, say).await.map_err(|why| why.to_string()),
