@@ -4,24 +4,22 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use p2pd_core::{Accept, BrokerState, Config, Event, Name, PipeMode, Plan, SecretKey, Strategy, Target};
+use p2pd_core::{Accept, BrokerState, Config, Event, Plan, SecretKey, Target};
 use p2pd_sys::{NatFile, PinFile};
-use p2pd_tokio::{BindError, Events, Lost, Node, Pipe};
+use p2pd_tokio::{BindError, ConnectError, Events, Lost, Node, Pipe};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::USAGE;
-use crate::daemon::{self, Prepared};
-use crate::exec::Program;
-use crate::file::{self, Batch, Receiving};
+use crate::daemon;
 use crate::invitation::Invitation;
-use crate::options::{Command, Common, File, NameCommand, Options};
+use crate::options::{Command, Common, NameCommand, Options};
 use crate::say::Say;
 use crate::talk::{self, Gather, PIPE, Wanted, named};
-use crate::{clock, demo, interfaces, log, manual, map, names, ping, server, signals, trace};
+use crate::task::{Listening, Port, Task};
+use crate::{clock, demo, file, forward, interfaces, log, manual, map, names, ping, server, signals, trace};
 use p2pd::servers::{
     Commands, CredentialError, Renewals, Servers, TurnCredential, WayOut, credentials, log_in,
 };
@@ -29,133 +27,42 @@ use p2pd::servers::{
 /// Bytes copied at a time.
 const CHUNK: usize = 64 * 1024;
 
-/// Task that a node is brought up for.
-enum Task {
-    Listen(Listening, Option<Name>, Invitation),
-    Name(NameCommand),
-    Connect(Target, Plan, Option<Program>, Option<Wanted>),
-    Addr,
-    Nat,
-    Ping(Target, Box<ping::Wanted>),
-    Send(Target, Plan, Batch),
-    Receive(Receiving, Invitation),
-    Daemon(Prepared, Option<Name>),
-}
-
-/// Treatment of callers.
-#[derive(Debug)]
-enum Listening {
-    /// Callers get their own bytes back.
-    Echo,
-    /// Standard input and output go to one after another.
-    Talk { idle: Duration, messages: Option<Wanted> },
-}
-
-impl Task {
-    /// A name to hold meanwhile.
-    fn holds(&self) -> Option<Name> {
-        match self {
-            Task::Listen(_, name, _) | Task::Daemon(_, name) => *name,
-            _ => None,
-        }
-    }
-
-    /// True if it has to do with names, or may have.
-    fn knows_names(&self) -> bool {
-        match self {
-            Task::Connect(to, ..) | Task::Send(to, ..) | Task::Ping(to, _) => matches!(to, Target::Name(_)),
-            Task::Name(_) | Task::Daemon(..) => true,
-            _ => self.holds().is_some(),
-        }
-    }
-}
-
 pub(crate) async fn run(options: Options) -> ExitCode {
     let say = Say::new(options.json, options.quiet);
     if let Some(filter) = options.log {
         log::start(filter, say);
     }
     // Everything that can be wrong with the usage is, before anything is opened.
-    let (mut portmap, mut external_port) = (false, 0);
-    let (task, common) = match options.command {
-        Command::Serve(serve) => return server::run(&serve, say).await,
-        Command::Interfaces { config } => return interfaces::run(config.as_deref(), say).await,
-        Command::Map(map) => return map::run(&map, say).await,
-        Command::Clock { config } => return clock::run(config.as_deref(), say).await,
-        Command::Demo { size } => return demo::run(size, say).await,
-        Command::Replay { file } => return trace::replay(&file, say),
-        Command::Config => return manual::config(say),
-        Command::Completions { shell } => return manual::completions(shell, say),
-        Command::Man { folder } => return manual::man(folder.as_deref(), say),
-        Command::Id { identity } => return id(&identity, say),
-        Command::Listen { echo, idle, port, name, qr, lines, common } => {
-            (portmap, external_port) = (port.wanted(), port.external());
-            let messages = lines.wanted();
-            let more = if messages.is_some() { " --messages" } else { "" };
-            let listening = if echo { Listening::Echo } else { Listening::Talk { idle, messages } };
-            let invitation = Invitation::new("connect", more, name, qr, &common);
-            (Task::Listen(listening, name, invitation), common)
-        }
-        Command::Name(command) => match name_task(command, say) {
-            Ok(task) => task,
-            Err(code) => return code,
+    match options.command {
+        Command::Serve(serve) => server::run(&serve, say).await,
+        Command::Interfaces { config } => interfaces::run(config.as_deref(), say).await,
+        Command::Map(map) => map::run(&map, say).await,
+        Command::Clock { config } => clock::run(config.as_deref(), say).await,
+        Command::Demo { size } => demo::run(size, say).await,
+        Command::Replay { file } => trace::replay(&file, say),
+        Command::Config => manual::config(say),
+        Command::Completions { shell } => manual::completions(shell, say),
+        Command::Man { folder } => manual::man(folder.as_deref(), say),
+        Command::Id { identity } => id(&identity, say),
+        Command::Name(NameCommand::Forget { name, common }) => match names::pin_file(&common) {
+            Ok(file) => names::forget(name, &file, say),
+            Err(why) => usage(say, &why),
         },
-        Command::Addr { common } => (Task::Addr, common),
-        Command::Nat { common } => (Task::Nat, common),
-        Command::Ping(ping) => match ping.address.parse::<Target>() {
-            Ok(to) => (Task::Ping(to, Box::new(ping::Wanted::new(&ping))), ping.common),
-            Err(why) => return usage(say, &why.to_string()),
+        command => match Task::new(command, say) {
+            Ok((task, common, port)) => with_node(task, &common, port, say).await,
+            Err(why) => usage(say, &why),
         },
-        Command::Daemon(daemon) => match Prepared::new(&daemon) {
-            Ok(prepared) => {
-                (portmap, external_port) = (daemon.port.wanted(), daemon.port.external());
-                (Task::Daemon(prepared, daemon.name), daemon.common)
-            }
-            Err(why) => return usage(say, &why),
-        },
-        Command::File(File::Receive(receive)) => match Receiving::new(&receive) {
-            Ok(receiving) => {
-                let invitation = Invitation::new("file send", " FILE", None, false, &receive.common);
-                (Task::Receive(receiving, invitation), receive.common)
-            }
-            Err(why) => return usage(say, &why),
-        },
-        Command::File(File::Send { address, files, common }) => {
-            let to = match address.parse::<Target>() {
-                Ok(to) => to,
-                Err(why) => return usage(say, &why.to_string()),
-            };
-            let files = match file::outgoing(&files, say) {
-                Ok(files) => files,
-                Err(why) => return usage(say, &why),
-            };
-            let mode = if common.plain { PipeMode::Plain } else { PipeMode::Encrypted };
-            (Task::Send(to, Plan::new().mode(mode), files), common)
-        }
-        Command::Connect { address, strategies, timeout, relay_first, exec, stdio, lines, common } => {
-            let to = match address.parse::<Target>() {
-                Ok(to) => to,
-                Err(why) => return usage(say, &why.to_string()),
-            };
-            let program = Program::new(exec, stdio);
-            let mode = if common.plain || program.is_some() { PipeMode::Plain } else { PipeMode::Encrypted };
-            let plan = Plan::new()
-                .strategies(strategies.into_iter().map(Strategy::from))
-                .mode(mode)
-                .timeout(timeout)
-                .relay_first(relay_first);
-            if relay_first && !plan.strategies.contains(&Strategy::Relay) {
-                return usage(say, "--relay-first needs relay among the strategies");
-            }
-            (Task::Connect(to, plan, program, lines.wanted()), common)
-        }
-    };
-    let pins = match task.knows_names().then(|| pins(&task, &common)).transpose() {
+    }
+}
+
+/// Brings a node up for a task, and carries it out.
+async fn with_node(task: Task, common: &Common, port: Port, say: Say) -> ExitCode {
+    let pins = match task.knows_names().then(|| pins(&task, common)).transpose() {
         Ok(pins) => pins,
         Err(why) => return usage(say, &why),
     };
-    let nat_file = names::nat_file(&common);
-    let (config, renewals, way) = match config(&common, say).await {
+    let nat_file = names::nat_file(common);
+    let (config, renewals, way) = match config(common, say).await {
         Ok((mut config, renewals, way)) => {
             // Names are signed for a time; nothing else needs to know it.
             if !task.knows_names() {
@@ -166,13 +73,23 @@ pub(crate) async fn run(options: Options) -> ExitCode {
             let max_pipes =
                 matches!(task, Task::Daemon(..)).then(|| p2pd_sys::most_pipes().min(daemon::MAX_INCOMING));
             config.max_pipes = max_pipes;
-            config.external_port = external_port;
-            (config.portmap(portmap).hairpin(hairpin).nat_memory(nat_memory), renewals, way)
+            config.external_port = port.1;
+            config.sessions = task.takes_sessions();
+            if let Task::Expose(exposing, ..) = &task {
+                forward::prepare(&mut config, exposing);
+            }
+            (config.portmap(port.0).hairpin(hairpin).nat_memory(nat_memory), renewals, way)
         }
         Err(why) => return usage(say, &why),
     };
     // P2PD's documents have a node answer ECHO on what peers open to it.
     let mut builder = Node::builder(config).echo(matches!(task, Task::Daemon(..)));
+    match &task {
+        Task::Expose(exposing, ..) => builder = builder.session(exposing.sessions()),
+        Task::Listen(..) => builder = builder.session(talk::sessions()),
+        Task::Daemon(..) => builder = builder.session(daemon::settings()),
+        _ => {}
+    }
     if let Some(path) = &common.trace {
         match trace::create(path, say) {
             Ok(write) => builder = builder.trace(write),
@@ -208,13 +125,27 @@ pub(crate) async fn run(options: Options) -> ExitCode {
         node.shutdown().await;
         return code;
     }
-    let code = match task {
-        Task::Name(command) => match &file {
-            Some(file) => names::run(&node, &command, file, say).await,
+    let code = carry_out(&node, task, (file.as_ref(), way), say, &said).await;
+    node.shutdown().await;
+    drop(node);
+    let _ = following.await;
+    code
+}
+
+async fn carry_out(
+    node: &Node,
+    task: Task,
+    (file, way): (Option<&PinFile>, Option<WayOut>),
+    say: Say,
+    said: &Said,
+) -> ExitCode {
+    match task {
+        Task::Name(command) => match file {
+            Some(file) => names::run(node, &command, file, say).await,
             None => ExitCode::FAILURE,
         },
-        Task::Connect(to, plan, None, messages) => connect(&node, (&to, plan), messages, say, &said).await,
-        Task::Connect(to, plan, Some(program), _) => match open(&node, &to, plan, say, &said).await {
+        Task::Connect(to, plan, None, messages) => connect(node, (&to, plan), messages, say, said).await,
+        Task::Connect(to, plan, Some(program), _) => match open(node, &to, plan, say, said).await {
             Ok(pipe) => {
                 // The socket needs nothing of ours any more.
                 node.shutdown().await;
@@ -222,26 +153,26 @@ pub(crate) async fn run(options: Options) -> ExitCode {
             }
             Err(code) => code,
         },
-        Task::Send(to, plan, files) => match open(&node, &to, plan, say, &said).await {
+        Task::Stream(to, plan) => stream(node, (&to, plan), say, said).await,
+        Task::Service(to, plan, service) => forward::connect(node, (&to, plan), service, say).await,
+        Task::Forward(to, plan, wanted) => forward::forward(node, (&to, plan), wanted, say).await,
+        Task::Expose(exposing, _, invitation) => forward::expose(node, exposing, invitation, say).await,
+        Task::Send(to, plan, files) => match open(node, &to, plan, say, said).await {
             Ok(pipe) => file::send(pipe, &files, say).await,
             Err(code) => code,
         },
-        Task::Receive(receiving, invitation) => file::receive(&node, receiving, &invitation, say).await,
-        Task::Listen(listening, _, invitation) => listen(&node, listening, invitation, say).await,
-        Task::Nat => nat(&node, say).await,
-        Task::Ping(to, wanted) => ping::run(&node, &to, &wanted, say).await,
-        Task::Daemon(prepared, _) => daemon::run(&node, prepared, way, say).await,
+        Task::Receive(receiving, invitation) => file::receive(node, receiving, &invitation, say).await,
+        Task::Listen(listening, _, invitation) => listen(node, listening, invitation, say).await,
+        Task::Nat => nat(node, say).await,
+        Task::Ping(to, wanted) => ping::run(node, &to, &wanted, say).await,
+        Task::Daemon(prepared, _) => daemon::run(node, prepared, way, say).await,
         Task::Addr => {
             say.waiting("asking for the outside address");
             let address = node.address().await;
             say.still();
             if say.print(&address.to_string()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
-    };
-    node.shutdown().await;
-    drop(node);
-    let _ = following.await;
-    code
+    }
 }
 
 /// A key's node id, to standard output.
@@ -295,23 +226,6 @@ fn follow(
         }
     });
     (said, following)
-}
-
-/// Returns the task of `p2pd name`, or the exit code of one that needs no node.
-fn name_task(command: NameCommand, say: Say) -> Result<(Task, Common), ExitCode> {
-    let common = match &command {
-        NameCommand::Register { common, .. }
-        | NameCommand::Resolve { common, .. }
-        | NameCommand::Release { common, .. }
-        | NameCommand::Forget { common, .. } => common.clone(),
-    };
-    if let NameCommand::Forget { name, .. } = command {
-        return Err(match names::pin_file(&common) {
-            Ok(file) => names::forget(name, &file, say),
-            Err(why) => usage(say, &why),
-        });
-    }
-    Ok((Task::Name(command), common))
 }
 
 /// Returns the file with the keys of names, and its content.
@@ -411,26 +325,50 @@ async fn connect(
     }
 }
 
-async fn open(node: &Node, to: &Target, plan: Plan, say: Say, said: &Said) -> Result<Pipe, ExitCode> {
+/// As [`connect`], on a stream of a session.
+async fn stream(node: &Node, (to, plan): (&Target, Plan), say: Say, said: &Said) -> ExitCode {
     say.waiting("connecting");
-    let outcome = node.connect_with(to, plan).await;
-    // What led to it is said before it.
+    match talk::stream(node, (to, plan), say).await {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(why)) => {
+            say.error(&why.to_string());
+            ExitCode::FAILURE
+        }
+        Err(why) => {
+            all_said(said).await;
+            not_opened(&why, say)
+        }
+    }
+}
+
+/// Waits until what led to the outcome of a call is said.
+async fn all_said(said: &Said) {
     let (done, all) = oneshot::channel();
     if said.send(done).await.is_ok() {
         let _ = all.await;
     }
+}
+
+/// Says why there is no connection, and returns the exit code.
+pub(crate) fn not_opened(why: &ConnectError, say: Say) -> ExitCode {
+    say.failed(why);
+    match why {
+        ConnectError::NotBegun(_) => ExitCode::from(USAGE),
+        _ => ExitCode::FAILURE,
+    }
+}
+
+async fn open(node: &Node, to: &Target, plan: Plan, say: Say, said: &Said) -> Result<Pipe, ExitCode> {
+    say.waiting("connecting");
+    let outcome = node.connect_with(to, plan).await;
+    // What led to it is said before it.
+    all_said(said).await;
     match outcome {
         Ok(pipe) => {
             say.opened("connected", &pipe);
             Ok(pipe)
         }
-        Err(why) => {
-            say.failed(&why);
-            Err(match why {
-                p2pd_tokio::ConnectError::NotBegun(_) => ExitCode::from(USAGE),
-                _ => ExitCode::FAILURE,
-            })
-        }
+        Err(why) => Err(not_opened(&why, say)),
     }
 }
 
@@ -468,6 +406,9 @@ async fn listen(node: &Node, listening: Listening, invitation: Invitation, say: 
     let serving = async {
         match listening {
             Listening::Echo => echo(node, say).await,
+            Listening::Programs { program, many, idle } => {
+                talk::programs(node, (program, many, idle), say).await;
+            }
             Listening::Talk { idle, messages } => {
                 if let Err(why) = talk::listener(node, idle, messages, say).await {
                     say.error(&why.to_string());

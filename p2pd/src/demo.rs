@@ -1,16 +1,21 @@
-//! `p2pd demo`: every strategy between two nodes on this machine, with servers of its own on loopback.
+//! `p2pd demo`: every strategy, and a session that is cut, between two nodes on this machine, with servers of its own on
+//! loopback.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use p2pd::serve::{Serving, Wanted, WantedTurn};
 use p2pd::servers::TurnServer;
 use p2pd_core::{Accept, Config, Event, PeerAddress, PipeMode, Plan, SecretKey, Strategy};
 use p2pd_rendezvous::turn::Limits;
-use p2pd_tokio::{Node, Pipe};
+use p2pd_tokio::{Node, Pipe, SendStream, Session};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 
 use crate::say::Say;
 
@@ -84,10 +89,120 @@ async fn table(mebibytes: u32, say: Say) -> Result<(), Box<dyn std::error::Error
     let back = send(&data, &hash, &mut far, &mut near).await?;
     let mode = near.mode();
     say.demo_row(Row { way: "moved", mode, open, there, back, bytes: data.len() })?;
+    let row = session([&ours, &theirs], &address, (&data, &hash)).await?;
+    say.demo_row(row)?;
     ours.shutdown().await;
     theirs.shutdown().await;
     say.demo_ends()?;
     Ok(())
+}
+
+/// A session that was cut while its bytes were under way, and went on: half of them on one stream, half on another.
+async fn session(
+    nodes: [&Node; 2],
+    to: &PeerAddress,
+    (data, hash): (&[u8], &blake3::Hash),
+) -> Result<Row, Box<dyn std::error::Error>> {
+    let [ours, theirs] = nodes;
+    let between = Between::new(to).await?;
+    let began = Instant::now();
+    let called = async { ours.connect_session_with(&between.to, direct()).await.map_err(io::Error::other) };
+    let accepted = async { theirs.accept_session().await.ok_or(io::Error::other("the node ended")) };
+    let (near, far) = tokio::try_join!(called, accepted)?;
+    let open = began.elapsed();
+    let mode = near.carrier().ok_or("the connection broke")?.mode();
+    let there = streams(data, hash, (&near, &far), &between).await?;
+    let back = streams(data, hash, (&far, &near), &between).await?;
+    if near.moves() == 0 {
+        return Err("the session has not moved".into());
+    }
+    near.close(0, b"");
+    Ok(Row { way: "cut", mode, open, there, back, bytes: data.len() })
+}
+
+fn direct() -> Plan {
+    Plan::new().strategies([Strategy::Direct])
+}
+
+/// Sends all of it on two streams, and cuts the connection once it is under way.
+async fn streams(
+    data: &[u8],
+    hash: &blake3::Hash,
+    (from, to): (&Session, &Session),
+    between: &Between,
+) -> Result<Duration, Box<dyn std::error::Error>> {
+    let halves = data.split_at(data.len() / 2);
+    let mut arrived = vec![0; data.len()];
+    let (first, second) = arrived.split_at_mut(halves.0.len());
+    let (mut a, mut b) = (from.open_uni(b"a").await?, from.open_uni(b"b").await?);
+    let began = Instant::now();
+    let writing = async {
+        tokio::try_join!(write(halves.0, &mut a, between), async {
+            b.write_all(halves.1).await?;
+            b.shutdown().await
+        })
+    };
+    let reading = async {
+        for _ in 0..2 {
+            let mut stream = to.accept_uni().await?;
+            let into = if stream.tag() == b"a" { &mut *first } else { &mut *second };
+            stream.read_exact(into).await?;
+        }
+        io::Result::Ok(())
+    };
+    tokio::try_join!(writing, reading)?;
+    let took = began.elapsed();
+    if blake3::hash(&arrived) != *hash {
+        return Err("what arrived is not what was sent".into());
+    }
+    Ok(took)
+}
+
+/// Writes all of it and the end, and cuts the connection in the middle.
+async fn write(data: &[u8], to: &mut SendStream, between: &Between) -> io::Result<()> {
+    let (before, after) = data.split_at(data.len() / 2);
+    to.write_all(before).await?;
+    between.cut.notify_waiters();
+    to.write_all(after).await?;
+    to.shutdown().await
+}
+
+/// A port whose streams lead to a node, until they are cut.
+struct Between {
+    /// The node's address with this port.
+    to: PeerAddress,
+    cut: Arc<Notify>,
+    serving: JoinHandle<()>,
+}
+
+impl Drop for Between {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+impl Between {
+    async fn new(node: &PeerAddress) -> Result<Self, Box<dyn std::error::Error>> {
+        let there = node.v4().first().ok_or("no IPv4 address")?.port;
+        let listener = TcpListener::bind((LOOPBACK, 0)).await?;
+        let port = listener.local_addr()?.port();
+        let to = node.to_string().replace(&format!(",{there},"), &format!(",{port},")).parse()?;
+        let cut = Arc::new(Notify::new());
+        let cuts = cut.clone();
+        let serving = tokio::spawn(async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                let Ok(mut far) = TcpStream::connect((LOOPBACK, there)).await else { continue };
+                let cuts = cuts.clone();
+                tokio::spawn(async move {
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                        () = cuts.notified() => {}
+                    }
+                });
+            }
+        });
+        Ok(Between { to, cut, serving })
+    }
 }
 
 /// A pipe that opened over the relay and has moved to a direct stream, at both ends.
@@ -135,7 +250,7 @@ async fn node(serving: &Serving, key: SecretKey, accept: Accept) -> Result<Node,
     config.turn = servers.turn.iter().map(TurnServer::for_node).collect();
     config.bind = Some(LOOPBACK);
     config.allow_plain = true;
-    Ok(Node::bind(config).await?)
+    Ok(Node::bind(config.sessions(true)).await?)
 }
 
 /// Bytes without a short period, so that none lost, doubled or swapped goes unnoticed.

@@ -24,6 +24,7 @@ Examples:
   p2pd listen --config servers.toml --identity p2pd.key > file   # the address stays the same node's
   p2pd listen --echo                                             # every peer gets back what it sends
   p2pd listen --messages --each ./answer                         # a program answers each line of a caller
+  p2pd listen --many --exec ./chat --verbose                     # a program for each caller
   p2pd listen --accept NODE-ID                                   # nobody else; searches ports for this one";
 
 pub(crate) const CONNECT: &str = "\
@@ -31,10 +32,33 @@ Examples:
   p2pd connect ADDRESS < file
   p2pd connect ADDRESS --strategies punch --timeout 60
   p2pd connect ADDRESS --exec ./receive.py           # a program gets the socket, as descriptor 3
+  p2pd connect ADDRESS --streams                     # goes on when the network changes
+  p2pd connect ADDRESS --service ssh                 # a service of the peer's p2pd expose
   p2pd connect ADDRESS --messages --only '^hel+o'    # lines are messages; shows those with this in them
   p2pd connect ADDRESS --json 2> events.json         # what happens, one JSON object a line
 
 Exit status: 0 for a clean end, 1 for no connect or a pipe that broke, 2 for wrong usage; with --exec, the program's.";
+
+pub(crate) const EXPOSE: &str = "\
+Examples:
+  p2pd expose ssh=127.0.0.1:22 web=[::1]:8080 dns=udp:127.0.0.1:53
+  p2pd expose db=unix:/run/postgresql/.s.PGSQL.5432 --accept NODE-ID
+  p2pd expose --allow 'intranet.example:80' --allow '10.0.0.0/8:*'   # for forward --socks
+
+Peers are those of --accept; without it the terminal is asked about each new one, and the answer counts until the end. A
+peer has 1,024 connections at a time, all have 4,096. A service has 10 s to answer.";
+
+pub(crate) const FORWARD: &str = "\
+Examples:
+  p2pd forward ADDRESS ssh 2222 web :8080 dns udp:5353   # then: ssh -p 2222 localhost
+  p2pd forward ADDRESS db unix:./db.sock
+  p2pd forward ADDRESS --socks 1080                      # then: curl -x socks5h://127.0.0.1:1080 http://intranet.example/
+  ssh -o ProxyCommand='p2pd connect ADDRESS --service ssh' user@host
+
+When the connection breaks, or this machine's network changes, connections stand still and go on, for 60 s. When the peer's
+program was begun anew, those that were open are reset, and the next one opens a new session.
+
+Exit status: 0 when it is interrupted, 1 if the peer was not reached at first or a place is taken, 2 for wrong usage.";
 
 pub(crate) const SEND: &str = "\
 Examples:

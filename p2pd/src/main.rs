@@ -7,6 +7,7 @@ mod daemon;
 mod demo;
 mod exec;
 mod file;
+mod forward;
 mod help;
 mod interfaces;
 mod invitation;
@@ -17,11 +18,15 @@ mod names;
 mod options;
 mod ping;
 mod print;
+mod quiet;
 mod say;
 mod secret;
 mod server;
 mod signals;
+#[cfg(unix)]
+mod socket_file;
 mod talk;
+mod task;
 mod trace;
 
 use std::process::ExitCode;

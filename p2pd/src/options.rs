@@ -11,6 +11,8 @@ use p2pd_core::pipe::subscriptions::Pattern;
 use p2pd_core::{Interfaces, Name, NodeId, Strategy, Which};
 use tracing_subscriber::filter::Targets;
 
+use crate::forward::ServiceName;
+use crate::forward::options::{Expose, Forward};
 use crate::talk::Wanted;
 use crate::{help, log};
 
@@ -122,6 +124,13 @@ pub(crate) enum Command {
         /// with one that never said anything after 10. With `--each` so many seconds are a turn's longest time then
         #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds, conflicts_with = "echo")]
         idle: Duration,
+        /// With `--exec`: serve 64 callers at once, 8 of them from one address, rather than one after another
+        #[arg(long, requires = "exec")]
+        many: bool,
+        /// Run a program for each caller, with what the caller sends as its standard input; what it prints is sent back. The
+        /// peer's id is in P2PD_PEER. The program's arguments follow, so this comes last
+        #[arg(long, value_name = "PROGRAM [ARGS]", num_args = 1.., allow_hyphen_values = true, conflicts_with_all = ["echo", "messages"])]
+        exec: Vec<OsString>,
         /// Take this name, and hold it while listening: `p2pd connect NAME.peer` then finds this node. Needs
         /// `--identity`, because a name belongs to a key
         #[arg(long, value_name = "NAME")]
@@ -159,6 +168,13 @@ pub(crate) enum Command {
         /// With `--exec`: the socket is the program's standard input and output too
         #[arg(long, requires = "exec")]
         stdio: bool,
+        /// Reach a service that the peer's `expose` names. This is for `ssh -o ProxyCommand=...`
+        #[arg(long, value_name = "SERVICE", conflicts_with_all = ["exec", "messages", "streams", "relay_first"])]
+        service: Option<ServiceName>,
+        /// Talk on a stream of a session in place of a pipe: when the connection breaks or the network changes, it goes on
+        /// over another one, and no byte is lost. `listen` needs no option for it
+        #[arg(long, conflicts_with_all = ["exec", "messages", "relay_first"])]
+        streams: bool,
         #[command(flatten)]
         lines: Lines,
         #[command(flatten)]
@@ -206,10 +222,18 @@ pub(crate) enum Command {
     /// Send and receive files: gone on with where they were cut off, and checked by hash
     #[command(subcommand)]
     File(File),
+    /// Let peers reach services of this machine, TCP, UDP or Unix sockets, by `forward` and `connect --service`
+    #[command(after_long_help = help::EXPOSE)]
+    Expose(Expose),
+    /// Listen here for services that a peer exposes: any number of connections, over one session that goes on when the
+    /// network changes
+    #[command(after_long_help = help::FORWARD)]
+    Forward(Forward),
     /// Run the servers that peers need, a broker, a STUN and a TURN server, until interrupted
     #[command(after_long_help = help::SERVE)]
     Serve(Serve),
-    /// Try every strategy between two nodes on this machine, with servers of its own
+    /// Try every strategy between two nodes on this machine, with servers of its own; and a session, whose connection is cut
+    /// while bytes are under way
     Demo {
         /// Mebibytes to send each way
         #[arg(long, default_value_t = 64, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..=4096))]
@@ -242,6 +266,7 @@ impl Command {
     pub(crate) fn serves(&self) -> bool {
         match self {
             Command::Listen { .. } | Command::Daemon(_) | Command::Serve(_) => true,
+            Command::Expose(_) | Command::Forward(_) => true,
             Command::Map(map) => map.add.is_some(),
             Command::File(File::Receive(receive)) => !receive.once,
             _ => false,
@@ -532,7 +557,7 @@ pub(crate) struct Ping {
     pub(crate) common: Common,
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| "not a number of seconds")?;
     match Duration::try_from_secs_f64(seconds) {
         Ok(d) if !d.is_zero() && d <= Duration::from_secs(3600) => Ok(d),

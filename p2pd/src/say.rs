@@ -12,7 +12,7 @@ use p2pd_core::portmap::{self, Listed as Entry, Protocol};
 use p2pd_core::text::shown;
 use p2pd_core::{Event, Name, NameNews, NodeId, PeerAddress, PortState, Strategy, StrategyReport};
 use p2pd_sys::messages::RouteTable;
-use p2pd_tokio::{ConnectError, Pipe};
+use p2pd_tokio::{ConnectError, PipeInfo};
 use serde_json::json;
 
 use crate::clock::{self, Told};
@@ -259,7 +259,7 @@ impl Say {
         }
     }
 
-    pub(crate) fn opened(self, event: &str, pipe: &Pipe) {
+    pub(crate) fn opened(self, event: &str, pipe: &PipeInfo) {
         self.still();
         let ms = pipe.elapsed().as_secs_f64() * 1e3;
         let strategy = pipe.strategy().name();

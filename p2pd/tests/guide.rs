@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ case $verb in
 file) verb="file $1"; shift; set -- --bind 127.0.0.1 "$@" ;;
 serve) set -- --bind 127.0.0.1 --mqtt-port 0 --stun-port 0 "$@" ;;
 daemon) set -- --bind 127.0.0.1 --api 127.0.0.1:0 "$@" ;;
-listen|connect) case " $* " in *" --bind "*) ;; *) set -- --bind 127.0.0.1 "$@" ;; esac ;;
+listen|connect|expose|forward) case " $* " in *" --bind "*) ;; *) set -- --bind 127.0.0.1 "$@" ;; esac ;;
 esac
 exec "$P2PD" $verb "$@"
 "#;
@@ -139,6 +139,12 @@ impl Terminal {
         }
     }
 
+    /// Says yes to the next peer.
+    fn lets_in(&mut self) {
+        self.says("wants in");
+        self.child.stdin.as_mut().unwrap().write_all(b"y\n").unwrap();
+    }
+
     fn ends(mut self) -> (Option<i32>, String) {
         let since = Instant::now();
         loop {
@@ -178,7 +184,9 @@ const SERVE: &str = "p2pd serve --write servers.toml --host server.example";
 #[test]
 fn the_readmes_two_computers() {
     let commands = document!("README.md").commands();
-    let [_, _, (_, demo), (_, serve), ("there", listen), ("here", connect)] = commands[..] else {
+    let [_, _, (_, demo), (_, serve), ("there", listen), ("here", connect), ("there", expose), ("here", ssh)] =
+        commands[..]
+    else {
         panic!("{commands:?}")
     };
     assert_eq!(serve, SERVE);
@@ -196,6 +204,29 @@ fn the_readmes_two_computers() {
     let (code, said) = here.types(&format!("echo again | {line}")).ends();
     assert_eq!(code, Some(0), "{line}: {said}");
     listener.says("again");
+    let exposer = there.types(&expose.replace(":22", &format!(":{}", banner())));
+    by_proxy_command(&here, &to(ssh, &exposer.says("ready: ")), exposer);
+}
+
+/// A server that says what it is, as ssh's does. Returns its port.
+fn banner() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.write_all(b"SSH-2.0-of the other side\r\n");
+        }
+    });
+    port
+}
+
+/// Runs what ssh would run. A server of ssh's own is in `tests/forward.rs`.
+fn by_proxy_command(here: &Machine, ssh: &str, mut exposer: Terminal) {
+    let command = ssh.strip_prefix("ssh -o ProxyCommand=\"").unwrap().split('"').next().unwrap();
+    let caller = here.types(&format!("sleep 30 | {command}"));
+    exposer.lets_in();
+    let rest = caller.says("SSH-2.0-of");
+    assert_eq!(rest, "the other side");
 }
 
 #[test]
@@ -313,30 +344,48 @@ fn web_server() -> u16 {
 }
 
 #[test]
-fn a_forwarded_port_of_the_guide() {
+fn services_of_the_guide() {
     let commands = document!("docs/src/guide/forwarding.md").commands();
-    let [("there", listen), ("here", connect), ("here", curl)] = commands[..] else { panic!("{commands:?}") };
-    if Command::new("socat").arg("-V").output().is_err() {
-        println!("SKIPPED a_forwarded_port_of_the_guide: no socat");
-        return;
-    }
+    let [
+        ("there", expose),
+        ("here", forward),
+        ("here", curl),
+        ("here", ssh),
+        ("there", allow),
+        ("here", socks),
+        ("here", proxied),
+    ] = commands[..]
+    else {
+        panic!("{commands:?}")
+    };
     let (here, there) = (Machine::new(), Machine::new());
     let _serving = serves(SERVE, &there.path("servers.toml"));
     std::fs::copy(there.path("servers.toml"), here.path("servers.toml")).unwrap();
-    let forwarded = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let at_port = |line: &str| line.replace(":8080", &format!(":{forwarded}"));
-    let listener = there.types(&listen.replace(":8000", &format!(":{}", web_server())));
-    listener.says("ready: ");
-    let forwarder = here.types(&at_port(connect));
-    // A person types slower than a port is forwarded.
-    let patient = "curl --silent --retry 60 --retry-connrefused --retry-delay 1 ";
-    let (code, said) = here.types(&at_port(curl).replacen("curl ", patient, 1)).ends();
+    let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let ports = [web_server().to_string(), free(), free(), format!("ssh={}", banner())];
+    let at_ports = |line: &str| {
+        ["8000", "8080", "1080", "ssh=22"]
+            .iter()
+            .zip(&ports)
+            .fold(line.to_owned(), |line, (from, to)| line.replace(from, to))
+    };
+    let mut exposer = there.types(&at_ports(expose));
+    let address = exposer.says("ready: ");
+    let forwarder = here.types(&to(&at_ports(forward), &address));
+    exposer.lets_in();
+    forwarder.says("forwards: ");
+    let (code, said) = here.types(&at_ports(curl)).ends();
     assert!(code == Some(0) && said.contains("from there"), "{said}");
-    // Both carry one connection and end with it.
-    let (code, said) = forwarder.ends();
-    assert_eq!(code, Some(0), "{said}");
-    let (code, said) = listener.ends();
-    assert_eq!(code, Some(0), "{said}");
+    drop(forwarder);
+    drop(exposer);
+    let exposer = there.types(&at_ports(expose));
+    by_proxy_command(&here, &to(ssh, &exposer.says("ready: ")), exposer);
+    let mut exposer = there.types(&at_ports(allow));
+    let forwarder = here.types(&to(&at_ports(socks), &exposer.says("ready: ")));
+    exposer.lets_in();
+    forwarder.says("forwards: ");
+    let (code, said) = here.types(&at_ports(proxied)).ends();
+    assert!(code == Some(0) && said.contains("from there"), "{said}");
 }
 
 /// Lists are read, each table of the guide by itself.

@@ -35,9 +35,16 @@ fn help_teaches_by_example_and_says_what_exit_codes_mean() {
     for part in ["there$  p2pd listen --config servers.toml", "Exit status:\n  0  done", "  2  wrong usage"] {
         assert!(help.contains(part), "{part}: {help}");
     }
-    for args in
-        [&["listen"][..], &["connect"], &["file", "send"], &["file", "receive"], &["daemon"], &["serve"]]
-    {
+    for args in [
+        &["listen"][..],
+        &["connect"],
+        &["file", "send"],
+        &["file", "receive"],
+        &["daemon"],
+        &["serve"],
+        &["expose"],
+        &["forward"],
+    ] {
         let (code, help, _) = ends(&[args, &["--help"]].concat());
         assert_eq!((code, help.contains("Examples:\n")), (Some(0), true), "{args:?}");
     }

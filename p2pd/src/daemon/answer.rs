@@ -28,6 +28,12 @@ pub(super) enum Refused {
     NameTaken,
     ConnectFailed(Value),
     NoSuchConnection(String),
+    NoSuchSession(String),
+    NoSuchStream,
+    /// The stream has one direction, and not this one.
+    OneWay,
+    /// The peer reset or stopped the stream, with this code.
+    GivenUp(u32),
     BadOrigin,
     BadHost,
     NoToken,
@@ -72,14 +78,20 @@ impl Refused {
             Refused::Busy | Refused::PeerSlow => 31,
             Refused::TooMany(_) => 32,
             Refused::NotRelayed => 33,
+            Refused::NoSuchSession(_) => 34,
+            Refused::NoSuchStream => 35,
+            Refused::OneWay => 36,
+            Refused::GivenUp(_) => 37,
         }
     }
 
     pub(super) fn status(&self) -> StatusCode {
         match self {
-            Refused::NoSuchCall | Refused::NoSuchConnection(_) | Refused::NoSuchSubscription => {
-                StatusCode::NOT_FOUND
-            }
+            Refused::NoSuchCall
+            | Refused::NoSuchConnection(_)
+            | Refused::NoSuchSubscription
+            | Refused::NoSuchSession(_)
+            | Refused::NoSuchStream => StatusCode::NOT_FOUND,
             Refused::WrongMethod => StatusCode::METHOD_NOT_ALLOWED,
             Refused::BadName
             | Refused::BadAddress(_)
@@ -91,7 +103,9 @@ impl Refused {
             | Refused::OptionTwice(_)
             | Refused::NotText
             | Refused::BodyBroken => StatusCode::BAD_REQUEST,
-            Refused::NameTaken | Refused::Piped | Refused::NotRelayed => StatusCode::CONFLICT,
+            Refused::NameTaken | Refused::Piped | Refused::NotRelayed | Refused::OneWay => {
+                StatusCode::CONFLICT
+            }
             Refused::ConnectFailed(_) => StatusCode::BAD_GATEWAY,
             Refused::BadOrigin => StatusCode::FORBIDDEN,
             Refused::BadHost => StatusCode::MISDIRECTED_REQUEST,
@@ -101,7 +115,7 @@ impl Refused {
             Refused::TooLong => StatusCode::PAYLOAD_TOO_LARGE,
             Refused::BodySlow => StatusCode::REQUEST_TIMEOUT,
             Refused::OwnConnection => StatusCode::UPGRADE_REQUIRED,
-            Refused::Ended => StatusCode::GONE,
+            Refused::Ended | Refused::GivenUp(_) => StatusCode::GONE,
             Refused::Busy | Refused::TooMany(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -158,6 +172,12 @@ impl fmt::Display for Refused {
             Refused::NameTaken => f.write_str("Con name already exists."),
             Refused::ConnectFailed(_) => f.write_str("Con failed connect."),
             Refused::NoSuchConnection(name) => write!(f, "Con name {name} not found."),
+            Refused::NoSuchSession(name) => write!(f, "Session name {name} not found."),
+            Refused::NoSuchStream => {
+                f.write_str("The session has no stream of this number, or its two directions are over.")
+            }
+            Refused::OneWay => f.write_str("The stream has the other direction only."),
+            Refused::GivenUp(code) => write!(f, "The peer gave the stream up, with code {code}."),
             Refused::BadOrigin => f.write_str("Invalid origin."),
             Refused::BadHost => f.write_str("The Host header names another server."),
             Refused::NoToken => f.write_str("This call needs the token."),

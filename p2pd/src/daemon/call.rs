@@ -11,6 +11,7 @@ use percent_encoding::percent_decode_str;
 use super::answer::Refused;
 use super::connection::BesideCall;
 use super::queues::QueueCall;
+use super::sessions::SessionCall;
 use super::turn::{self, TurnCall};
 
 /// Time that `recv` waits where the call gives none, as in P2PD's documents.
@@ -48,6 +49,10 @@ pub(super) enum Call {
     Turns,
     /// The messages beside a relayed connection.
     Beside(Name, BesideCall),
+    /// A session with its streams and datagrams.
+    Session(Name, SessionCall),
+    /// All of these.
+    Sessions,
 }
 
 /// A connection's name: 1 to 64 letters, digits, dots, hyphens and underscores.
@@ -113,6 +118,8 @@ impl Call {
             ["p2p", of @ ("turn" | "msg"), name, "sub", ref options @ ..] => {
                 (get || post, sub(name, options, |name, to| queued(of, name, QueueCall::Subscribe(to))))
             }
+            ["p2p", "session"] => (get, Ok(Call::Sessions)),
+            ["p2p", "session", name, ref rest @ ..] => session(name, rest, (get, post, delete))?,
             _ => return Err(Refused::NoSuchCall),
         };
         match call {
@@ -131,6 +138,8 @@ impl Call {
             Call::Events | Call::Open(..) | Call::Close(_) | Call::Send(..) | Call::Recv(..) => false,
             Call::PutBinary(_) | Call::TakeBinary(..) | Call::Pipe(_) | Call::Turn(..) => false,
             Call::Subscribe(..) | Call::Unsubscribe(..) | Call::Beside(..) => false,
+            Call::Sessions | Call::Session(_, SessionCall::Show) => true,
+            Call::Session(..) => false,
         }
     }
 
@@ -157,12 +166,54 @@ fn named(text: &str, call: impl FnOnce(Name) -> Call) -> Result<Call, Refused> {
 }
 
 fn open(named: &str, to: &str) -> Result<Call, Refused> {
-    let (name, to) = (name(named)?, decoded(to)?);
-    let to = match &*to {
-        "self" => None,
-        other => Some(other.parse().map_err(|why| Refused::BadAddress(Box::new(why)))?),
+    Ok(Call::Open(name(named)?, peer(to)?))
+}
+
+/// A call below `/p2p/session/NAME`, and whether it may have this method.
+fn session(
+    named: &str,
+    rest: &[&str],
+    (get, post, delete): (bool, bool, bool),
+) -> Result<(bool, Result<Call, Refused>), Refused> {
+    let either = get || post;
+    let number = |text: &str| decoded(text)?.parse::<u32>().map_err(|_| Refused::BadOption("number"));
+    let longest = |options: &[&str]| match options {
+        [] => Ok(RECV),
+        ["timeout", time] => seconds(&decoded(time)?),
+        _ => Err(Refused::NoSuchCall),
     };
-    Ok(Call::Open(name, to))
+    let (allowed, call) = match *rest {
+        [] if delete => (true, Ok(SessionCall::Close)),
+        [] => (get, Ok(SessionCall::Show)),
+        ["close"] => (either, Ok(SessionCall::Close)),
+        ["open", to] => (either, peer(to).map(SessionCall::Open)),
+        ["stream"] => (either, Ok(SessionCall::Stream)),
+        ["accept", ref options @ ..] => (either, longest(options).map(SessionCall::Accept)),
+        ["datagram"] if post => (true, Ok(SessionCall::SendDatagram)),
+        ["datagram", ref options @ ..] => (get, longest(options).map(SessionCall::ReadDatagram)),
+        ["stream", n] if post => (true, number(n).map(SessionCall::Write)),
+        ["stream", n, "finish"] => (either, number(n).map(SessionCall::Finish)),
+        ["stream", n, "reset", code] => {
+            (either, number(n).and_then(|n| Ok(SessionCall::Reset(n, number(code)?))))
+        }
+        ["stream", n, "stop", code] => {
+            (either, number(n).and_then(|n| Ok(SessionCall::Stop(n, number(code)?))))
+        }
+        ["stream", n, ref options @ ..] => {
+            (get, number(n).and_then(|n| Ok(SessionCall::Read(n, longest(options)?))))
+        }
+        _ => return Err(Refused::NoSuchCall),
+    };
+    let call = call.and_then(|call| Ok(Call::Session(name(named)?, call)));
+    Ok((allowed, call))
+}
+
+/// An address, a name that ends with `.peer`, or `None` for `self`.
+fn peer(to: &str) -> Result<Option<Target>, Refused> {
+    match &*decoded(to)? {
+        "self" => Ok(None),
+        other => other.parse().map(Some).map_err(|why| Refused::BadAddress(Box::new(why))),
+    }
 }
 
 /// The text may have slashes, and is bytes.
@@ -276,6 +327,11 @@ mod tests {
             "/p2p/sub/a/timeout/1",
             "/p2p/sub/a/msg_p",
             "/p2p/sub/a/msg_p/x/msg_p/y",
+            "/p2p/session/a/",
+            "/p2p/session/a/open",
+            "/p2p/session/a/stream/1/other",
+            "/p2p/session/a/stream/1/timeout",
+            "/p2p/session/a/accept/1",
             "/%76ersion",
             "*",
         ] {
@@ -311,6 +367,35 @@ mod tests {
         assert_eq!(code(Method::POST, "/p2p/open/a/self"), 200);
         assert_eq!(code(Method::DELETE, "/p2p/sub/a/msg_p/x"), 200);
         assert_eq!(code(Method::DELETE, "/p2p/con/a"), 200);
+    }
+
+    #[test]
+    fn streams_have_numbers_and_sessions_names() {
+        let code = |method: Method, path: &str| code(Call::parse(&method, &format!("/p2p/session{path}")));
+        for (path, get, post, delete) in [
+            ("", 200, 405, 405),
+            ("/a", 200, 405, 200),
+            ("/a/open/self", 200, 200, 405),
+            ("/a/stream", 200, 200, 405),
+            ("/a/accept/timeout/0.5", 200, 200, 405),
+            ("/a/datagram", 200, 200, 405),
+            ("/a/datagram/timeout/1", 200, 405, 405),
+            ("/a/stream/0", 200, 200, 405),
+            ("/a/stream/7/timeout/1", 200, 405, 405),
+            ("/a/stream/4294967295/finish", 200, 200, 405),
+            ("/a/stream/1/reset/9", 200, 200, 405),
+            ("/a/stream/1/stop/9", 200, 200, 405),
+            ("/a/stream/4294967296", 400, 400, 405),
+            ("/a/stream/-1/finish", 400, 400, 405),
+            ("/a/stream/1/reset/x", 400, 400, 405),
+            ("/a/stream/1/timeout/-1", 400, 405, 405),
+            ("/a%2Fb", 400, 405, 400),
+            ("/a/open/example", 400, 400, 405),
+        ] {
+            let codes = [Method::GET, Method::POST, Method::DELETE].map(|method| code(method, path));
+            assert_eq!(codes, [get, post, delete], "{path}");
+        }
+        assert_eq!((code(Method::HEAD, "/a"), code(Method::HEAD, "/a/stream/1")), (200, 405));
     }
 
     #[test]

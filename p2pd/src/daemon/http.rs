@@ -24,6 +24,7 @@ use super::call::{Call, LONGEST, Name, seconds};
 use super::connection::BesideCall;
 use super::guard::{Guard, Query, Via, check_target};
 use super::queues::{QueueCall, Queues};
+use super::sessions::{self, SessionCall};
 use super::turn::{self, TurnCall};
 use super::{Daemon, Wanted, plan, relay};
 use crate::say::nat;
@@ -137,6 +138,8 @@ async fn carry_out(
         | Call::Turn(_, TurnCall::Queue(QueueCall::Subscribe(_)))
         | Call::Beside(_, BesideCall::Queue(QueueCall::Subscribe(_))) => &["overflow", "queue"],
         Call::Turn(_, TurnCall::Open) => &["family", "timeout", "overflow", "queue"],
+        Call::Session(_, SessionCall::Open(_)) => &["strategies", "protocol", "timeout"],
+        Call::Session(_, SessionCall::Stream) => &["tag", "uni"],
         _ => &[],
     })?;
     match call {
@@ -220,6 +223,8 @@ async fn carry_out(
             queued(&daemon, daemon.find(&name)?.beside()?, (name, call), query, request.headers()).await
         }
         Call::Turns => Ok(ok(json!({"turns": daemon.turns.list()}))),
+        Call::Sessions => Ok(ok(json!({"sessions": daemon.sessions.list()}))),
+        Call::Session(name, call) => session(&daemon, name, call, query, request).await,
         Call::TakeBinary(name, of, timeout) => {
             let (message, _) = daemon.find(&name)?.recv(&of, timeout).await?;
             Ok(typed(StatusCode::OK, "application/octet-stream", message.data))
@@ -267,6 +272,56 @@ async fn relayed(
         TurnCall::Queue(call) => {
             return queued(daemon, turns.queues(&name)?, (name, call), query, request.headers()).await;
         }
+    }))
+}
+
+async fn session(
+    daemon: &Arc<Daemon>,
+    name: Name,
+    call: SessionCall,
+    query: &Query,
+    request: Request<Body>,
+) -> Result<Answer, Refused> {
+    if let SessionCall::Open(to) = call {
+        let timeout = query.get("timeout").map(seconds).transpose()?;
+        return Ok(ok(sessions::open(daemon, name, to, plan(query, timeout)?).await?));
+    }
+    let held = daemon.sessions.find(&name)?;
+    let binary = |bytes: Bytes| typed(StatusCode::OK, "application/octet-stream", bytes);
+    let done = json!({"name": name.0});
+    Ok(ok(match call {
+        SessionCall::Open(_) | SessionCall::Show => held.to_json(),
+        SessionCall::Close => {
+            held.close();
+            json!({"closed": name.0})
+        }
+        SessionCall::Stream => {
+            let both = match query.get("uni") {
+                None | Some("0" | "false") => true,
+                Some("" | "1" | "true") => false,
+                Some(_) => return Err(Refused::BadOption("uni")),
+            };
+            held.open(query.get("tag").unwrap_or_default(), both).await?
+        }
+        SessionCall::Accept(longest) => held.accept(longest).await?,
+        SessionCall::Write(n) => {
+            let sent = held.write(n, body(daemon, request, MAX_BODY).await?).await?;
+            json!({"name": name.0, "stream": n, "sent": sent})
+        }
+        SessionCall::Read(n, longest) => {
+            return Ok(match held.read(n, longest).await? {
+                Some(bytes) => binary(bytes),
+                None => typed(StatusCode::NO_CONTENT, "application/octet-stream", ""),
+            });
+        }
+        SessionCall::Finish(n) => held.finish(n, None).await.map(|()| done)?,
+        SessionCall::Reset(n, code) => held.finish(n, Some(code)).await.map(|()| done)?,
+        SessionCall::Stop(n, code) => held.stop(n, code).map(|()| done)?,
+        SessionCall::SendDatagram => {
+            let sent = held.send_datagram(body(daemon, request, MAX_BODY).await?)?;
+            json!({"name": name.0, "sent": sent})
+        }
+        SessionCall::ReadDatagram(longest) => return Ok(binary(held.read_datagram(longest).await?)),
     }))
 }
 
@@ -453,6 +508,8 @@ mod tests {
                 .replace("{seconds}", "1")
                 .replace("{ip}", "192.0.2.1")
                 .replace("{port}", "7")
+                .replace("{number}", "4")
+                .replace("{code}", "9")
                 .replace(['{', '}'], "");
             for method in ["get", "post", "delete", "put"] {
                 let call = Call::parse(&Method::from_bytes(method.to_uppercase().as_bytes()).unwrap(), &path);
@@ -464,7 +521,7 @@ mod tests {
             }
         }
         // Every kind of call there is.
-        assert_eq!(kinds.len(), 22);
+        assert_eq!(kinds.len(), 24);
     }
 
     #[test]

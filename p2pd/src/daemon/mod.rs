@@ -13,6 +13,7 @@ mod place;
 mod queues;
 mod relay;
 mod serve;
+mod sessions;
 mod turn;
 
 use std::collections::BTreeMap;
@@ -38,6 +39,7 @@ use connection::{Connection, State};
 use events::Feed;
 use guard::{Guard, Query};
 use place::{Place, Places};
+pub(crate) use sessions::settings;
 
 /// Connections in all; a further one of a peer is closed. Of peers' there are [`MAX_INCOMING`], and those whose relays
 /// have ended, whose last messages are kept: 32 a second for a minute.
@@ -69,6 +71,7 @@ struct Daemon {
     /// Streams of server-sent events.
     streams: Arc<Semaphore>,
     turns: turn::Turns,
+    sessions: sessions::Sessions,
     /// The list's word on the way to servers.
     way: Option<WayOut>,
     /// The page, with the nonce of its policy.
@@ -144,18 +147,20 @@ pub(crate) async fn run(node: &Node, prepared: Prepared, way: Option<WayOut>, sa
         bodies: Semaphore::new(BODIES),
         streams: Arc::new(Semaphore::new(STREAMS)),
         turns: turn::Turns::default(),
+        sessions: sessions::Sessions::default(),
         way,
         page,
     });
     let following = tokio::spawn(events::follow(daemon.clone(), node.events()));
     let accepting = tokio::spawn(accept(daemon.clone()));
+    let of_sessions = tokio::spawn(sessions::accept(daemon.clone()));
     say.api(listeners.tcp(), daemon.guard.token(), prepared.token_file.as_deref(), prepared.unix.as_deref());
     let telling = tokio::spawn(addresses(node.clone(), node.events(), None, say));
     tokio::select! {
         () = listeners.serve(daemon.clone()) => {}
         () = crate::signals::interrupted() => {}
     }
-    for task in [following, accepting, telling] {
+    for task in [following, accepting, of_sessions, telling] {
         task.abort();
     }
     // The peers are told of the end.
@@ -164,6 +169,7 @@ pub(crate) async fn run(node: &Node, prepared: Prepared, way: Option<WayOut>, sa
             connection.close();
         }
     }
+    daemon.sessions.close();
     tokio::time::sleep(Duration::from_millis(50)).await;
     ExitCode::SUCCESS
 }

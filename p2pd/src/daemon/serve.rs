@@ -2,10 +2,9 @@
 //! all else is hyper's.
 
 use std::convert::Infallible;
-use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -28,6 +27,8 @@ use super::call::Call;
 use super::clients::{Answering, Clients, Held};
 use super::guard::Via;
 use super::{Daemon, http, relay};
+#[cfg(unix)]
+use crate::socket_file::{self, SocketFile};
 
 /// Connections to the socket file at once; a further one waits.
 #[cfg(unix)]
@@ -50,16 +51,6 @@ pub(super) struct Listeners {
     unix: Option<(tokio::net::UnixListener, SocketFile)>,
 }
 
-/// Removed when dropped.
-#[derive(Debug)]
-struct SocketFile(PathBuf);
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
-    }
-}
-
 impl Listeners {
     pub(super) fn bind(at: SocketAddr, unix: Option<&Path>) -> Result<Self, String> {
         let open = || {
@@ -73,7 +64,7 @@ impl Listeners {
         let unix = unix
             .map(|path| {
                 let named = |why: io::Error| format!("--unix {}: {why}", path.display());
-                bind_unix(path).map(|listener| (listener, SocketFile(path.into()))).map_err(named)
+                socket_file::bind(path).map_err(named)
             })
             .transpose()?;
         #[cfg(not(unix))]
@@ -148,32 +139,6 @@ async fn serve_unix(daemon: Arc<Daemon>, listener: tokio::net::UnixListener) {
             Err(_) => sleep(Duration::from_millis(10)).await,
         }
     }
-}
-
-/// A socket file that nobody else may connect to at any time: it has its mode before it listens and its name.
-#[cfg(unix)]
-fn bind_unix(path: &Path) -> io::Result<tokio::net::UnixListener> {
-    use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-    if let Ok(old) = fs::symlink_metadata(path) {
-        if !old.file_type().is_socket() {
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the file exists and is no socket"));
-        }
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process serves there"));
-        }
-    }
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".new-{}", std::process::id()));
-    let beside = SocketFile(path.with_file_name(name));
-    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
-    socket.bind(&socket2::SockAddr::unix(&beside.0)?)?;
-    fs::set_permissions(&beside.0, fs::Permissions::from_mode(0o600))?;
-    fs::rename(&beside.0, path)?;
-    socket.listen(128)?;
-    socket.set_nonblocking(true)?;
-    tokio::net::UnixListener::from_std(std::os::unix::net::UnixListener::from(std::os::fd::OwnedFd::from(
-        socket,
-    )))
 }
 
 async fn client(

@@ -36,7 +36,7 @@ impl Pace {
     }
 
     /// Waits until one more may be run.
-    async fn next(&mut self) {
+    pub(super) async fn next(&mut self) {
         let now = Instant::now();
         self.0 = self.0.max(now) + EVERY;
         sleep_until(now + (self.0 - now).saturating_sub(EVERY * BURST)).await;
@@ -136,7 +136,7 @@ async fn run(
 }
 
 /// A program that is run. Dropped before its end, it is killed together with what it has started.
-struct Running(Child);
+pub(super) struct Running(pub(super) Child);
 
 impl Drop for Running {
     fn drop(&mut self) {

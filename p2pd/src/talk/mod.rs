@@ -1,8 +1,10 @@
 //! `p2pd listen` and `p2pd connect`: a pipe between standard input and output, as netcat has it.
 
+mod callers;
 mod each;
 mod gather;
 mod messages;
+mod programs;
 mod stdio;
 mod waiting;
 
@@ -11,17 +13,23 @@ use std::io;
 use std::pin::pin;
 use std::time::Duration;
 
-use p2pd_tokio::{Node, Pipe};
+use p2pd_core::{Plan, Target};
+use p2pd_tokio::{ConnectError, Node, Pipe, RecvStream, SendStream};
 use serde_json::json;
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use crate::forward;
 use crate::say::Say;
+pub(crate) use callers::sessions;
+use callers::{Caller, Callers, TAG};
 use each::Pace;
 pub(crate) use gather::Gather;
 pub(crate) use messages::Wanted;
 use messages::{Receiving, Sending};
-use stdio::{CHUNK, Input, Output};
+pub(crate) use programs::serve as programs;
+pub(crate) use stdio::Input;
+use stdio::{CHUNK, Output};
 use waiting::Waiting;
 pub(crate) use waiting::{Turns, place};
 
@@ -84,6 +92,7 @@ impl Activity {
 /// The peer's half of a pipe.
 enum Theirs {
     Bytes(Gather<ReadHalf<Pipe>>),
+    Stream(Gather<RecvStream>),
     Messages(Receiving),
 }
 
@@ -91,6 +100,7 @@ impl Theirs {
     async fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         match self {
             Theirs::Bytes(from) => from.read(into).await,
+            Theirs::Stream(from) => from.read(into).await,
             Theirs::Messages(from) => from.read(into).await,
         }
     }
@@ -99,6 +109,7 @@ impl Theirs {
 /// Our half of a pipe.
 enum Ours {
     Bytes(WriteHalf<Pipe>),
+    Stream(SendStream),
     Messages(Sending),
 }
 
@@ -106,6 +117,7 @@ impl Ours {
     async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         match self {
             Ours::Bytes(to) => to.write_all(bytes).await,
+            Ours::Stream(to) => to.write_all(bytes).await,
             Ours::Messages(to) => to.write_all(bytes).await,
         }
     }
@@ -113,6 +125,7 @@ impl Ours {
     async fn flush(&mut self) -> io::Result<()> {
         match self {
             Ours::Bytes(to) => to.flush().await,
+            Ours::Stream(to) => to.flush().await,
             Ours::Messages(to) => to.flush().await,
         }
     }
@@ -120,6 +133,7 @@ impl Ours {
     async fn shutdown(&mut self) -> io::Result<()> {
         match self {
             Ours::Bytes(to) => to.shutdown().await,
+            Ours::Stream(to) => to.shutdown().await,
             Ours::Messages(to) => to.shutdown().await,
         }
     }
@@ -131,7 +145,43 @@ impl Ours {
 /// Says which side broke.
 pub(crate) async fn caller(pipe: Pipe, messages: Option<Wanted>, say: Say) -> io::Result<()> {
     let mut stdio = Stdio::open(messages)?;
-    talk(pipe, &mut stdio, Side::Caller, &Activity::new(), say).await
+    talk(Caller::Pipe(pipe), &mut stdio, Side::Caller, &Activity::new(), say).await
+}
+
+/// Handles one stream of a session to its end, as the end that called.
+///
+/// # Errors
+/// Says which side broke.
+pub(crate) async fn on_stream((send, recv): (SendStream, RecvStream), say: Say) -> io::Result<()> {
+    let Stdio { mut input, mut output, .. } = Stdio::open(None)?;
+    let halves = (Theirs::Stream(Gather::new(recv)), Ours::Stream(send));
+    converse(halves, (&mut input, &mut output), Side::Caller, &Activity::new(), say).await
+}
+
+/// Opens a session, and talks on a stream of it to its end. All that was sent has arrived then.
+///
+/// # Errors
+/// The call's, or says which side broke.
+pub(crate) async fn stream(
+    node: &Node,
+    (to, plan): (&Target, Plan),
+    say: Say,
+) -> Result<io::Result<()>, ConnectError> {
+    let session = node.connect_session_with(to, plan).await?;
+    if let Some(carrier) = session.carrier() {
+        say.opened("connected", &carrier);
+    }
+    let following = tokio::spawn(forward::follow(session.clone(), say));
+    let broke = |why| named(PIPE, &io::Error::from(why));
+    let talked = async {
+        let stream = session.open_bi(TAG).await.map_err(broke)?;
+        on_stream(stream, say).await?;
+        session.delivered().await.map_err(broke)
+    };
+    let talked = talked.await;
+    following.abort();
+    forward::close(&session).await;
+    Ok(talked)
 }
 
 /// Serves callers one after another. While others wait, one that is silent for `idle` makes room. One whose messages a
@@ -145,22 +195,23 @@ pub(crate) async fn listener(
     let has_end = messages.as_ref().is_some_and(|wanted| !wanted.each.is_empty());
     let mut stdio = Stdio::open(messages)?;
     let mut waiting = Waiting::default();
+    let mut callers = Callers::new(node);
     loop {
-        let pipe = match waiting.next() {
-            Some(pipe) => pipe,
-            None => match node.accept().await {
-                Some(pipe) => pipe,
+        let caller = match waiting.next() {
+            Some(caller) => caller,
+            None => match callers.next().await {
+                Some(caller) => caller,
                 None => return Ok(()),
             },
         };
         // Whoever comes from now on is told that it waits.
         node.set_busy(true);
-        say.opened("incoming", &pipe);
-        let peer = pipe.peer();
+        say.opened("incoming", &caller.info());
+        let peer = caller.peer();
         let (activity, mut told) = (Activity::new(), false);
         // The time since which others wait for the turn's end.
         let mut since = (!waiting.is_empty()).then(Instant::now);
-        let mut talking = Box::pin(talk(pipe, &mut stdio, Side::Listener, &activity, say));
+        let mut talking = Box::pin(talk(caller, &mut stdio, Side::Listener, &activity, say));
         let ended = loop {
             let over = since.filter(|_| has_end).map(|since| since + idle);
             let until = activity.until(idle);
@@ -186,16 +237,16 @@ pub(crate) async fn listener(
                         break Ok(());
                     }
                 }
-                pipe = node.accept() => match pipe {
-                    Some(pipe) => {
+                caller = callers.next() => match caller {
+                    Some(caller) => {
                         if !std::mem::replace(&mut told, true) {
-                            let (peer, at) = (pipe.peer(), pipe.remote_addr());
+                            let (peer, at) = (caller.peer(), caller.remote_addr());
                             say.line(
                                 || json!({"event": "waiting", "peer": peer.to_string(), "remote": at.to_string()}),
                                 || format!("waiting: {peer} at {at}"),
                             );
                         }
-                        waiting.push(pipe);
+                        waiting.push(caller);
                         since = since.or_else(|| (!waiting.is_empty()).then(Instant::now));
                     }
                     None => break talking.await,
@@ -211,23 +262,52 @@ pub(crate) async fn listener(
     }
 }
 
-/// Copies in both directions to their ends.
-async fn talk(pipe: Pipe, stdio: &mut Stdio, side: Side, activity: &Activity, say: Say) -> io::Result<()> {
-    let peer = pipe.peer();
+/// Returns a caller's bytes, both ways.
+fn split(caller: Caller) -> (Theirs, Ours) {
+    match caller {
+        Caller::Pipe(pipe) => {
+            let (from, to) = tokio::io::split(pipe);
+            (Theirs::Bytes(Gather::new(from)), Ours::Bytes(to))
+        }
+        Caller::Stream(_, stream) => {
+            let (send, recv) = *stream;
+            (Theirs::Stream(Gather::new(recv)), Ours::Stream(send))
+        }
+    }
+}
+
+/// Copies in both directions to their ends, or has a program answer messages.
+async fn talk(
+    caller: Caller,
+    stdio: &mut Stdio,
+    side: Side,
+    activity: &Activity,
+    say: Say,
+) -> io::Result<()> {
+    let peer = caller.peer();
     let Stdio { input, output, messages, pace } = stdio;
-    let (from, mut to) = match messages {
-        Some(wanted) => {
+    let halves = match (caller, messages) {
+        (Caller::Pipe(pipe), Some(wanted)) => {
             let halves = messages::split(pipe, wanted, say).map_err(|why| named(PIPE, &why))?;
             if !wanted.each.is_empty() {
                 return each::answer(halves, (&wanted.each, pace), peer, activity, say).await;
             }
             (Theirs::Messages(halves.0), Ours::Messages(halves.1))
         }
-        None => {
-            let (from, to) = tokio::io::split(pipe);
-            (Theirs::Bytes(Gather::new(from)), Ours::Bytes(to))
-        }
+        // A listener for messages takes no sessions.
+        (caller, _) => split(caller),
     };
+    converse(halves, (input, output), side, activity, say).await
+}
+
+/// Copies in both directions to their ends.
+async fn converse(
+    (from, mut to): (Theirs, Ours),
+    (input, output): (&mut Input, &mut Output),
+    side: Side,
+    activity: &Activity,
+    say: Say,
+) -> io::Result<()> {
     {
         let ended = Cell::new(input.has_ended());
         let mut received = pin!(receive(from, output, activity));

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use p2pd_tokio::Pipe;
+use super::callers::Caller;
 
 /// Most callers that wait at once.
 const MOST: usize = 64;
@@ -26,22 +26,26 @@ impl<T> Default for Turns<T> {
     }
 }
 
-/// Pipes that wait.
+/// Callers that wait.
 #[derive(Debug, Default)]
-pub(super) struct Waiting(Turns<Pipe>);
+pub(super) struct Waiting(Turns<Caller>);
 
 impl Waiting {
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    pub(super) fn push(&mut self, pipe: Pipe) {
-        let at = pipe.remote_addr();
-        self.0.push(at, pipe);
+    pub(super) fn push(&mut self, caller: Caller) {
+        self.0.push(caller.remote_addr(), caller);
     }
 
-    pub(super) fn next(&mut self) -> Option<Pipe> {
-        self.0.next(|_| true, |_| true)
+    pub(super) fn next(&mut self) -> Option<Caller> {
+        self.next_of(|_| true)
+    }
+
+    /// Returns the next one of the places that may have a turn.
+    pub(super) fn next_of(&mut self, may: impl Fn(IpAddr) -> bool) -> Option<Caller> {
+        self.0.next(may, |_| true)
     }
 }
 

@@ -12,5 +12,6 @@ mod mutate;
 mod page;
 mod ping;
 mod pipes;
+mod sessions;
 mod turn;
 mod webrtc;

@@ -1,0 +1,214 @@
+//! Session with an exposer, which is opened again when it ended.
+
+use std::io;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use p2pd_core::{Plan, Target};
+use p2pd_tokio::{ConnectError, Node, Session};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout};
+
+use super::copy::{CHUNK, Stream, is_of_session};
+use super::wire::{Answer, Wish};
+use crate::say::Say;
+
+/// Bytes of a client that are sent before the exposer has answered. They are kept, for a session that turns out to be over.
+const EARLY: usize = CHUNK;
+/// Longest wait for the exposer's answer. It gives its service 10 s, and a session waits 60 s for its connection.
+const ANSWER: Duration = Duration::from_secs(90);
+/// Longest wait until the peer has heard of a session's end.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Sessions with one exposer, of which one is open at a time.
+#[derive(Debug)]
+pub(super) struct Link {
+    node: Node,
+    to: Target,
+    plan: Plan,
+    say: Say,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    session: Option<Session>,
+    /// Time at which a call came to nothing.
+    failed: Option<Instant>,
+}
+
+/// Reason that a stream was not opened.
+#[derive(Debug)]
+pub(super) enum NotOpen {
+    /// No session. The reason has been said.
+    NoSession,
+    Answered(Answer),
+    /// The client is gone.
+    Left,
+    Broke(io::Error),
+}
+
+impl std::fmt::Display for NotOpen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            NotOpen::NoSession => f.write_str("there is no connection to the peer"),
+            NotOpen::Answered(answer) => answer.fmt(f),
+            NotOpen::Left => f.write_str("its client has left"),
+            NotOpen::Broke(why) => why.fmt(f),
+        }
+    }
+}
+
+impl Link {
+    pub(super) fn new(node: &Node, to: Target, plan: Plan, say: Say) -> Self {
+        Link { node: node.clone(), to, plan, say, state: Mutex::default() }
+    }
+
+    /// Returns the session, opened if there is none. Whoever waits for a call that comes to nothing makes none.
+    ///
+    /// # Errors
+    /// The call's; `None` where it has been told to another one.
+    pub(super) async fn session(&self) -> Result<Session, Option<ConnectError>> {
+        let asked = Instant::now();
+        let mut state = self.state.lock().await;
+        if let Some(session) =
+            state.session.as_ref().filter(|session| session.closed().now_or_never().is_none())
+        {
+            return Ok(session.clone());
+        }
+        state.session = None;
+        if state.failed.is_some_and(|at| at >= asked) {
+            return Err(None);
+        }
+        match self.node.connect_session_with(&self.to, self.plan.clone()).await {
+            Ok(session) => {
+                state.session = Some(session.clone());
+                if let Some(carrier) = session.carrier() {
+                    self.say.opened("connected", &carrier);
+                }
+                tokio::spawn(super::follow(session.clone(), self.say));
+                Ok(session)
+            }
+            Err(why) => {
+                state.failed = Some(Instant::now());
+                Err(Some(why))
+            }
+        }
+    }
+
+    /// Opens a stream, and waits until the exposer has answered. Meanwhile bytes of `client` are sent already. Returns
+    /// true beside the stream if the client has ended its sending by then.
+    ///
+    /// # Errors
+    /// Says why there is none.
+    pub(super) async fn open(
+        &self,
+        wish: &Wish,
+        mut client: Option<&mut (impl AsyncRead + Unpin)>,
+    ) -> Result<(Stream, bool), NotOpen> {
+        let (mut early, mut ended) = (Vec::new(), false);
+        let mut again = true;
+        loop {
+            let session = self.session().await.map_err(|why| {
+                why.iter().for_each(|why| self.say.failed(why));
+                NotOpen::NoSession
+            })?;
+            // Without a connection nothing of the stream has been sent.
+            let unsent = session.carrier().is_none();
+            let opened = async {
+                let mut stream = session.open_bi(&wish.tag()).await?;
+                stream.0.write_all(&early).await?;
+                if ended {
+                    stream.0.finish();
+                }
+                Ok(stream)
+            };
+            let answered = match opened.await {
+                Ok(mut stream) => {
+                    let waiting = answer(&mut stream, client.as_deref_mut(), &mut early, &mut ended);
+                    match timeout(ANSWER, waiting).await {
+                        Ok(Ok(Some(Answer::Open))) => return Ok((stream, ended)),
+                        Ok(Ok(Some(other))) => return Err(NotOpen::Answered(other)),
+                        Ok(Ok(None)) => return Err(NotOpen::Left),
+                        Ok(Err(why)) => why,
+                        Err(_) => return Err(NotOpen::Broke(io::ErrorKind::TimedOut.into())),
+                    }
+                }
+                Err(why) => why,
+            };
+            // The exposer has begun anew. Bytes that its service may have had are not sent twice.
+            let may_repeat = is_of_session(&answered) && (unsent || early.is_empty());
+            if !(may_repeat && std::mem::take(&mut again)) {
+                return Err(NotOpen::Broke(answered));
+            }
+        }
+    }
+
+    /// Ends the session, and waits until the peer has heard of it. With `whole`, all that was written arrives before.
+    pub(super) async fn close(&self, whole: bool) {
+        if let Some(session) = self.state.lock().await.session.take() {
+            if whole {
+                let _ = session.delivered().await;
+            }
+            close(&session).await;
+        }
+    }
+}
+
+/// Waits for the exposer's answer, and sends bytes of the client meanwhile. `None` if the client is gone.
+///
+/// # Errors
+/// The stream's; `InvalidData` for an answer that is none.
+async fn answer(
+    (send, recv): &mut Stream,
+    mut client: Option<&mut (impl AsyncRead + Unpin)>,
+    early: &mut Vec<u8>,
+    ended: &mut bool,
+) -> io::Result<Option<Answer>> {
+    let mut buffer = vec![0; if client.is_some() { CHUNK } else { 0 }];
+    loop {
+        let may_read = client.is_some() && !*ended && early.len() < EARLY;
+        let more = async {
+            match client.as_deref_mut() {
+                Some(client) => client.read(&mut buffer).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            byte = recv.read_u8() => {
+                let answer = Answer::read(byte?).ok_or(io::ErrorKind::InvalidData)?;
+                return Ok(Some(answer));
+            }
+            read = more, if may_read => match read {
+                Ok(0) => {
+                    *ended = true;
+                    send.finish();
+                }
+                Ok(n) => {
+                    early.extend_from_slice(&buffer[..n]);
+                    match send.write_all(&buffer[..n]).await {
+                        // The answer says why.
+                        Err(why) if why.kind() == io::ErrorKind::BrokenPipe => {}
+                        other => other?,
+                    }
+                }
+                Err(_) => {
+                    send.reset(super::wire::RESET);
+                    return Ok(None);
+                }
+            }
+        }
+    }
+}
+
+/// Closes a session, and waits until the peer has heard of it, for a second at most.
+pub(crate) async fn close(session: &Session) {
+    session.close(0, b"");
+    let until = Instant::now() + FAREWELL;
+    // The connections are dropped once the peer has ended them too.
+    while session.carrier().is_some() && Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}

@@ -1,0 +1,118 @@
+//! `p2pd expose`, `p2pd forward` and `p2pd connect --service`: services of one machine at another one, over one session
+//! that goes on when its network changes.
+
+mod allow;
+mod ask;
+mod copy;
+mod datagrams;
+mod door;
+mod expose;
+mod limits;
+mod link;
+pub(crate) mod options;
+mod place;
+mod socks;
+mod wire;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use p2pd_core::{Config, Plan, Target};
+use p2pd_tokio::{Node, Session};
+use serde_json::json;
+use tokio::net::TcpStream;
+
+use crate::commands::not_opened;
+use crate::say::Say;
+use crate::talk;
+use allow::Rule;
+pub(crate) use door::Wanted;
+pub(crate) use expose::{Exposing, Who, run as expose};
+pub(crate) use link::close;
+use link::{Link, NotOpen};
+use place::{Place, Service};
+pub(crate) use wire::ServiceName;
+use wire::Wish;
+
+/// Prepares a node that exposes services: it takes callers that forward, and no others.
+pub(crate) fn prepare(config: &mut Config, exposing: &Exposing) {
+    config.protocols = wire::protocol().into_iter().collect();
+    if exposing.who == Who::Asked {
+        config.accept = p2pd_core::Accept::Ask;
+    }
+}
+
+/// Returns the plan for calls to an exposer.
+pub(crate) fn plan(mut plan: Plan) -> Plan {
+    plan.protocol = wire::protocol();
+    plan
+}
+
+/// Serves the doors until interrupted.
+pub(crate) async fn forward(
+    node: &Node,
+    (to, plan): (&Target, Plan),
+    wanted: Vec<Wanted>,
+    say: Say,
+) -> ExitCode {
+    door::run(Arc::new(Link::new(node, to.clone(), plan, say)), wanted, say).await
+}
+
+/// Joins standard input and output with a service.
+pub(crate) async fn connect(
+    node: &Node,
+    (to, plan): (&Target, Plan),
+    service: ServiceName,
+    say: Say,
+) -> ExitCode {
+    say.waiting("connecting");
+    let link = Link::new(node, to.clone(), plan, say);
+    if let Err(why) = link.session().await {
+        return why.map_or(ExitCode::FAILURE, |why| not_opened(&why, say));
+    }
+    let wish = Wish::Stream(service);
+    let talked = match link.open(&wish, None::<&mut TcpStream>).await {
+        Ok((stream, _)) => talk::on_stream(stream, say).await.map_err(|why| why.to_string()),
+        Err(NotOpen::NoSession) => return ExitCode::FAILURE,
+        Err(why) => Err(format!("{wish}: {why}")),
+    };
+    link.close(talked.is_ok()).await;
+    match talked {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            say.error(&why);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Says what becomes of a session that this end called.
+pub(crate) async fn follow(session: Session, say: Say) {
+    let peer = session.peer();
+    loop {
+        match session.moved().await {
+            Ok(Some(carrier)) => say.line(
+                || {
+                    json!({
+                        "event": "moved", "strategy": carrier.strategy().name(), "peer": peer.to_string(),
+                        "local": carrier.local_addr().to_string(), "remote": carrier.remote_addr().to_string(),
+                    })
+                },
+                || format!("goes on: {peer} at {} by {}", carrier.remote_addr(), carrier.strategy()),
+            ),
+            Ok(None) => say.line(
+                || json!({"event": "stranded", "peer": peer.to_string()}),
+                || format!("the connection to {peer} broke; another one is tried"),
+            ),
+            Err(why) => {
+                if session.closed().await != p2pd_tokio::SessionEnd::Closed {
+                    say.line(
+                        || json!({"event": "ended", "peer": peer.to_string(), "reason": why.to_string()}),
+                        || format!("ended: {peer}: {why}"),
+                    );
+                }
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! Tasks that a node is brought up for, made of the command line.
+
+use std::ffi::OsString;
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use p2pd_core::{Name, PipeMode, Plan, Strategy, Target};
+
+use crate::daemon::Prepared;
+use crate::exec::Program;
+use crate::file::{self, Batch, Receiving};
+use crate::forward::options::{Expose, Forward};
+use crate::forward::{self, Exposing, ServiceName};
+use crate::invitation::Invitation;
+use crate::options::{Command, Common, File, NameCommand, StrategyName};
+use crate::ping;
+use crate::say::Say;
+use crate::talk::Wanted;
+
+/// Task that a node is brought up for.
+pub(crate) enum Task {
+    Listen(Listening, Option<Name>, Invitation),
+    Name(NameCommand),
+    Connect(Target, Plan, Option<Program>, Option<Wanted>),
+    /// A session, of which one stream is talked on.
+    Stream(Target, Plan),
+    Service(Target, Plan, ServiceName),
+    Expose(Exposing, Option<Name>, Invitation),
+    Forward(Target, Plan, Vec<forward::Wanted>),
+    Addr,
+    Nat,
+    Ping(Target, Box<ping::Wanted>),
+    Send(Target, Plan, Batch),
+    Receive(Receiving, Invitation),
+    Daemon(Prepared, Option<Name>),
+}
+
+/// Treatment of callers.
+#[derive(Debug)]
+pub(crate) enum Listening {
+    /// Callers get their own bytes back.
+    Echo,
+    /// Standard input and output go to one after another.
+    Talk { idle: Duration, messages: Option<Wanted> },
+    /// Each has a program of its own; many at once or one after another.
+    Programs { program: Vec<OsString>, many: bool, idle: Duration },
+}
+
+/// Whether a router is asked to open the listener's port, and as which external one.
+pub(crate) type Port = (bool, u16);
+
+impl Task {
+    /// Makes the task of a subcommand that needs a node, with the options of its node.
+    ///
+    /// # Errors
+    /// Says what is wrong with the usage.
+    pub(crate) fn new(command: Command, say: Say) -> Result<(Self, Common, Port), String> {
+        let no_port = (false, 0);
+        Ok(match command {
+            Command::Listen { echo, idle, many, exec, port, name, qr, lines, common } => {
+                let messages = lines.wanted();
+                let more = if messages.is_some() { " --messages" } else { "" };
+                let listening = match exec.is_empty() {
+                    _ if echo => Listening::Echo,
+                    true => Listening::Talk { idle, messages },
+                    false => Listening::Programs { program: exec, many, idle },
+                };
+                let invitation = Invitation::new("connect", more, name, qr, &common);
+                (Task::Listen(listening, name, invitation), common, (port.wanted(), port.external()))
+            }
+            Command::Name(command) => {
+                let common = match &command {
+                    NameCommand::Register { common, .. }
+                    | NameCommand::Resolve { common, .. }
+                    | NameCommand::Release { common, .. }
+                    | NameCommand::Forget { common, .. } => common.clone(),
+                };
+                (Task::Name(command), common, no_port)
+            }
+            Command::Nat { common } => (Task::Nat, common, no_port),
+            Command::Ping(ping) => {
+                let wanted = Box::new(ping::Wanted::new(&ping));
+                (Task::Ping(target(&ping.address)?, wanted), ping.common, no_port)
+            }
+            Command::Daemon(daemon) => {
+                let port = (daemon.port.wanted(), daemon.port.external());
+                (Task::Daemon(Prepared::new(&daemon)?, daemon.name), daemon.common, port)
+            }
+            Command::File(File::Receive(receive)) => {
+                let invitation = Invitation::new("file send", " FILE", None, false, &receive.common);
+                (Task::Receive(Receiving::new(&receive)?, invitation), receive.common, no_port)
+            }
+            Command::File(File::Send { address, files, common }) => {
+                let (to, files) = (target(&address)?, file::outgoing(&files, say)?);
+                let mode = if common.plain { PipeMode::Plain } else { PipeMode::Encrypted };
+                (Task::Send(to, Plan::new().mode(mode), files), common, no_port)
+            }
+            Command::Expose(expose) => Self::expose(expose)?,
+            Command::Forward(Forward { address, pairs, socks, strategies, timeout, common }) => {
+                never_plain(&common)?;
+                let (to, wanted) = (target(&address)?, forward::Wanted::all(&pairs, socks.as_ref())?);
+                (Task::Forward(to, forward::plan(plan(strategies, timeout)), wanted), common, no_port)
+            }
+            Command::Connect {
+                address,
+                strategies,
+                timeout,
+                relay_first,
+                exec,
+                stdio,
+                service,
+                streams,
+                lines,
+                common,
+            } => {
+                let (to, program) = (target(&address)?, Program::new(exec, stdio));
+                let mode =
+                    if common.plain || program.is_some() { PipeMode::Plain } else { PipeMode::Encrypted };
+                let plan = plan(strategies, timeout).mode(mode).relay_first(relay_first);
+                if relay_first && !plan.strategies.contains(&Strategy::Relay) {
+                    return Err("--relay-first needs relay among the strategies".into());
+                }
+                if service.is_some() || streams {
+                    never_plain(&common)?;
+                }
+                let task = match service {
+                    Some(service) => Task::Service(to, forward::plan(plan), service),
+                    None if streams => Task::Stream(to, plan),
+                    None => Task::Connect(to, plan, program, lines.wanted()),
+                };
+                (task, common, no_port)
+            }
+            Command::Addr { common } => (Task::Addr, common, no_port),
+            // What needs no node has been done by now.
+            _ => return Err("there is nothing to do".into()),
+        })
+    }
+
+    fn expose(options: Expose) -> Result<(Self, Common, Port), String> {
+        never_plain(&options.common)?;
+        let asks = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
+        let exposing = Exposing::new(&options, asks)?;
+        let invitation =
+            Invitation::new("forward", &exposing.example(), options.name, false, &options.common);
+        let port = (options.port.wanted(), options.port.external());
+        Ok((Task::Expose(exposing, options.name, invitation), options.common, port))
+    }
+
+    /// Returns true if peers may open sessions.
+    pub(crate) fn takes_sessions(&self) -> bool {
+        match self {
+            Task::Listen(Listening::Talk { messages, .. }, ..) => messages.is_none(),
+            Task::Listen(Listening::Programs { .. }, ..) | Task::Expose(..) | Task::Daemon(..) => true,
+            _ => false,
+        }
+    }
+
+    /// Returns a name to hold meanwhile.
+    pub(crate) fn holds(&self) -> Option<Name> {
+        match self {
+            Task::Listen(_, name, _) | Task::Daemon(_, name) | Task::Expose(_, name, _) => *name,
+            _ => None,
+        }
+    }
+
+    /// Returns true if it has to do with names, or may have.
+    pub(crate) fn knows_names(&self) -> bool {
+        match self {
+            Task::Connect(to, ..) | Task::Send(to, ..) | Task::Ping(to, _) | Task::Stream(to, _) => {
+                matches!(to, Target::Name(_))
+            }
+            Task::Service(to, ..) | Task::Forward(to, ..) => matches!(to, Target::Name(_)),
+            Task::Name(_) | Task::Daemon(..) => true,
+            _ => self.holds().is_some(),
+        }
+    }
+}
+
+fn target(text: &str) -> Result<Target, String> {
+    text.parse().map_err(|why: p2pd_core::TargetError| why.to_string())
+}
+
+fn plan(strategies: Vec<StrategyName>, timeout: Duration) -> Plan {
+    Plan::new().strategies(strategies.into_iter().map(Strategy::from)).timeout(timeout)
+}
+
+fn never_plain(common: &Common) -> Result<(), String> {
+    if common.plain { Err("--plain: a session is encrypted always".into()) } else { Ok(()) }
+}
