@@ -48,7 +48,7 @@ fn a_search_has_enough_of_a_block() {
     {
         let kinds = pair.map(|text| text.parse().unwrap());
         let [cell] = cells(Some(&kinds))[..] else { panic!("one pair") };
-        let tried = try_cell(cell, Budget::CORE, 0..20);
+        let tried = try_cell(cell, By::Punch, Budget::CORE, 0..20);
         assert_eq!((tried.joined, tried.violations), (20, vec![]), "{pair:?}");
     }
 }
