@@ -47,8 +47,8 @@ fn silence(world: &World) {
     let ports: Vec<String> = listed.lines().filter_map(port).map(|port| port.to_string()).collect();
     assert!(!ports.is_empty(), "{listed}");
     let rules = format!(
-        "table inet silent {{ chain f {{ type filter hook forward priority -300\n\
-         tcp sport {{ {0} }} drop\ntcp dport {{ {0} }} drop\n}} }}",
+        "table inet silent {{\nchain f {{\ntype filter hook forward priority -300\n\
+         tcp sport {{ {0} }} drop\ntcp dport {{ {0} }} drop\n}}\n}}",
         ports.join(", ")
     );
     let [router, ..] = world.lab.routers(1) else { panic!("no router") };

@@ -173,7 +173,8 @@ fn roam(
     let session = node.connect_session(&address, Plan::new().strategies([strategy]))?;
     println!("session");
     let mut stream = session.open(true, b"echo")?;
-    let (mut moves, mut bytes) = (0, 0);
+    // Moves that follow each other within one piece count as one.
+    let (mut moves, mut seen, mut bytes) = (0, 0, 0);
     let (mut gap, mut longest) = (Duration::ZERO, Duration::ZERO);
     let mut left = None;
     for n in 0_u32.. {
@@ -188,12 +189,12 @@ fn roam(
         let took = began.elapsed();
         (gap, longest) = (gap.max(took), longest.max(took));
         if session.moves() > moves {
-            moves = session.moves();
-            println!("moved {moves} {}", gap.as_millis());
+            (moves, seen) = (session.moves(), seen + 1);
+            println!("moved {seen} {}", gap.as_millis());
             gap = Duration::ZERO;
         }
         // A little more over the last carrier.
-        if moves >= most && *left.get_or_insert(n + 20) <= n {
+        if seen >= most && *left.get_or_insert(n + 20) <= n {
             break;
         }
         std::thread::sleep(Duration::from_millis(5));
