@@ -162,7 +162,7 @@ pub use identity::{NodeId, NodeIdError, SecretKey, SecretKeyError, Topic};
 pub use io::{CloseHow, Input, Output, QueryId, SockId, SockOpts};
 pub use login::{Login, ServerRef};
 pub use name::{Name, NameError, NameNews, NamePin, Target, TargetError, ToTarget};
-pub use node::{Allocate, AllocateError, ConnectError, MAX_ALLOCATIONS, MAX_CONNECTS, Node};
+pub use node::{Allocate, AllocateError, ConnectError, MAX_ALLOCATIONS, MAX_CONNECTS, Node, Source};
 pub use pipe::{PipeEnd, PipeId, PipeMode, PipeNews, ProtocolTag};
 pub use proxy::{Proxy, ProxyKind};
 pub use selection::{Interfaces, Which, WhichError};

@@ -27,7 +27,7 @@ use crate::news::{Events, Incoming};
 use crate::reactor::Sockets;
 use crate::run::{self, Called, Command, Outputs};
 use crate::runtime::Runtime;
-use crate::session::{Caller, Pump, Session, Sessions, Shared};
+use crate::session::{Caller, Pump, Role, Session, Sessions, Shared};
 
 /// Pipes that nobody has accepted yet; a further one is closed.
 const ACCEPT_QUEUE: usize = 128;
@@ -237,8 +237,8 @@ impl<R: Runtime> Node<R> {
         let (node, news) = (WeakNode(Arc::downgrade(&self.inner)), self.events());
         let pipe = node.call(&to, plan.clone()).await?;
         let shared = Shared::new(pipe.peer(), Side::Caller, self.inner.sessions.config);
-        let (_, coming) = async_channel::bounded(1);
-        let mut pump = Pump::new(&shared, coming, Some(Caller::new(node, news, to, plan, token)));
+        let caller = Caller::new(node, news, to, plan, token);
+        let mut pump = Pump::new(&shared, Role::Caller(Box::new(caller)));
         pump.attach(pipe, Some(Opening::New(token)));
         let session = Session::new(&shared);
         R::spawn(pump.run());

@@ -1,11 +1,12 @@
 //! Pipe to a peer, by which a driver's own is read and written.
 
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::net::Shutdown;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use p2pd_sys::{Half, Layer, PipeInfo, Start, Wakers};
 use socket2::SockRef;
 
@@ -86,19 +87,18 @@ impl<R: Runtime> Pipe<R> {
 
     /// Reads; zero is the peer's end.
     pub fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-        let mut layer = lock(&self.layer);
+        let layer = lock(&self.layer);
         if layer.is_bare() {
             let read = ready!(poll_read::<R>(&mut self.stream, cx, buffer));
             return Poll::Ready(layer.read_bare(read, buffer.len()));
         }
-        // Even if nothing waits to be sent now: a writer may leave something while this reader sleeps.
-        let writer = self.wakers.register(Half::Reader, cx);
-        let reader = match &self.echo {
-            Some(echo) => echo.reader(cx),
-            None => Context::from_waker(cx.waker()),
-        };
-        let mut io = Polled::<R> { stream: &mut self.stream, reader: Some(reader), writer };
-        polled(layer.read(&mut io, buffer))
+        drop(layer);
+        self.reading(cx, |layer, io| layer.read(io, buffer))
+    }
+
+    /// Reads what comes next, into a place of its size; none is the peer's end. Not for a pipe with the echo service.
+    pub(crate) fn poll_read_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+        self.reading(cx, |layer, io| layer.read_chunk(io))
     }
 
     /// Writes.
@@ -108,6 +108,15 @@ impl<R: Runtime> Pipe<R> {
             return Poll::Ready(lock(&self.layer).explain(written));
         }
         self.writing(cx, |layer, io| layer.write(io, data))
+    }
+
+    /// Writes bytes of the first of these slices, of two on an encrypted pipe.
+    pub(crate) fn poll_write_vectored(
+        &mut self,
+        cx: &Context<'_>,
+        data: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.writing(cx, |layer, io| layer.write_vectored(io, data))
     }
 
     /// Sends the bytes that the pipe holds.
@@ -123,6 +132,22 @@ impl<R: Runtime> Pipe<R> {
             Err(e) if e.kind() == io::ErrorKind::NotConnected => Poll::Ready(Ok(())),
             done => Poll::Ready(done),
         }
+    }
+
+    /// Does something with the layer for a reader.
+    fn reading<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        work: impl FnOnce(&mut Layer, &mut Polled<'_, R>) -> io::Result<T>,
+    ) -> Poll<io::Result<T>> {
+        // Even if nothing waits to be sent now: a writer may leave something while this reader sleeps.
+        let writer = self.wakers.register(Half::Reader, cx);
+        let reader = match &self.echo {
+            Some(echo) => echo.reader(cx),
+            None => Context::from_waker(cx.waker()),
+        };
+        let mut io = Polled::<R> { stream: &mut self.stream, reader: Some(reader), writer };
+        polled(work(&mut lock(&self.layer), &mut io))
     }
 
     /// Does something with the layer for a writer.

@@ -1,9 +1,10 @@
 //! Pipe to a peer, which a user reads from and writes to.
 
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::ops::Deref;
 
+use bytes::Bytes;
 use mio::net::TcpStream;
 use p2pd_sys::{Layer, PipeInfo, Start};
 use socket2::SockRef;
@@ -34,6 +35,11 @@ impl Pipe {
 
     pub(crate) fn sock(&self) -> SockRef<'_> {
         SockRef::from(&self.stream)
+    }
+
+    /// Reads what comes next, into a place of its size; none is the peer's end.
+    pub(crate) fn read_chunk(&mut self) -> io::Result<Bytes> {
+        self.layer.read_chunk(&mut self.stream)
     }
 
     /// The messages beside a relayed pipe, once.
@@ -148,6 +154,10 @@ impl<S: Read + Write> Read for Pipe<S> {
 impl<S: Read + Write> Write for Pipe<S> {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
         self.layer.write(&mut self.stream, data)
+    }
+
+    fn write_vectored(&mut self, data: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.layer.write_vectored(&mut self.stream, data)
     }
 
     fn flush(&mut self) -> io::Result<()> {

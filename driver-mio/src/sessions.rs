@@ -303,15 +303,14 @@ impl Sessions {
             let take = |bytes| {
                 // The error is the session's end, and told as such.
                 let _ = session.handle_bytes(now, *carrier, bytes);
-                true
             };
-            match ferry.receive(take, |buffer| pipe.read(buffer)) {
+            match ferry.receive(take, || pipe.read_chunk()) {
                 Ok(_) => {}
                 Err(why) if why.kind() == io::ErrorKind::WouldBlock => carried.readable = false,
                 Err(_) => return false,
             }
         }
-        let sent = ferry.send(|| session.poll_output(now, *carrier), |data| pipe.write(data));
+        let sent = ferry.send(|| session.poll_output(now, *carrier), |data| pipe.write_vectored(data));
         let flushed = match sent {
             Ok(true) => {
                 carried.readable = true;
@@ -341,14 +340,15 @@ impl Sessions {
                 return false;
             }
         };
-        let (peer, named) = (carried.pipe.peer(), carried.pipe.is_named());
+        let opener = carried.pipe.opener();
+        let peer = opener.peer;
         let (Opening::New(token) | Opening::Resume(token)) = opening;
         let found = self.known.get(peer, token).copied();
         let id = found.or_else(|| {
-            (matches!(opening, Opening::New(_)) && self.known.has_room(peer, named)).then(|| {
+            (matches!(opening, Opening::New(_)) && self.known.has_room(&opener)).then(|| {
                 let session = Session::new(Side::Listener, self.settings, self.clock.now());
                 let id = self.insert(Some(session), Some(peer), token, None);
-                self.known.insert(peer, token, named, id);
+                self.known.insert(&opener, token, id);
                 self.news.push_back(SessionNews::Incoming(id, peer));
                 id
             })
@@ -369,6 +369,11 @@ impl Sessions {
         let Some(session) = &mut one.session else { return };
         if session.poll_timeout().is_some_and(|at| at <= now) {
             session.handle_timeout(now);
+        }
+        if let Some(peer) = one.peer.filter(|_| one.caller.is_none())
+            && !self.known.weigh(peer, one.token, session.held())
+        {
+            session.shed(now);
         }
         while let Some(event) = session.poll_event() {
             match &event {

@@ -58,15 +58,15 @@ async fn pipe([a, b]: &[Node; 2]) -> f64 {
     rate(began)
 }
 
-async fn session([a, b]: &[Node; 2]) -> (Session, Session) {
+async fn session(a: &Node, b: &Node) -> (Session, Session) {
     let to = b.address().await;
     let (near, far) = tokio::join!(a.connect_session(&to), b.accept_session());
     (near.unwrap(), far.unwrap())
 }
 
 /// Sends all bytes over so many streams at once.
-async fn streams(nodes: &[Node; 2], count: usize) -> f64 {
-    let (near, far) = session(nodes).await;
+async fn streams([a, b]: &[Node; 2], count: usize) -> f64 {
+    let (near, far) = session(a, b).await;
     let each = BYTES / count / CHUNK * CHUNK;
     let began = Instant::now();
     let readers = tokio::spawn(async move {
@@ -87,8 +87,8 @@ async fn streams(nodes: &[Node; 2], count: usize) -> f64 {
 }
 
 /// Median time of opening a stream with a byte and its answer.
-async fn open(nodes: &[Node; 2]) -> Duration {
-    let (near, far) = session(nodes).await;
+async fn open([a, b]: &[Node; 2]) -> Duration {
+    let (near, far) = session(a, b).await;
     tokio::spawn(async move {
         while let Ok((mut send, mut recv)) = far.accept_bi().await {
             send.write_all(&[recv.read_u8().await.unwrap()]).await.unwrap();
@@ -114,22 +114,31 @@ fn resident() -> usize {
 
 /// Bytes an end of an idle session, and of an idle stream that has carried a byte.
 async fn memory() -> (usize, usize) {
-    // One named peer has 64.
-    const SESSIONS: usize = 60;
+    // One named peer has 64 sessions.
+    const CALLERS: usize = 16;
+    const OF_EACH: usize = 60;
     const IDLE: usize = 10_000;
     let settings = SessionConfig { streams: IDLE as u32, ..SessionConfig::default() };
-    let a = Node::builder(config()).session(settings).bind().await.unwrap();
+    let mut callers = Vec::new();
+    for _ in 0..CALLERS {
+        callers.push(Node::builder(config()).session(settings).bind().await.unwrap());
+    }
     let mut named = config();
-    named.accept = Accept::Only([a.node_id()].into());
+    named.accept = Accept::Only(callers.iter().map(Node::node_id).collect());
     let b = Node::builder(named).session(settings).bind().await.unwrap();
-    let nodes = [a, b];
-    let mut all = vec![session(&nodes).await];
+    // The first of each costs what a node needs once.
+    let mut all = Vec::new();
+    for a in &callers {
+        all.push(session(a, &b).await);
+    }
     let before = resident();
-    while all.len() < SESSIONS {
-        all.push(session(&nodes).await);
+    for _ in 1..OF_EACH {
+        for a in &callers {
+            all.push(session(a, &b).await);
+        }
     }
     tokio::time::sleep(Duration::from_millis(500)).await;
-    let of_session = resident().saturating_sub(before) / (2 * (SESSIONS - 1));
+    let of_session = resident().saturating_sub(before) / (2 * CALLERS * (OF_EACH - 1));
     let (near, far) = &all[0];
     let before = resident();
     let mut open = Vec::new();

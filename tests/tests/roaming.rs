@@ -115,7 +115,7 @@ fn a_session_of_each_driver_goes_on_while_its_caller_moves_ten_times() {
     for driver in Driver::ALL {
         let mut listener = mover.run(2, &[driver.name(), "listen", mover.servers()]);
         let address = mover.ready(&mut listener, 2);
-        let mut caller = mover.run(0, &[driver.name(), "session", mover.servers(), &address, "10"]);
+        let mut caller = mover.run(0, &[driver.name(), "session", mover.servers(), &address, "10", "direct"]);
         caller.wait_for_line(|line| line == "session", PATIENCE).unwrap();
         let mut gaps = Vec::new();
         for n in 1..=10 {

@@ -1,6 +1,7 @@
 //! The node: every machine put together, behind the calls of a driver and those of its user.
 
 // Machines that a build may lack have the same face in `without/`, where they refuse.
+pub use admission::Source;
 pub use allocate::{Allocate, AllocateError, MAX_ALLOCATIONS};
 
 pub(crate) mod admission;

@@ -16,7 +16,7 @@ use p2pd_core::pipe::session::{Direction, MAX_DATAGRAM, OpenError, SessionEnd, S
 use p2pd_sys::PipeInfo;
 use p2pd_sys::session::SessionError;
 
-pub(crate) use pump::{Caller, Pump};
+pub(crate) use pump::{Caller, Pump, Role};
 pub(crate) use sessions::Sessions;
 pub(crate) use shared::Shared;
 pub use stream::{RecvStream, SendStream};

@@ -10,10 +10,10 @@ use async_channel::Receiver;
 use bytes::Bytes;
 use futures_core::Stream;
 use p2pd_core::pipe::session::{CarrierId, CarrierKind, Opening, SessionToken};
-use p2pd_core::{Event, Instant, Plan, Strategy, Target};
+use p2pd_core::{Event, Instant, NodeId, Plan, Strategy, Target};
 use p2pd_sys::session::{Again, Ferry};
 
-use super::Shared;
+use super::{Sessions, Shared};
 use crate::news::Events;
 use crate::node::WeakNode;
 use crate::peer::Pipe;
@@ -25,21 +25,36 @@ use crate::tcp::tried;
 const LEFT_WITHIN: Duration = Duration::from_secs(60);
 /// Longest time for the last words to a peer.
 const FAREWELL: Duration = Duration::from_secs(5);
+/// Number of bytes by which what a session holds has to change to be counted anew.
+const WEIGHED: usize = 16 << 10;
 /// First wait of a session on a relay before a better way is tried, and the longest one. Each is twice the last.
 const BETTER: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(600));
 
 pub(crate) struct Pump<R: Runtime> {
     shared: Arc<Shared>,
     carriers: Vec<Carried<R>>,
-    /// Carriers that the peer opens.
-    coming: Pin<Box<Receiver<Pipe<R>>>>,
-    caller: Option<Caller<R>>,
+    role: Role<R>,
     next: u32,
     timer: R::Timer,
     /// Time at which a session that no user has is closed, whatever has not arrived.
     left_until: Option<Instant>,
     /// Time at which the carriers are closed, whatever is left to say.
     closing: Option<Instant>,
+}
+
+/// What an end does for further carriers.
+pub(crate) enum Role<R: Runtime> {
+    Caller(Box<Caller<R>>),
+    Listener(Listener<R>),
+}
+
+/// The end that was called: the peer brings its carriers, and others' sessions hold bytes too.
+pub(crate) struct Listener<R: Runtime> {
+    coming: Pin<Box<Receiver<Pipe<R>>>>,
+    sessions: Arc<Sessions<R>>,
+    token: SessionToken,
+    /// Bytes that the session held when that was last said.
+    weighed: usize,
 }
 
 struct Carried<R: Runtime> {
@@ -65,6 +80,21 @@ pub(crate) struct Caller<R: Runtime> {
     at: Option<Instant>,
     better: Duration,
     better_at: Option<Instant>,
+}
+
+impl<R: Runtime> Listener<R> {
+    pub(crate) fn new(sessions: &Arc<Sessions<R>>, token: SessionToken, coming: Receiver<Pipe<R>>) -> Self {
+        Listener { coming: Box::pin(coming), sessions: sessions.clone(), token, weighed: 0 }
+    }
+
+    /// Returns false if the session has to end, as it holds so many bytes.
+    fn may_hold(&mut self, peer: NodeId, held: usize) -> bool {
+        if !is_news(self.weighed, held) {
+            return true;
+        }
+        self.weighed = held;
+        self.sessions.weigh(peer, self.token, held)
+    }
 }
 
 impl<R: Runtime> Caller<R> {
@@ -128,24 +158,20 @@ impl<R: Runtime> Caller<R> {
     }
 }
 
+/// Returns true if a session that held so many bytes holds much more or less now, or none.
+fn is_news(before: usize, held: usize) -> bool {
+    held.abs_diff(before) >= WEIGHED || (held == 0 && before > 0)
+}
+
 /// Returns the time of the next call: one that is needed is not for a better way, and the other way round.
 fn due(needs: bool, at: Option<Instant>, better_at: Option<Instant>) -> Option<Instant> {
     if needs { at } else { better_at }
 }
 
 impl<R: Runtime> Pump<R> {
-    pub(crate) fn new(shared: &Arc<Shared>, coming: Receiver<Pipe<R>>, caller: Option<Caller<R>>) -> Self {
+    pub(crate) fn new(shared: &Arc<Shared>, role: Role<R>) -> Self {
         let (carriers, timer) = (Vec::new(), R::timer());
-        Pump {
-            shared: shared.clone(),
-            carriers,
-            coming: Box::pin(coming),
-            caller,
-            next: 0,
-            timer,
-            left_until: None,
-            closing: None,
-        }
+        Pump { shared: shared.clone(), carriers, role, next: 0, timer, left_until: None, closing: None }
     }
 
     /// Adds a carrier, on which these bytes go first.
@@ -173,7 +199,9 @@ impl<R: Runtime> Pump<R> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         // Before anything is looked at: who changes it from now on wakes this task.
         self.shared.lock().task = Some(cx.waker().clone());
-        while let Poll::Ready(Some(pipe)) = self.coming.as_mut().poll_next(cx) {
+        while let Role::Listener(listener) = &mut self.role
+            && let Poll::Ready(Some(pipe)) = listener.coming.as_mut().poll_next(cx)
+        {
             self.attach(pipe, None);
         }
         let mut again = false;
@@ -220,6 +248,13 @@ impl<R: Runtime> Pump<R> {
             }
             return self.sleep(cx, Some(until), again);
         }
+        if let Role::Listener(listener) = &mut self.role {
+            let held = shared.lock().session.held();
+            if !listener.may_hold(shared.peer, held) {
+                shared.pumped(|state, now| state.session.shed(now));
+                again = true;
+            }
+        }
         let (needs, relayed) = {
             let state = shared.lock();
             let on = state.session.carrier();
@@ -227,7 +262,7 @@ impl<R: Runtime> Pump<R> {
             (state.session.needs_carrier(), relayed)
         };
         let mut at = None;
-        if let Some(caller) = &mut self.caller {
+        if let Role::Caller(caller) = &mut self.role {
             let opened = caller.poll(cx, now, needs, relayed);
             at = caller.deadline(needs);
             let token = caller.token;
@@ -266,16 +301,15 @@ impl<R: Runtime> Carried<R> {
                 // The error is the session's end, and told as such.
                 let _ = state.session.handle_bytes(now, id, bytes);
             });
-            true
         };
-        let mut more = match self.ferry.receive(take, |buffer| tried(pipe.poll_read(cx, buffer))) {
+        let mut more = match self.ferry.receive(take, || tried(pipe.poll_read_chunk(cx))) {
             Ok(more) => more,
             Err(why) if why.kind() == std::io::ErrorKind::WouldBlock => false,
             Err(_) => return Err(()),
         };
         let next = || shared.pumped(|state, now| state.session.poll_output(now, id));
         let mut sent = false;
-        match self.ferry.send(next, |data| tried(pipe.poll_write(cx, data))) {
+        match self.ferry.send(next, |data| tried(pipe.poll_write_vectored(cx, data))) {
             Ok(true) => more = true,
             Ok(false) => match pipe.poll_flush(cx) {
                 Poll::Ready(Ok(())) => sent = true,
@@ -300,6 +334,12 @@ impl<R: Runtime> Carried<R> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_session_is_weighed_when_it_holds_16_kib_more_or_nothing() {
+        let rows = [(0, 0), (0, 16_383), (0, 16_384), (20_000, 3_617), (20_000, 3_616), (1, 0)];
+        assert_eq!(rows.map(|(before, held)| is_news(before, held)), [false, false, true, false, true, true]);
+    }
 
     #[test]
     fn a_time_that_has_passed_and_causes_no_call_is_no_deadline() {

@@ -7,9 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_channel::{Receiver, Sender};
+use p2pd_core::NodeId;
 use p2pd_core::pipe::session::{Opening, SessionConfig, SessionToken, Side};
 use p2pd_sys::session::{Greeter, Registry};
 
+use super::pump::{Listener, Role};
 use super::{Pump, Session, Shared};
 use crate::peer::Pipe;
 use crate::runtime::Runtime;
@@ -48,6 +50,11 @@ impl<R: Runtime> Sessions<R> {
         self.accept.close();
     }
 
+    /// Notes how many bytes a session holds. Returns false if it has to end.
+    pub(super) fn weigh(&self, peer: NodeId, token: SessionToken, held: usize) -> bool {
+        self.known().weigh(peer, token, held)
+    }
+
     pub(crate) fn forget(&self, shared: &Shared, token: SessionToken) {
         self.known().remove(shared.peer, token);
     }
@@ -74,24 +81,22 @@ impl<R: Runtime> Sessions<R> {
 
     /// Gives a carrier to its session, or makes one. Returns it if there is none.
     fn place(self: &Arc<Self>, pipe: Pipe<R>, opening: Opening) -> Option<Pipe<R>> {
-        let (peer, named) = (pipe.peer(), pipe.is_named());
+        let opener = pipe.opener();
+        let peer = opener.peer;
         let (Opening::New(token) | Opening::Resume(token)) = opening;
         let mut known = self.known();
         if let Some(carriers) = known.get(peer, token) {
             return carriers.try_send(pipe).err().map(async_channel::TrySendError::into_inner);
         }
-        let places = if named { ACCEPT_QUEUE } else { ACCEPT_QUEUE / 4 * 3 };
-        if matches!(opening, Opening::Resume(_))
-            || !known.has_room(peer, named)
-            || self.accept.len() >= places
-        {
+        let places = if opener.named { ACCEPT_QUEUE } else { ACCEPT_QUEUE / 4 * 3 };
+        if matches!(opening, Opening::Resume(_)) || !known.has_room(&opener) || self.accept.len() >= places {
             self.turned_away.fetch_add(1, Ordering::Relaxed);
             return Some(pipe);
         }
         let (carriers, coming) = async_channel::unbounded();
-        if known.insert(peer, token, named, carriers) {
+        if known.insert(&opener, token, carriers) {
             let shared = Shared::new(peer, Side::Listener, self.config);
-            let mut pump = Pump::new(&shared, coming, None);
+            let mut pump = Pump::new(&shared, Role::Listener(Listener::new(self, token, coming)));
             pump.attach(pipe, None);
             let (sessions, of) = (self.clone(), shared.clone());
             R::spawn(async move {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use p2pd_core::io::Interface;
-use p2pd_core::{Instant, Interfaces, SockId};
+use p2pd_core::{Instant, Interfaces, SockId, is_link_local};
 
 use super::Reactor;
 use crate::changes::{COMPARE_EVERY, QUIET, Word, changes};
@@ -15,6 +15,8 @@ use crate::interfaces::interfaces_now;
 pub(super) const NETWORK: SockId = SockId::from_number(u64::MAX);
 /// Longest time from the first change to the listing, which waits until it has been quiet.
 const AT_MOST: Duration = Duration::from_secs(1);
+/// Time from a change to the look whether it is one that must not wait for quiet.
+const SOON: Duration = Duration::from_millis(20);
 /// Reads of the socket before others have their turn.
 const BUDGET: usize = 64;
 
@@ -37,6 +39,8 @@ pub(super) struct Network<R: Reactor> {
     first: Option<Instant>,
     /// Time of the next listing.
     due: Option<Instant>,
+    /// Time of a look before that.
+    look: Option<Instant>,
 }
 
 impl<R: Reactor> Network<R> {
@@ -55,7 +59,8 @@ impl<R: Reactor> Network<R> {
                 Err(_) => Watch::Comparing,
             },
         };
-        let mut network = Network { watch, bind, wanted, listed: listed.to_vec(), first: None, due: None };
+        let listed = listed.to_vec();
+        let mut network = Network { watch, bind, wanted, listed, first: None, due: None, look: None };
         network.rest(now);
         if let Watch::Told(_) = network.watch {
             // What changed between the listing and the socket nobody told.
@@ -66,7 +71,7 @@ impl<R: Reactor> Network<R> {
 
     /// Returns the time of the next call of [`changed`](Self::changed).
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.due
+        self.due.into_iter().chain(self.look).min()
     }
 
     /// Returns the interface by which packets from this address have to leave, where the system might choose another:
@@ -95,22 +100,27 @@ impl<R: Reactor> Network<R> {
             }
             let first = *self.first.get_or_insert(now);
             self.due = Some((now + QUIET).min(first + AT_MOST));
+            self.look.get_or_insert(now + SOON);
         }
         true
     }
 
     /// The interfaces, if it was time to list them and they are others.
     pub(super) fn changed(&mut self, now: Instant) -> Option<&[Interface]> {
-        if self.due.is_none_or(|at| at > now) {
+        let quiet = self.due.is_some_and(|at| at <= now);
+        if !quiet && self.look.is_none_or(|at| at > now) {
             return None;
         }
-        self.rest(now);
+        self.look = None;
+        if quiet {
+            self.rest(now);
+        }
         // That nobody has the address to bind is no error now: it may come back.
         let Some(list) = interfaces_now(self.bind, &self.wanted) else {
-            self.due = Some(now + COMPARE_EVERY);
+            self.due.get_or_insert(now + COMPARE_EVERY);
             return None;
         };
-        if list == self.listed {
+        if list == self.listed || !(quiet || is_rescue(&self.listed, &list)) {
             return None;
         }
         self.listed = list;
@@ -122,7 +132,7 @@ impl<R: Reactor> Network<R> {
         if let Watch::Told(_) = std::mem::replace(&mut self.watch, Watch::Not) {
             reactor.forget(NETWORK);
         }
-        self.due = None;
+        (self.due, self.look) = (None, None);
     }
 
     fn rest(&mut self, now: Instant) {
@@ -137,5 +147,48 @@ impl<R: Reactor> fmt::Debug for Network<R> {
             .field("listed", &self.listed)
             .field("due", &self.due)
             .finish_non_exhaustive()
+    }
+}
+
+/// Returns true if a new address leads out, and none that led out before is left in its family: whatever went over those
+/// has to begin again, and can. An address that goes is waited for, as it may come back.
+fn is_rescue(before: &[Interface], now: &[Interface]) -> bool {
+    let leads = |i: &&Interface| i.used && i.default_route && !is_link_local(i.ip);
+    now.iter().filter(leads).any(|new| {
+        let left = |old: &Interface| now.iter().filter(leads).any(|i| i.ip == old.ip);
+        before.iter().all(|old| old.ip != new.ip)
+            && !before.iter().filter(leads).any(|old| old.ip.is_ipv4() == new.ip.is_ipv4() && left(old))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_way_out_in_the_place_of_the_old_one_does_not_wait_for_quiet() {
+        let of = |index, ip: &str, default_route| Interface {
+            default_route,
+            ..Interface::new(index, ip.parse().unwrap(), 24)
+        };
+        let (old, new) = (of(2, "10.0.0.2", true), of(3, "10.1.0.2", true));
+        let unused = Interface { used: false, ..new };
+        let (v6, link) = (of(3, "2001:db8::2", true), of(3, "fe80::2", true));
+        let rows: [(&[Interface], &[Interface], bool); 9] = [
+            (&[old], &[new], true),
+            (&[], &[new], true),
+            (&[of(2, "10.0.0.2", false)], &[of(2, "10.0.0.2", false), new], true),
+            // The old one is left, or nothing new is there.
+            (&[old], &[old, new], false),
+            (&[old], &[], false),
+            (&[old, new], &[new], false),
+            (&[old], &[of(3, "10.1.0.2", false)], false),
+            (&[old], &[unused, link], false),
+            // Each family has its own.
+            (&[old], &[old, v6], true),
+        ];
+        for (before, now, is) in rows {
+            assert_eq!(is_rescue(before, now), is, "{before:?} {now:?}");
+        }
     }
 }

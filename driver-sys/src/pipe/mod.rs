@@ -8,11 +8,14 @@ mod messages;
 mod relayed;
 mod wakers;
 
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use p2pd_core::pipe::{MAX_RECORD, Opened, Opener, PipeKeys, PipeStart, RecordError, Sealer, echo_reply};
+use bytes::Bytes;
+use p2pd_core::pipe::{
+    MAX_PLAIN, MAX_RECORD, Opened, Opener, PipeKeys, PipeStart, RecordError, Sealer, echo_reply,
+};
 use p2pd_core::{NodeId, PipeId, PipeMode, ProtocolTag, Strategy};
 
 use ahead::Ahead;
@@ -246,10 +249,44 @@ impl Layer {
         }
     }
 
+    /// Reads what comes next, a record's bytes at most, into a place of exactly their size; none is the peer's end. What
+    /// waits to be sent leaves meanwhile, as by [`read`](Self::read). Not for a pipe with the echo service.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn read_chunk(&mut self, io: &mut (impl Read + Write)) -> io::Result<Bytes> {
+        let mut chunk = Bytes::new();
+        let read = if self.secure.is_some() {
+            self.read_records(io, |bytes| {
+                chunk = Bytes::copy_from_slice(bytes);
+                bytes.len()
+            })
+        } else {
+            let mut buffer = [0; MAX_PLAIN];
+            self.read_plain(io, &mut buffer).inspect(|n| chunk = Bytes::copy_from_slice(&buffer[..*n]))
+        };
+        self.judge(read).map(|_| chunk)
+    }
+
     fn read_now(&mut self, io: &mut (impl Read + Write), buf: &mut [u8]) -> io::Result<usize> {
-        let read = self.read_some(io, buf);
+        if buf.is_empty() {
+            return Ok(0);
+        }
+        let read = match self.secure {
+            None => self.read_plain(io, buf),
+            Some(_) => self.read_records(io, |bytes| {
+                let n = bytes.len().min(buf.len());
+                buf[..n].copy_from_slice(&bytes[..n]);
+                n
+            }),
+        };
+        self.judge(read)
+    }
+
+    /// Translates the result of a read that had room.
+    fn judge(&self, read: io::Result<usize>) -> io::Result<usize> {
         match read {
-            Ok(0) if !buf.is_empty() => self.end_of_reading(),
+            Ok(0) => self.end_of_reading(),
             other => self.explain(other),
         }
     }
@@ -283,6 +320,15 @@ impl Layer {
     /// # Errors
     /// The stream's; `BrokenPipe` after [`end`](Self::end).
     pub fn write(&mut self, io: &mut impl Write, data: &[u8]) -> io::Result<usize> {
+        self.write_vectored(io, &[IoSlice::new(data)])
+    }
+
+    /// Takes bytes of these slices, from the first on, as [`write`](Self::write) does: on an encrypted pipe of two at
+    /// most, since a record has bytes of one.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub fn write_vectored(&mut self, io: &mut impl Write, data: &[IoSlice<'_>]) -> io::Result<usize> {
         let written = self.write_some(io, data);
         self.explain(written)
     }
@@ -323,24 +369,30 @@ impl Layer {
         }
     }
 
-    fn read_some(&mut self, io: &mut (impl Read + Write), buf: &mut [u8]) -> io::Result<usize> {
-        if buf.is_empty() {
-            return Ok(0);
+    /// Reads a stream without records.
+    fn read_plain(&mut self, io: &mut (impl Read + Write), buf: &mut [u8]) -> io::Result<usize> {
+        self.send_while_reading(io)?;
+        let n = match (&self.relayed, io.read(buf)) {
+            (Some(relayed), Ok(0)) => return relayed.end_of_reading(),
+            (None, Ok(0)) => return self.unsent.as_ref().map_or(Ok(0), |why| Err(again(why))),
+            (_, read) => read?,
+        };
+        if let Some(payload) = echo_reply(&buf[..n]).filter(|_| self.echo && !self.write_ended) {
+            self.out.end().extend_from_slice(payload);
+            let _ = self.send_while_reading(io);
         }
+        Ok(n)
+    }
+
+    /// Reads a stream of records, and gives the bytes of one to `take`, which returns how many it took: at least one.
+    fn read_records(
+        &mut self,
+        io: &mut (impl Read + Write),
+        mut take: impl FnMut(&[u8]) -> usize,
+    ) -> io::Result<usize> {
         self.send_while_reading(io)?;
         let echo = self.echo && !self.write_ended;
-        let Some(secure) = &mut self.secure else {
-            let n = match (&self.relayed, io.read(buf)) {
-                (Some(relayed), Ok(0)) => return relayed.end_of_reading(),
-                (None, Ok(0)) => return self.unsent.as_ref().map_or(Ok(0), |why| Err(again(why))),
-                (_, read) => read?,
-            };
-            if let Some(payload) = echo_reply(&buf[..n]).filter(|_| echo) {
-                self.out.end().extend_from_slice(payload);
-                let _ = self.send_while_reading(io);
-            }
-            return Ok(n);
-        };
+        let Some(secure) = &mut self.secure else { return Ok(0) };
         let out = &mut self.out;
         let mut answer = |sealer: &mut Sealer, message: &[u8]| {
             if let Some(payload) = echo_reply(message).filter(|_| echo) {
@@ -350,7 +402,7 @@ impl Layer {
             }
         };
         let n = loop {
-            match secure.open(buf, &mut answer)? {
+            match secure.open(&mut take, &mut answer)? {
                 Next::Read(n) => break n,
                 Next::Need(need) => match secure.received.fill(io, need) {
                     Ok(0) => {
@@ -374,17 +426,18 @@ impl Layer {
         Ok(n)
     }
 
-    fn write_some(&mut self, io: &mut impl Write, data: &[u8]) -> io::Result<usize> {
+    fn write_some(&mut self, io: &mut impl Write, data: &[IoSlice<'_>]) -> io::Result<usize> {
         let Some(secure) = &mut self.secure else {
             // An echo reply that has begun must not be cut in two by the user's bytes.
             self.out.send(io)?;
-            return io.write(data);
+            return io.write(data.iter().find(|slice| !slice.is_empty()).map_or(&[], |slice| slice));
         };
         // What waits leaves first: echo replies, and what the system did not take before.
         self.out.send(io)?;
         let mut taken = 0;
-        for _ in 0..RECORDS_A_CALL {
-            taken += secure.sealer.seal(&data[taken..], self.out.end()).map_err(broken)?;
+        let records = data.iter().flat_map(|slice| slice.chunks(MAX_PLAIN));
+        for record in records.take(RECORDS_A_CALL) {
+            taken += secure.sealer.seal(record, self.out.end()).map_err(broken)?;
         }
         // What the system does not take now goes with what is done next, reading included.
         match self.out.send(io) {
@@ -422,8 +475,12 @@ enum Next {
 }
 
 impl Secure {
-    /// Opens the record at the front, shows it to `answer`, and gives the reader as much of it as fits.
-    fn open(&mut self, buf: &mut [u8], answer: &mut impl FnMut(&mut Sealer, &[u8])) -> io::Result<Next> {
+    /// Opens the record at the front, shows it to `answer`, and gives it to `take`, which returns how much it took.
+    fn open(
+        &mut self,
+        take: &mut impl FnMut(&[u8]) -> usize,
+        answer: &mut impl FnMut(&mut Sealer, &[u8]),
+    ) -> io::Result<Next> {
         while self.opened == 0 {
             if self.read_ended {
                 return Ok(Next::Read(0));
@@ -441,8 +498,7 @@ impl Secure {
                 Opened::Need(need) => return Ok(Next::Need(need)),
             }
         }
-        let n = self.opened.min(buf.len());
-        buf[..n].copy_from_slice(&self.received.front()[..n]);
+        let n = take(&self.received.front()[..self.opened]);
         self.opened -= n;
         self.received.consume(if self.opened == 0 { n + self.spent } else { n });
         Ok(Next::Read(n))

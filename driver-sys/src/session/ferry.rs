@@ -1,30 +1,25 @@
 //! Bytes between a carrier's pipe and its session.
 
-use std::io;
+use std::io::{self, IoSlice};
 
-use bytes::{Buf, Bytes, BytesMut};
-use p2pd_core::pipe::MAX_RECORD;
+use bytes::{Buf, Bytes};
 use p2pd_core::pipe::session::{OPENING, Opening};
 
-/// Bytes of fewer than this are copied, so that the buffer is used again: those that wait for their reader keep at most
-/// a third more than themselves.
-const COPIED: usize = MAX_RECORD / 4 * 3;
-/// Records that are read or written before others get their turn.
+/// Calls of the pipe before others get their turn.
 const BUDGET: usize = 32;
 
 /// A carrier's bytes on their way. The calls it is given do not block: `WouldBlock` says that the pipe has to be waited
 /// for.
 #[derive(Debug, Default)]
 pub struct Ferry {
-    /// Bytes of the session that the pipe has not taken.
-    out: Bytes,
-    buffer: BytesMut,
+    /// Records of the session that the pipe has not taken: as many as it takes by one call. The first is empty last.
+    out: [Bytes; 2],
 }
 
 impl Ferry {
     /// Returns a carrier on which these bytes are sent first.
     pub fn new(first: Bytes) -> Self {
-        Ferry { out: first, buffer: BytesMut::new() }
+        Ferry { out: [first, Bytes::new()] }
     }
 
     /// Sends what `next` gives until there is nothing. Returns true if the turn is over before that.
@@ -34,57 +29,49 @@ impl Ferry {
     pub fn send(
         &mut self,
         mut next: impl FnMut() -> Option<Bytes>,
-        mut write: impl FnMut(&[u8]) -> io::Result<usize>,
+        mut write: impl FnMut(&[IoSlice<'_>]) -> io::Result<usize>,
     ) -> io::Result<bool> {
         for _ in 0..BUDGET {
-            if self.out.is_empty() {
-                match next() {
-                    Some(bytes) => self.out = bytes,
-                    None => return Ok(false),
-                }
+            while let Some(place) = self.out.iter_mut().find(|bytes| bytes.is_empty())
+                && let Some(bytes) = next()
+            {
+                *place = bytes;
             }
-            let taken = write(&self.out)?;
+            if self.out[0].is_empty() {
+                return Ok(false);
+            }
+            let mut taken = write(&self.out.each_ref().map(|bytes| IoSlice::new(bytes)))?;
             if taken == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
-            self.out.advance(taken);
+            for bytes in &mut self.out {
+                let n = taken.min(bytes.len());
+                bytes.advance(n);
+                taken -= n;
+            }
+            if self.out[0].is_empty() {
+                self.out.swap(0, 1);
+            }
         }
         Ok(true)
     }
 
-    /// Reads until there is nothing, and gives what came to `take`, which says whether to go on. Returns true if the turn
-    /// is over before there is nothing.
+    /// Reads until there is nothing, and gives what came to `take`. Returns true if the turn is over before there is
+    /// nothing.
     ///
     /// # Errors
     /// The pipe's; `WouldBlock` if nothing has come, `UnexpectedEof` at its end.
     pub fn receive(
         &mut self,
-        mut take: impl FnMut(Bytes) -> bool,
-        mut read: impl FnMut(&mut [u8]) -> io::Result<usize>,
+        mut take: impl FnMut(Bytes),
+        mut read: impl FnMut() -> io::Result<Bytes>,
     ) -> io::Result<bool> {
         for _ in 0..BUDGET {
-            if self.buffer.is_empty() {
-                self.buffer = BytesMut::zeroed(MAX_RECORD);
+            let bytes = read()?;
+            if bytes.is_empty() {
+                return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            let n = match read(&mut self.buffer) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(n) => n,
-                Err(why) => {
-                    // A session that waits holds no buffer.
-                    self.buffer = BytesMut::new();
-                    return Err(why);
-                }
-            };
-            let bytes = if n < COPIED {
-                Bytes::copy_from_slice(&self.buffer[..n])
-            } else {
-                let mut whole = std::mem::take(&mut self.buffer);
-                whole.truncate(n);
-                whole.freeze()
-            };
-            if !take(bytes) {
-                return Ok(false);
-            }
+            take(bytes);
         }
         Ok(true)
     }
@@ -129,7 +116,7 @@ mod tests {
     fn bytes_that_a_pipe_does_not_take_wait_and_nothing_is_left_out() {
         let mut ferry = Ferry::new(Bytes::from_static(b"first "));
         let mut more = vec![Bytes::from_static(b"last"), Bytes::from_static(b"then ")];
-        let (mut sent, mut calls) = (Vec::new(), 0);
+        let (mut sent, mut offered, mut calls) = (Vec::new(), Vec::new(), 0);
         for _ in 0..20 {
             let result = ferry.send(
                 || more.pop(),
@@ -138,8 +125,11 @@ mod tests {
                     if calls % 2 == 0 {
                         return Err(io::ErrorKind::WouldBlock.into());
                     }
-                    sent.extend_from_slice(&data[..data.len().min(4)]);
-                    Ok(data.len().min(4))
+                    // Two pieces at once, while there are two.
+                    offered.push(data.iter().map(|piece| piece.len()).collect::<Vec<_>>());
+                    let all: Vec<u8> = data.iter().flat_map(|piece| piece.iter().copied()).collect();
+                    sent.extend_from_slice(&all[..all.len().min(7)]);
+                    Ok(all.len().min(7))
                 },
             );
             if matches!(result, Ok(false)) {
@@ -147,27 +137,21 @@ mod tests {
             }
         }
         assert_eq!(sent, b"first then last");
+        assert_eq!(offered, [[6, 5], [4, 4], [1, 0]]);
     }
 
     #[test]
-    fn bytes_that_are_kept_keep_a_third_more_at_most() {
-        for (came, kept) in [(1, 1), (COPIED - 1, COPIED - 1), (COPIED, MAX_RECORD), (MAX_RECORD, MAX_RECORD)]
+    fn what_is_read_is_given_until_there_is_nothing_or_the_peer_has_ended() {
+        for (last, kind) in
+            [(Err(()), io::ErrorKind::WouldBlock), (Ok(Bytes::new()), io::ErrorKind::UnexpectedEof)]
         {
-            let (mut ferry, mut got, mut reads) = (Ferry::default(), Vec::new(), 0);
-            let end = ferry.receive(
-                |bytes| {
-                    got.push(bytes);
-                    true
-                },
-                |_| {
-                    reads += 1;
-                    if reads == 1 { Ok(came) } else { Err(io::ErrorKind::WouldBlock.into()) }
-                },
+            let mut reads = [Ok(Bytes::from_static(b"some")), last].into_iter();
+            let mut got = Vec::new();
+            let end = Ferry::default().receive(
+                |bytes| got.push(bytes),
+                || reads.next().unwrap().map_err(|()| io::ErrorKind::WouldBlock.into()),
             );
-            assert_eq!(end.unwrap_err().kind(), io::ErrorKind::WouldBlock);
-            let buffer = got.pop().unwrap().try_into_mut().unwrap();
-            assert_eq!((got.len(), buffer.len(), buffer.capacity()), (0, came, kept));
-            assert!(kept * 3 <= came * 4);
+            assert_eq!((end.unwrap_err().kind(), got), (kind, vec![Bytes::from_static(b"some")]));
         }
     }
 

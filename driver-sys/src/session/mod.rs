@@ -8,12 +8,12 @@ mod registry;
 use std::fmt;
 use std::io;
 
-use p2pd_core::Strategy;
 use p2pd_core::pipe::session::{CarrierKind, SessionEnd};
+use p2pd_core::{Source, Strategy};
 
 pub use again::Again;
 pub use ferry::{Ferry, Greeter};
-pub use registry::Registry;
+pub use registry::{Opener, Registry};
 
 use crate::pipe::PipeInfo;
 
@@ -72,6 +72,12 @@ impl From<SessionError> for io::Error {
 }
 
 impl PipeInfo {
+    /// Returns by what the places of a session are counted that begins on the pipe.
+    pub fn opener(&self) -> Opener {
+        let source = (self.strategy() != Strategy::Relay).then(|| Source::of(self.remote_addr().ip()));
+        Opener { peer: self.peer(), named: self.is_named(), source }
+    }
+
     /// Returns how good the pipe is as a carrier.
     pub fn carrier_kind(&self) -> CarrierKind {
         match self.strategy() {

@@ -6,9 +6,9 @@
 //! - `peer DRIVER brokers SERVERS` prints the words of its trace about brokers.
 //! - `peer DRIVER hold SERVERS ADDRESS idle|plain|writing` connects directly, prints `connected`, sends nothing, or a
 //!   line each 100 ms, and prints `ended WHY`. It gives a peer that has vanished 2 s, and 3 s more.
-//! - `peer DRIVER session SERVERS ADDRESS MOVES` opens a session to a listener, which echoes its streams. It prints
-//!   `session`, then `moved N MS` at each move, with the longest time without a byte since the last one. After the last one it prints the bytes that came back exact, and the longest
-//!   time without any.
+//! - `peer DRIVER session SERVERS ADDRESS MOVES STRATEGY` opens a session to a listener, which echoes its streams. It
+//!   prints `session`, then `moved N MS` at each move, with the longest time without a byte since the last one. After the
+//!   last one it prints the bytes that came back exact, and the longest time without any.
 //! - `peer DRIVER cut-off SERVERS ADDRESS` takes its host's interface down, connects directly, and prints the reason of
 //!   the failure.
 
@@ -136,7 +136,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             node.shutdown();
             Ok(())
         }
-        ("session", [address, moves]) => roam(&*node, address, moves.parse()?),
+        ("session", [address, moves, strategy]) => {
+            let strategy = Strategy::from_name(strategy).ok_or("no such strategy")?;
+            roam(&*node, address, moves.parse()?, strategy)
+        }
         ("brokers", []) => loop {
             node.accept(PATIENCE);
         },
@@ -161,11 +164,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// Sends 1 KiB after 1 KiB over a session and has it come back, until the session has moved so often.
-fn roam(node: &dyn Node, address: &str, most: u64) -> Result<(), Box<dyn std::error::Error>> {
-    let session = node.connect_session(&address, Plan::new().strategies([Strategy::Direct]))?;
+fn roam(
+    node: &dyn Node,
+    address: &str,
+    most: u64,
+    strategy: Strategy,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let session = node.connect_session(&address, Plan::new().strategies([strategy]))?;
     println!("session");
     let mut stream = session.open(true, b"echo")?;
-    let (mut moves, mut bytes) = (0, 0);
+    // Moves that follow each other within one piece count as one.
+    let (mut moves, mut seen, mut bytes) = (0, 0, 0);
     let (mut gap, mut longest) = (Duration::ZERO, Duration::ZERO);
     let mut left = None;
     for n in 0_u32.. {
@@ -180,12 +189,12 @@ fn roam(node: &dyn Node, address: &str, most: u64) -> Result<(), Box<dyn std::er
         let took = began.elapsed();
         (gap, longest) = (gap.max(took), longest.max(took));
         if session.moves() > moves {
-            moves = session.moves();
-            println!("moved {moves} {}", gap.as_millis());
+            (moves, seen) = (session.moves(), seen + 1);
+            println!("moved {seen} {}", gap.as_millis());
             gap = Duration::ZERO;
         }
         // A little more over the last carrier.
-        if moves >= most && *left.get_or_insert(n + 20) <= n {
+        if seen >= most && *left.get_or_insert(n + 20) <= n {
             break;
         }
         std::thread::sleep(Duration::from_millis(5));

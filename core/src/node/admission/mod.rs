@@ -18,7 +18,7 @@ pub(in crate::node) use inbox::{Stamp, Verdict};
 pub(in crate::node) use named::Entry;
 pub(in crate::node) use replies::Worth;
 pub(in crate::node) use requests::{Denied, Place};
-pub(in crate::node) use source::Source;
+pub use source::Source;
 pub(in crate::node) use wish::{How, Kind, Wish};
 
 use crate::strategy::ours::Trust;

@@ -4,14 +4,17 @@ use std::net::{IpAddr, Ipv6Addr};
 
 /// A caller's network: one IPv4 address or one IPv6 /64, which is what a line or a machine has.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(in crate::node) struct Source {
+// Exhaustive: a record of what an address says.
+pub struct Source {
     /// The customer: the same IPv4 address, or the /56 that holds the /64.
-    pub(in crate::node) site: IpAddr,
-    net: IpAddr,
+    pub site: IpAddr,
+    /// The line: the same IPv4 address, or the /64.
+    pub net: IpAddr,
 }
 
 impl Source {
-    pub(in crate::node) fn of(ip: IpAddr) -> Self {
+    /// Returns the source of a caller with this address.
+    pub fn of(ip: IpAddr) -> Self {
         match ip.to_canonical() {
             v4 @ IpAddr::V4(_) => Source { site: v4, net: v4 },
             IpAddr::V6(ip) => Source { site: prefix(ip, 56), net: prefix(ip, 64) },

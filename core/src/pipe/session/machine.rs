@@ -1,20 +1,19 @@
-//! An end of a session. Long: sending, receiving and the carriers share one sequence of numbers, and streams share all
-//! three; what can be told apart is in the files beside.
+//! An end of a session: its carriers, and the sequence of frames that goes over them.
 
 use core::time::Duration;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::carrier::{Carrier, Silence};
-use super::frame::{Body, DATA_HEADER, Frame};
-use super::log::{Log, OVERHEAD};
-use super::stream::{ALWAYS, End, Receiving, Sending, Stream};
+use super::datagrams::Datagrams;
+use super::frame::{DATA_HEADER, Frame};
+use super::log::Log;
+use super::streams::Streams;
 use super::{
-    CarrierId, CarrierKind, Direction, FIRST_CREDIT, FIRST_STREAMS, MAX_CARRIERS, MAX_DATA, MAX_DATAGRAM,
-    MAX_REASON, MAX_TAG, OpenError, ReadResult, SessionConfig, SessionEnd, SessionEvent, Side, StreamId,
-    Violation, WriteError,
+    CarrierId, CarrierKind, Direction, MAX_CARRIERS, MAX_DATA, MAX_DATAGRAM, MAX_REASON, OpenError,
+    ReadResult, SessionConfig, SessionEnd, SessionEvent, Side, StreamId, Violation, WriteError,
 };
 use crate::time::Instant;
 
@@ -24,10 +23,11 @@ const ACK_DELAY: Duration = Duration::from_millis(20);
 const ACK_AFTER: usize = 128 << 10;
 /// The most bytes that are put together for a carrier: a record of 16 KiB.
 const MOST: usize = DATA_HEADER + MAX_DATA;
+/// The most bytes kept, with what frames cost beside, that go to a new carrier before the peer has said what it has. They
+/// may come twice, and save a round trip.
+const EARLY: usize = 64 << 10;
 /// Frames of more bytes go to a carrier as they are, and are not copied.
 const COPIED: usize = 2048;
-/// The most streams that one end opens in a session, as far as their numbers go.
-const ALL_STREAMS: u32 = 1 << 30;
 
 /// An end of a session.
 ///
@@ -55,24 +55,16 @@ pub struct Session {
     uses: u32,
     doubt: Duration,
     pub(super) log: Log,
-    /// Words that go before bytes of streams.
-    pub(super) words: VecDeque<Word>,
-    /// Streams that can send, by their priority.
-    ready: BTreeMap<i32, VecDeque<StreamId>>,
     /// Numbered frames that came.
     received: u64,
     /// Bytes of frames that came and were not acknowledged.
     unacked: usize,
     /// Time at which an ACK is due.
     pub(super) ack_at: Option<Instant>,
-    pub(super) streams: BTreeMap<StreamId, Stream>,
-    ours: Ours,
-    theirs: Theirs,
-    /// Bytes beyond the first credit that streams were given.
-    pub(super) lent: u64,
-    /// Bytes that wait to be sent beyond what each stream may always have waiting.
-    pub(super) queued: usize,
-    datagrams: Datagrams,
+    pub(super) streams: Streams,
+    /// Datagrams that wait for a carrier, and for their reader.
+    going: Datagrams,
+    come: Datagrams,
     news: VecDeque<SessionEvent>,
     /// The user waits until all has arrived.
     watches: bool,
@@ -89,52 +81,12 @@ enum State {
     Over,
 }
 
-/// Word on a stream, which waits for a carrier.
-#[derive(Debug)]
-pub(super) enum Word {
-    Open(StreamId, Bytes),
-    Reset(StreamId, u32),
-    Stop(StreamId, u32),
-    Credit(StreamId),
-    Streams,
-}
-
-/// Streams that we open.
-#[derive(Debug)]
-struct Ours {
-    opened: u32,
-    limit: u32,
-    /// The user was refused one.
-    wanted: bool,
-}
-
-/// Streams that the peer opens.
-#[derive(Debug, Default)]
-struct Theirs {
-    opened: u32,
-    ended: u32,
-    /// The limit that the peer was told.
-    told: u32,
-    /// STREAMS waits to be sent.
-    due: bool,
-    /// Streams that the user has not accepted, of both directions and of one.
-    waiting: [VecDeque<StreamId>; 2],
-}
-
-#[derive(Debug, Default)]
-struct Datagrams {
-    out: VecDeque<Bytes>,
-    inn: VecDeque<Bytes>,
-    out_size: usize,
-    inn_size: usize,
-}
-
 impl Session {
     /// Returns a session without a carrier, which has [`SessionConfig::linger`] to get one. Settings outside their
     /// bounds are taken as the bound.
     pub fn new(side: Side, config: SessionConfig, now: Instant) -> Self {
         let config = config.bounded();
-        let mut session = Session {
+        Session {
             side,
             config,
             now,
@@ -145,24 +97,17 @@ impl Session {
             uses: 0,
             doubt: config.doubt,
             log: Log::default(),
-            words: VecDeque::new(),
-            ready: BTreeMap::new(),
             received: 0,
             unacked: 0,
             ack_at: None,
-            streams: BTreeMap::new(),
-            ours: Ours { opened: 0, limit: FIRST_STREAMS, wanted: false },
-            theirs: Theirs { told: FIRST_STREAMS, ..Theirs::default() },
-            lent: 0,
-            queued: 0,
-            datagrams: Datagrams::default(),
+            streams: Streams::new(side, config),
+            going: Datagrams::default(),
+            come: Datagrams::default(),
             news: VecDeque::new(),
             watches: false,
             stranded_until: Some(now + config.linger),
             state: State::Open,
-        };
-        session.allow_streams();
-        session
+        }
     }
 
     // ---- carriers
@@ -292,9 +237,8 @@ impl Session {
         }
         if self.on == Some(id) {
             while out.len() + 3 + MAX_DATAGRAM <= MOST
-                && let Some(data) = self.datagrams.out.pop_front()
+                && let Some(data) = self.going.pop()
             {
-                self.datagrams.out_size -= data.len() + OVERHEAD;
                 Frame::Datagram(data).put(&mut out);
             }
             if let Some(whole) = self.put_numbered(at, &mut out) {
@@ -311,9 +255,10 @@ impl Session {
 
     /// Puts numbered frames together, or returns one that goes as it is.
     fn put_numbered(&mut self, at: usize, out: &mut Vec<u8>) -> Option<Bytes> {
-        let peer_has = self.carriers[at].peer_has?;
         loop {
             let acked = self.log.acked();
+            let unknown = || (self.log.size() <= EARLY).then_some(acked);
+            let peer_has = self.carriers[at].peer_has.or_else(unknown)?;
             // What an older carrier brought may be acknowledged before it was sent here.
             let going = self.carriers[at].next.filter(|next| *next >= acked);
             let next = going.unwrap_or(acked.max(peer_has));
@@ -347,78 +292,10 @@ impl Session {
         if self.log.size() >= 2 * self.config.kept {
             return None;
         }
-        while let Some(word) = self.words.pop_front() {
-            let frame = match word {
-                Word::Open(id, tag) => Frame::Open(id, tag),
-                Word::Reset(id, code) => Frame::Reset(id, code),
-                Word::Stop(id, code) => Frame::Stop(id, code),
-                Word::Streams => {
-                    self.theirs.due = false;
-                    self.theirs.told = self.theirs.ended + self.config.streams;
-                    Frame::Streams(self.theirs.told)
-                }
-                Word::Credit(id) => {
-                    let Some(stream) = self.streams.get_mut(&id) else { continue };
-                    stream.credit_due = false;
-                    let Some(receiving) = stream.receiving.as_mut().filter(|r| r.wants_credit()) else {
-                        continue;
-                    };
-                    let more = receiving.window.min(self.config.stream_window - receiving.window);
-                    let more = more.min(self.config.window - self.lent);
-                    receiving.window += more;
-                    self.lent += more;
-                    Frame::Credit(id, receiving.grant())
-                }
-            };
-            let mut out = Vec::with_capacity(16);
-            frame.put(&mut out);
-            return Some(out.into());
+        if let Some(word) = self.streams.next_word() {
+            return Some(word);
         }
-        if self.log.size() >= self.config.kept {
-            return None;
-        }
-        self.next_of_streams()
-    }
-
-    /// Takes a frame of the stream whose turn it is: of those with the highest priority one after the other.
-    fn next_of_streams(&mut self) -> Option<Bytes> {
-        loop {
-            let mut turn = self.ready.last_entry()?;
-            let Some(id) = turn.get_mut().pop_front() else {
-                turn.remove();
-                continue;
-            };
-            let Some(stream) = self.streams.get_mut(&id) else { continue };
-            stream.queued = false;
-            let Some(sending) = stream.sending.as_mut() else { continue };
-            let before = sending.beyond();
-            let frame = sending.take(id);
-            self.queued -= before - sending.beyond();
-            if sending.short && sending.size() <= self.config.queue / 2 {
-                sending.short = false;
-                self.news.push_back(SessionEvent::Writable(id));
-            }
-            if let Some(frame) = frame {
-                self.schedule(id);
-                return Some(frame);
-            }
-            if sending.is_empty() && sending.finished {
-                stream.sending = None;
-                self.forget(id);
-                let mut out = Vec::with_capacity(5);
-                Frame::Fin(id).put(&mut out);
-                return Some(out.into());
-            }
-        }
-    }
-
-    /// Puts a stream in the list of those that can send, if it can.
-    fn schedule(&mut self, id: StreamId) {
-        let Some(stream) = self.streams.get_mut(&id) else { return };
-        if !stream.queued && stream.sending.as_ref().is_some_and(Sending::can_send) {
-            stream.queued = true;
-            self.ready.entry(stream.priority).or_default().push_back(id);
-        }
+        if self.log.size() >= self.config.kept { None } else { self.streams.next_data(&mut self.news) }
     }
 
     /// Chooses the carrier to send on: the best at the end that called, the other end follows.
@@ -479,7 +356,7 @@ impl Session {
             return Ok(());
         }
         self.received += 1;
-        self.hear_numbered(frame)
+        self.streams.hear(frame, &mut self.news)
     }
 
     fn hear_carrier(&mut self, at: usize, frame: Frame) -> Result<(), Violation> {
@@ -513,18 +390,11 @@ impl Session {
                 }
             }
             Frame::Datagram(data) => {
-                let d = &mut self.datagrams;
-                if d.inn.is_empty() {
+                if self.come.is_empty() {
                     self.news.push_back(SessionEvent::Datagram);
                 }
-                d.inn_size += data.len() + OVERHEAD;
                 // A reference would keep the whole buffer that it came in.
-                d.inn.push_back(Bytes::copy_from_slice(&data));
-                while d.inn_size > self.config.datagrams
-                    && let Some(oldest) = d.inn.pop_front()
-                {
-                    d.inn_size -= oldest.len() + OVERHEAD;
-                }
+                self.come.push(Bytes::copy_from_slice(&data), self.config.datagrams);
             }
             Frame::Close(code, reason) => {
                 self.end(SessionEnd::ClosedByPeer(code, Bytes::copy_from_slice(&reason)));
@@ -542,125 +412,20 @@ impl Session {
         Ok(())
     }
 
-    fn hear_numbered(&mut self, frame: Frame) -> Result<(), Violation> {
-        match frame {
-            Frame::Open(id, tag) => self.hear_open(id, tag),
-            Frame::Data(id, body) => self.hear_data(id, body),
-            Frame::Fin(id) => self.hear_end(id, End::Finished),
-            Frame::Reset(id, code) => self.hear_end(id, End::Reset(code)),
-            Frame::Stop(id, code) => {
-                self.check_sends(id, self.side)?;
-                let sending = self.streams.get(&id).and_then(|s| s.sending.as_ref());
-                // Whoever has finished writes no more, and is not told: it may have forgotten the stream.
-                if sending.is_some_and(|s| !s.finished) {
-                    self.news.push_back(SessionEvent::Stopped(id, code));
-                }
-                self.reset(self.now, id, code);
-                Ok(())
-            }
-            Frame::Credit(id, limit) => {
-                self.check_sends(id, self.side)?;
-                if let Some(sending) = self.streams.get_mut(&id).and_then(|s| s.sending.as_mut()) {
-                    sending.limit = sending.limit.max(limit);
-                    self.schedule(id);
-                }
-                Ok(())
-            }
-            Frame::Streams(limit) => {
-                let ours = &mut self.ours;
-                ours.limit = ours.limit.max(limit.min(ALL_STREAMS));
-                if ours.opened < ours.limit && core::mem::take(&mut ours.wanted) {
-                    self.news.push_back(SessionEvent::MayOpen);
-                }
-                Ok(())
-            }
-            // No other frame is numbered.
-            _ => Err(Violation::Order),
-        }
-    }
-
-    fn hear_open(&mut self, id: StreamId, tag: Bytes) -> Result<(), Violation> {
-        if id.opener() == self.side || id.count() != self.theirs.opened {
-            return Err(Violation::StreamNumber(id.0));
-        }
-        if self.theirs.opened >= self.theirs.told {
-            return Err(Violation::TooManyStreams);
-        }
-        self.theirs.opened += 1;
-        let direction = id.direction();
-        let sending = (direction == Direction::Both).then(Sending::new);
-        // A reference would keep the whole buffer that it came in.
-        let tag = Bytes::copy_from_slice(&tag);
-        self.streams.insert(id, Stream { held: false, ..Stream::new(tag, sending, Some(Receiving::new())) });
-        self.theirs.waiting[place(direction)].push_back(id);
-        self.news.push_back(SessionEvent::Opened(direction));
-        Ok(())
-    }
-
-    fn hear_data(&mut self, id: StreamId, body: Body) -> Result<(), Violation> {
-        self.check_sends(id, self.side.other())?;
-        let Some(stream) = self.streams.get_mut(&id) else { return Ok(()) };
-        let Some(receiving) = &mut stream.receiving else { return Ok(()) };
-        receiving.take(id, body)?;
-        if stream.held && !receiving.stopped && core::mem::take(&mut receiving.wanted) {
-            self.news.push_back(SessionEvent::Readable(id));
-        }
-        Ok(())
-    }
-
-    fn hear_end(&mut self, id: StreamId, end: End) -> Result<(), Violation> {
-        self.check_sends(id, self.side.other())?;
-        let Some(stream) = self.streams.get_mut(&id) else { return Ok(()) };
-        let Some(receiving) = &mut stream.receiving else { return Ok(()) };
-        receiving.end(id, end)?;
-        if receiving.stopped {
-            self.received_all(id);
-        } else if stream.held && core::mem::take(&mut receiving.wanted) {
-            self.news.push_back(SessionEvent::Readable(id));
-        }
-        Ok(())
-    }
-
-    /// Checks that a stream was opened once, and that this side sends on it.
-    fn check_sends(&self, id: StreamId, side: Side) -> Result<(), Violation> {
-        let opened = if id.opener() == self.side { self.ours.opened } else { self.theirs.opened };
-        match id.count() < opened && (id.direction() == Direction::Both || id.opener() == side) {
-            true => Ok(()),
-            false => Err(Violation::NoStream(id.0)),
-        }
-    }
-
     // ---- streams
 
-    /// Opens a stream, with a protocol tag of at most [`MAX_TAG`] bytes. No answer is waited for.
+    /// Opens a stream, with a protocol tag of at most [`MAX_TAG`](super::MAX_TAG) bytes. No answer is waited for.
     ///
     /// # Errors
     /// [`OpenError`], and nothing was opened.
     pub fn open(&mut self, now: Instant, direction: Direction, tag: &[u8]) -> Result<StreamId, OpenError> {
         self.advance(now);
-        match () {
-            () if self.state != State::Open => return Err(OpenError::Ended),
-            () if tag.len() > MAX_TAG => return Err(OpenError::TagTooLong),
-            () if self.ours.opened >= self.ours.limit => {
-                self.ours.wanted = true;
-                return Err(OpenError::TooMany);
-            }
-            () => {}
-        }
-        let id = StreamId::new(self.side, direction, self.ours.opened);
-        self.ours.opened += 1;
-        let receiving = (direction == Direction::Both).then(Receiving::new);
-        self.streams.insert(id, Stream::new(Bytes::new(), Some(Sending::new()), receiving));
-        self.words.push_back(Word::Open(id, Bytes::copy_from_slice(tag)));
-        Ok(id)
+        self.streams.open(direction, tag)
     }
 
     /// Takes the oldest stream that the peer opened and that was not taken, with its protocol tag.
     pub fn accept(&mut self, direction: Direction) -> Option<(StreamId, Bytes)> {
-        let id = self.theirs.waiting[place(direction)].pop_front()?;
-        let stream = self.streams.get_mut(&id)?;
-        stream.held = true;
-        Some((id, stream.tag.clone()))
+        self.streams.accept(direction)
     }
 
     /// Takes as many bytes as there is room for in the stream's queue, and in [`SessionConfig::queues`], and returns their
@@ -670,133 +435,50 @@ impl Session {
     /// [`WriteError`] if no bytes are taken any more.
     pub fn write(&mut self, now: Instant, id: StreamId, data: &[u8]) -> Result<usize, WriteError> {
         self.advance(now);
-        if self.state != State::Open {
-            return Err(WriteError::Ended);
-        }
-        let sending = self.streams.get_mut(&id).and_then(|s| s.sending.as_mut());
-        let sending = sending.filter(|s| !s.finished).ok_or(WriteError::Closed)?;
-        // A stream that gets less than it wants has bytes waiting, so their way out tells of room.
-        let before = sending.beyond();
-        let most = ALWAYS + before + self.config.queues.saturating_sub(self.queued);
-        let taken = sending.write(data, self.config.queue.min(most));
-        self.queued += sending.beyond() - before;
-        self.schedule(id);
-        Ok(taken)
+        self.streams.write(id, data)
     }
 
     /// Ends our direction of a stream, after the bytes that were written. Does nothing to one that has ended.
     pub fn finish(&mut self, now: Instant, id: StreamId) {
         self.advance(now);
-        if let Some(sending) = self.streams.get_mut(&id).and_then(|s| s.sending.as_mut()) {
-            sending.finished = true;
-            self.schedule(id);
-        }
+        self.streams.finish(id);
     }
 
     /// Gives our direction of a stream up: bytes that wait are dropped, and the peer is told this code. Does nothing to
     /// one that has ended.
     pub fn reset(&mut self, now: Instant, id: StreamId, code: u32) {
         self.advance(now);
-        let Some(stream) = self.streams.get_mut(&id) else { return };
-        let Some(sending) = stream.sending.take() else { return };
-        self.queued -= sending.beyond();
-        if self.state == State::Open {
-            self.words.push_back(Word::Reset(id, code));
-            self.forget(id);
-        }
+        self.streams.reset(id, code);
     }
 
     /// Gives the peer's direction of a stream up: bytes that wait are dropped, and the peer is told this code. Does
     /// nothing to one that has ended.
     pub fn stop(&mut self, now: Instant, id: StreamId, code: u32) {
         self.advance(now);
-        let Some(receiving) = self.streams.get_mut(&id).and_then(|s| s.receiving.as_mut()) else { return };
-        if core::mem::replace(&mut receiving.stopped, true) {
-            return;
-        }
-        receiving.clear();
-        if receiving.end.is_some() || self.state != State::Open {
-            self.received_all(id);
-        } else {
-            self.words.push_back(Word::Stop(id, code));
-        }
+        self.streams.stop(id, code);
     }
 
     /// Copies bytes of the peer out.
     pub fn read(&mut self, now: Instant, id: StreamId, out: &mut [u8]) -> ReadResult<usize> {
-        self.reading(now, id, |receiving| receiving.read(out))
+        self.advance(now);
+        self.streams.read(id, |receiving| receiving.read(out))
     }
 
     /// Takes bytes of the peer out as they came, without a copy: at most `most`.
     pub fn read_chunk(&mut self, now: Instant, id: StreamId, most: usize) -> ReadResult<Bytes> {
-        self.reading(now, id, |receiving| receiving.chunk(most))
-    }
-
-    fn reading<T>(
-        &mut self,
-        now: Instant,
-        id: StreamId,
-        read: impl FnOnce(&mut Receiving) -> ReadResult<T>,
-    ) -> ReadResult<T> {
         self.advance(now);
-        let Some(stream) = self.streams.get_mut(&id) else { return ReadResult::Gone };
-        let Some(receiving) = stream.receiving.as_mut().filter(|r| !r.stopped) else {
-            return ReadResult::Gone;
-        };
-        let result = read(receiving);
-        match result {
-            ReadResult::Read(_) if receiving.wants_credit() && !stream.credit_due => {
-                stream.credit_due = true;
-                self.words.push_back(Word::Credit(id));
-            }
-            ReadResult::Empty if self.state != State::Open => return ReadResult::Gone,
-            ReadResult::End | ReadResult::Reset(_) => self.received_all(id),
-            _ => {}
-        }
-        result
+        self.streams.read(id, |receiving| receiving.chunk(most))
     }
 
     /// Sets a stream's priority: of the streams that can send, those with the greatest send first. Default 0.
     pub fn set_priority(&mut self, id: StreamId, priority: i32) {
-        let Some(stream) = self.streams.get_mut(&id) else { return };
-        let before = core::mem::replace(&mut stream.priority, priority);
-        if core::mem::take(&mut stream.queued)
-            && let Some(turns) = self.ready.get_mut(&before)
-        {
-            turns.retain(|turn| *turn != id);
-        }
-        self.schedule(id);
+        self.streams.set_priority(id, priority);
     }
 
-    /// Forgets the peer's direction.
-    fn received_all(&mut self, id: StreamId) {
-        if let Some(receiving) = self.streams.get_mut(&id).and_then(|s| s.receiving.take()) {
-            self.lent -= receiving.window - FIRST_CREDIT;
-            self.forget(id);
-        }
-    }
-
-    /// Forgets a stream whose directions have ended.
-    fn forget(&mut self, id: StreamId) {
-        let over = |s: &Stream| s.sending.is_none() && s.receiving.is_none();
-        if !self.streams.get(&id).is_some_and(over) {
-            return;
-        }
-        self.streams.remove(&id);
-        if id.opener() != self.side {
-            self.theirs.ended += 1;
-            self.allow_streams();
-        }
-    }
-
-    /// Lets the peer open more streams, if it is worth a frame.
-    fn allow_streams(&mut self) {
-        let theirs = &mut self.theirs;
-        let more = (theirs.ended + self.config.streams).saturating_sub(theirs.told);
-        let worth = more >= self.config.streams / 8 || theirs.opened >= theirs.told;
-        if more > 0 && worth && !core::mem::replace(&mut theirs.due, true) {
-            self.words.push_back(Word::Streams);
-        }
+    /// Returns the bytes that the session holds for the peer and for its user: those that wait for their reader, those
+    /// that wait to be sent beyond the first [`MAX_DATA`] of each stream, frames that are kept, and datagrams.
+    pub fn held(&self) -> usize {
+        self.streams.held() + self.log.size() + self.going.size() + self.come.size()
     }
 
     // ---- datagrams, events, end
@@ -808,22 +490,13 @@ impl Session {
         if data.len() > MAX_DATAGRAM || self.state != State::Open {
             return false;
         }
-        let d = &mut self.datagrams;
-        d.out_size += data.len() + OVERHEAD;
-        d.out.push_back(data);
-        while d.out_size > self.config.datagrams
-            && let Some(oldest) = d.out.pop_front()
-        {
-            d.out_size -= oldest.len() + OVERHEAD;
-        }
+        self.going.push(data, self.config.datagrams);
         true
     }
 
     /// Takes the oldest datagram that has come.
     pub fn read_datagram(&mut self) -> Option<Bytes> {
-        let data = self.datagrams.inn.pop_front()?;
-        self.datagrams.inn_size -= data.len() + OVERHEAD;
-        Some(data)
+        self.come.pop()
     }
 
     /// Returns the next event; `None` when there is nothing more to tell.
@@ -839,14 +512,23 @@ impl Session {
     }
 
     fn all_arrived(&self) -> bool {
-        let sent = |s: &Stream| s.sending.as_ref().is_none_or(|s| s.is_empty() && !s.finished);
-        self.log.is_empty() && self.words.is_empty() && self.streams.values().all(sent)
+        self.log.is_empty() && self.streams.are_sent()
     }
 
     /// Closes the session at once: bytes that have not arrived are lost. The peer is told the code, and as much of the
     /// reason as [`MAX_REASON`] bytes hold. The carriers send what [`poll_output`](Self::poll_output) has, then close
     /// them.
     pub fn close(&mut self, now: Instant, code: u32, reason: &[u8]) {
+        self.leave(now, SessionEnd::Closed, code, reason);
+    }
+
+    /// Closes the session as [`Overfull`](SessionEnd::Overfull), because of what it [holds](Self::held). The peer is told code
+    /// 0 and why.
+    pub fn shed(&mut self, now: Instant) {
+        self.leave(now, SessionEnd::Overfull, 0, b"too many bytes are held");
+    }
+
+    fn leave(&mut self, now: Instant, why: SessionEnd, code: u32, reason: &[u8]) {
         self.advance(now);
         if self.state != State::Open {
             return;
@@ -854,7 +536,7 @@ impl Session {
         let reason = Bytes::copy_from_slice(&reason[..reason.len().min(MAX_REASON)]);
         let mut frame = Vec::new();
         Frame::Close(code, reason).put(&mut frame);
-        self.end(SessionEnd::Closed);
+        self.end(why);
         self.state = State::Closed(frame.into());
     }
 
@@ -862,17 +544,15 @@ impl Session {
         if self.state == State::Open {
             self.state = State::Over;
             self.stranded_until = None;
-            (self.words, self.ready) = (VecDeque::new(), BTreeMap::new());
-            (self.log, self.datagrams.out) = (Log::default(), VecDeque::new());
-            self.streams.values_mut().for_each(|s| s.sending = None);
-            self.queued = 0;
+            self.streams.end();
+            (self.log, self.going) = (Log::default(), Datagrams::default());
             self.news.push_back(SessionEvent::Ended(why));
         }
     }
 
     /// Returns true if streams or datagrams wait for a carrier.
     pub fn wants_to_send(&self) -> bool {
-        !(self.words.is_empty() && self.ready.is_empty() && self.datagrams.out.is_empty())
+        self.streams.wants_to_send() || !self.going.is_empty()
     }
 
     /// Returns true once the session is over.
@@ -910,21 +590,5 @@ impl Session {
 
     fn advance(&mut self, now: Instant) {
         self.now = self.now.max(now);
-    }
-}
-
-impl Side {
-    fn other(self) -> Side {
-        match self {
-            Side::Caller => Side::Listener,
-            Side::Listener => Side::Caller,
-        }
-    }
-}
-
-fn place(direction: Direction) -> usize {
-    match direction {
-        Direction::Both => 0,
-        Direction::One => 1,
     }
 }

@@ -12,6 +12,7 @@
 //! The reasons: ADR 37 in docs/src/adr.
 
 mod carrier;
+mod datagrams;
 mod frame;
 mod log;
 mod machine;
@@ -19,6 +20,7 @@ mod machine;
 mod model;
 mod opening;
 mod stream;
+mod streams;
 #[cfg(test)]
 mod tests;
 
@@ -220,6 +222,8 @@ pub enum SessionEnd {
     Unknown,
     /// The peer broke the rules.
     Violation(Violation),
+    /// The holder [gave it up](Session::shed): the sessions that it has hold more bytes than they may.
+    Overfull,
 }
 
 impl fmt::Display for SessionEnd {
@@ -235,6 +239,9 @@ impl fmt::Display for SessionEnd {
             SessionEnd::NoCarrier => f.write_str("no path to the peer came back in time"),
             SessionEnd::Unknown => f.write_str("the peer does not know the session any more"),
             SessionEnd::Violation(why) => write!(f, "the peer broke the session's rules: {why}"),
+            SessionEnd::Overfull => {
+                f.write_str("sessions held too many bytes, and this one more than its share")
+            }
         }
     }
 }

@@ -257,12 +257,9 @@ impl Talk {
             "stuck: {:?}",
             unread.map(|((from, id), t)| (from, id, t.written, t.read, t.finished))
         );
-        assert!(
-            self.two
-                .ends
-                .iter()
-                .all(|end| end.streams.is_empty() && (end.lent, end.queued) == (0, 0) && end.log.is_empty())
-        );
+        assert!(self.two.ends.iter().all(|end| end.streams.all.is_empty()
+            && (end.streams.lent, end.streams.held()) == (0, 0)
+            && end.log.is_empty()));
     }
 }
 

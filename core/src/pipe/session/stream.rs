@@ -54,6 +54,8 @@ pub(super) struct Receiving {
     pieces: VecDeque<Bytes>,
     /// Small pieces, copied together, behind the others.
     tail: Vec<u8>,
+    /// Bytes in all of them.
+    waiting: usize,
     received: u64,
     read: u64,
     /// Bytes that the peer was told it may send in all.
@@ -161,6 +163,7 @@ impl Receiving {
         Receiving {
             pieces: VecDeque::new(),
             tail: Vec::new(),
+            waiting: 0,
             received: 0,
             read: 0,
             limit: FIRST_CREDIT,
@@ -187,6 +190,7 @@ impl Receiving {
             return Ok(());
         }
         for piece in body {
+            self.waiting += piece.len();
             if piece.len() < COPIED {
                 self.tail.extend_from_slice(&piece);
             }
@@ -214,16 +218,17 @@ impl Receiving {
     pub(super) fn clear(&mut self) {
         self.pieces = VecDeque::new();
         self.tail = Vec::new();
+        self.waiting = 0;
+    }
+
+    /// Returns the bytes that wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting
     }
 
     /// Makes one piece of the small ones, which keeps no more than its bytes.
     fn push_tail(&mut self) {
         self.pieces.push_back(core::mem::take(&mut self.tail).into_boxed_slice().into());
-    }
-
-    /// Returns true if nothing waits.
-    pub(super) fn is_empty(&self) -> bool {
-        self.pieces.is_empty() && self.tail.is_empty()
     }
 
     #[cfg(test)]
@@ -267,6 +272,7 @@ impl Receiving {
 
     fn was_read<T>(&mut self, n: usize, what: T) -> ReadResult<T> {
         self.read += n as u64;
+        self.waiting -= n;
         self.wanted = n == 0;
         if self.pieces.is_empty() {
             self.pieces = VecDeque::new();
@@ -274,7 +280,7 @@ impl Receiving {
         match self.end {
             _ if n > 0 => ReadResult::Read(what),
             Some(End::Reset(code)) => ReadResult::Reset(code),
-            Some(End::Finished) if self.is_empty() => ReadResult::End,
+            Some(End::Finished) if self.waiting == 0 => ReadResult::End,
             _ => ReadResult::Empty,
         }
     }

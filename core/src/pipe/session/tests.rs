@@ -155,7 +155,7 @@ fn a_stream_has_a_tag_and_each_direction_ends_by_itself() {
     two.settle();
     assert_eq!(two.events[0], [SessionEvent::Readable(id), SessionEvent::Readable(id)]);
     assert_eq!(two.read(0, id), (Vec::new(), ReadResult::End));
-    assert!(two.ends.iter().all(|end| end.streams.is_empty()));
+    assert!(two.ends.iter().all(|end| end.streams.all.is_empty()));
 }
 
 #[test]
@@ -197,7 +197,7 @@ fn resets_and_stops_bring_their_codes_and_drop_what_waits() {
     for id in [given_up, unwanted] {
         assert_eq!(two.read(0, id), (b"still".to_vec(), ReadResult::End));
     }
-    assert!(two.ends.iter().all(|end| end.streams.is_empty()));
+    assert!(two.ends.iter().all(|end| end.streams.all.is_empty()));
 }
 
 #[test]
@@ -216,7 +216,7 @@ fn whoever_has_finished_is_not_told_that_its_bytes_are_unwanted() {
     }
     two.settle();
     assert_eq!(two.events[0], [SessionEvent::Stopped(ids[1], 6)]);
-    assert!(two.ends.iter().all(|end| end.streams.is_empty()));
+    assert!(two.ends.iter().all(|end| end.streams.all.is_empty()));
 }
 
 #[test]
@@ -256,7 +256,7 @@ fn streams_that_nobody_reads_have_a_bound_together_and_each_has_a_frame_always()
     let left = 300_000 - (whole - ALWAYS);
     let written: Vec<_> = ids.iter().map(|id| two.write(0, *id, &[0; 1 << 20])).collect();
     assert_eq!(written, [whole, ALWAYS + left, ALWAYS, ALWAYS]);
-    assert_eq!((two.ends[0].queued, two.write(0, ids[3], b"x")), (300_000, 0));
+    assert_eq!((two.ends[0].streams.queued, two.write(0, ids[3], b"x")), (300_000, 0));
     // A stream that gets nothing of the rest hears of room as its own bytes leave, and is not stuck.
     two.events = Default::default();
     for _ in 0..4 {
@@ -269,13 +269,13 @@ fn streams_that_nobody_reads_have_a_bound_together_and_each_has_a_frame_always()
     assert_eq!(two.write(0, ids[3], &[0; 1 << 20]), ALWAYS);
     // What is given up or stopped gives its share back.
     two.ends[0].reset(two.now, ids[0], 0);
-    assert_eq!(two.ends[0].queued, left);
+    assert_eq!(two.ends[0].streams.queued, left);
     two.ends[1].stop(two.now, ids[1], 0);
     two.settle();
-    assert_eq!(two.ends[0].queued, 0);
+    assert_eq!(two.ends[0].streams.queued, 0);
     assert_eq!(two.write(0, ids[2], &[0; 1 << 20]), whole - ALWAYS);
     two.ends[0].close(two.now, 0, b"");
-    assert_eq!(two.ends[0].queued, 0);
+    assert_eq!(two.ends[0].streams.queued, 0);
 }
 
 #[test]
@@ -293,7 +293,7 @@ fn a_stream_that_is_read_gets_a_greater_window_from_what_all_have() {
         }
     }
     let windows = |two: &Two| -> Vec<u64> {
-        two.ends[1].streams.values().map(|s| s.receiving.as_ref().unwrap().window).collect()
+        two.ends[1].streams.all.values().map(|s| s.receiving.as_ref().unwrap().window).collect()
     };
     // 300,000 - 65,536 of the first, and what is left of 400,000.
     assert_eq!(windows(&two), [300_000, 65_536 + 400_000 - 234_464, 65_536]);
@@ -305,7 +305,7 @@ fn a_stream_that_is_read_gets_a_greater_window_from_what_all_have() {
     two.ends[0].reset(two.now, ids[0], 0);
     two.settle();
     two.read(1, ids[0]);
-    assert_eq!(two.ends[1].lent, 400_000 - 234_464);
+    assert_eq!(two.ends[1].streams.lent, 400_000 - 234_464);
 }
 
 #[test]
@@ -366,7 +366,7 @@ fn a_peer_that_acknowledges_nothing_cannot_have_words_pile_up() {
             two.ends[0].handle_bytes(two.now, CarrierId(1), bytes).unwrap();
         }
         assert!(two.ends[1].log.size() < (512 << 10) + 200, "{n}: {}", two.ends[1].log.size());
-        assert!(two.ends[1].words.len() < 1000, "{n}: {}", two.ends[1].words.len());
+        assert!(two.ends[1].streams.words.len() < 1000, "{n}: {}", two.ends[1].streams.words.len());
     }
 }
 
@@ -677,7 +677,7 @@ fn tiny_pieces_are_held_as_their_bytes() {
             two.ends[1].handle_bytes(two.now, CarrierId(1), bytes).unwrap();
         }
     }
-    let receiving = two.ends[1].streams[&id].receiving.as_ref().unwrap();
+    let receiving = two.ends[1].streams.all[&id].receiving.as_ref().unwrap();
     assert_eq!(receiving.pieces(), 2);
     two.ends[1].accept(Direction::One);
     let (first, second) =
@@ -716,4 +716,57 @@ fn bytes_that_wait_for_their_reader_keep_a_third_more_at_most() {
 fn an_idle_session_and_an_idle_stream_take_little() {
     let (session, stream) = (size_of::<Session>(), size_of::<stream::Stream>());
     assert!(session <= 2048 && stream <= 384, "{session} and {stream} bytes");
+}
+
+#[test]
+fn a_little_that_is_not_acknowledged_goes_to_the_next_carrier_unasked() {
+    // With 7 bytes for each of four DATA, 9 for OPEN, and 64 that each of the five counts more, 65,357 and 65,757.
+    for (bytes, goes) in [(1, true), (65_000, true), (65_400, false)] {
+        let mut two = Two::joined(SessionConfig::default());
+        let id = two.open(0, Direction::One);
+        two.write(0, id, &pattern(0, bytes));
+        two.send(usize::MAX);
+        two.cut(1);
+        two.attach(2, CarrierKind::Direct);
+        while let Some(bytes) = two.ends[0].poll_output(two.now, CarrierId(2)) {
+            two.ends[1].handle_bytes(two.now, CarrierId(2), bytes).unwrap();
+        }
+        assert_eq!(two.ends[1].accept(Direction::One).is_some(), goes, "{bytes}");
+        two.settle();
+        two.ends[1].accept(Direction::One);
+        assert_eq!(two.read(1, id).0, pattern(0, bytes));
+    }
+}
+
+#[test]
+fn what_a_session_holds_is_counted_and_one_that_holds_too_much_is_closed() {
+    let mut two = Two::joined(SessionConfig::default());
+    let held = |two: &Two| two.ends.each_ref().map(Session::held);
+    let id = two.open(0, Direction::One);
+    two.write(0, id, &pattern(0, MAX_DATA + 1000));
+    assert_eq!(held(&two), [1000, 0], "one frame of each stream is not counted");
+    two.send(usize::MAX);
+    // OPEN and two DATA are kept.
+    let kept = 9 + (7 + MAX_DATA) + (7 + 1000) + 3 * 64;
+    assert_eq!(held(&two), [kept, 0]);
+    two.deliver(usize::MAX);
+    assert_eq!(held(&two), [kept, MAX_DATA + 1000]);
+    two.settle();
+    two.ends[1].send_datagram(two.now, vec![1; 100].into());
+    assert_eq!(held(&two), [0, MAX_DATA + 1000 + 100 + 64]);
+    two.settle();
+    two.ends[1].accept(Direction::One);
+    assert_eq!(two.ends[1].read(two.now, id, &mut [0; 400]), ReadResult::Read(400));
+    assert_eq!(held(&two), [164, MAX_DATA + 600]);
+    two.ends[1].stop(two.now, id, 0);
+    assert_eq!(two.ends[1].held(), 0);
+    two.events = Default::default();
+    two.ends[1].shed(two.now);
+    two.send(usize::MAX);
+    two.deliver(usize::MAX);
+    let told = SessionEnd::ClosedByPeer(0, Bytes::from_static(b"too many bytes are held"));
+    assert_eq!(
+        two.events.each_ref().map(|all| all.last().cloned()),
+        [Some(SessionEvent::Ended(told)), Some(SessionEvent::Ended(SessionEnd::Overfull)),]
+    );
 }
