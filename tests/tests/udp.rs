@@ -1,7 +1,7 @@
 //! UDP punching beside TCP through real Linux NATs, where the homes spoil one of them or both. RTT 40 ms, by the program
 //! as its user runs it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use p2pd_core::NodeId;
 use p2pd_tests::lab::SERVER;
@@ -102,6 +102,39 @@ fn where_udp_is_blocked_tcp_connects_as_without_it() {
     assert_eq!(with.by, ["punch"]);
     let (ours, theirs) = (with.times[1], without.times[1]);
     assert!(ours < theirs + 40.0, "{ours} and {theirs} ms: not a round trip later");
+}
+
+/// A megabit a second over UDP in each direction, and what is more is dropped: QUIC goes at about that rate.
+#[test]
+fn homes_that_police_udp_to_a_megabit_carry_about_that() {
+    require_lab!(Mosquitto, Coturn);
+    let world = World::relaying(&HOMES, ONE_WAY, &[], "");
+    spoil(&world, "tcp", "drop");
+    for home in 0..HOMES.len() {
+        let police = |way: &str| {
+            format!("{way} lan meta l4proto udp limit rate over 125 kbytes/second burst 12 kbytes drop")
+        };
+        let [up, down] = ["iifname", "oifname"].map(police);
+        let chain = format!("chain forwarded {{\ntype filter hook forward priority -10\n{up}\n{down}\n}}");
+        nft(&world, home, &format!("table inet policed {{\n{chain}\n}}"));
+    }
+    let key = world.key(1);
+    let (_listener, address) = world.listen_for(0, &[key.1]);
+    let text = format!("{}\n", "0123456789".repeat(30_000));
+    let begin = Instant::now();
+    let (connected, echo) = world.connect(&address, &text, &["--identity", &key.0, "--timeout", "25"]);
+    let took = begin.elapsed().as_secs_f64();
+    let rate = text.len() as f64 * 8.0 / took / 1e6;
+    println!(
+        "{} in {} ms; {} bytes there and back in {took:.1} s: {rate:.2} Mbit/s",
+        connected["strategy"],
+        connected["elapsed_ms"],
+        text.len()
+    );
+    assert_eq!(connected["strategy"], "udp");
+    assert!(echo == text.trim(), "{} of {} bytes", echo.len(), text.len());
+    // With the program's start and its end, and what a burst lets through.
+    assert!((0.3..1.5).contains(&rate), "{rate}");
 }
 
 #[test]
