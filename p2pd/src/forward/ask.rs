@@ -13,17 +13,29 @@ use crate::talk::Input;
 
 /// Time to answer: the node refuses the peer then.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Most questions that wait. The node asks of few strangers at a time.
-const MOST: usize = 16;
+/// Most questions that wait: as many as the node asks, which shares them out among networks.
+const MOST: usize = 64;
+/// Time after a question has run out in which a line is no answer to the next one: it was typed for the one before.
+const LATE: Duration = Duration::from_secs(3);
 
 /// Asks of one peer after another whether it is let in, until the node ends. A yes counts while the program runs.
 pub(super) async fn peers(node: Node, mut events: Events, say: Say) {
     let mut input = Input::default();
     let mut waiting: VecDeque<(NodeId, Instant)> = VecDeque::new();
     let mut asked = None;
+    let mut deaf_until = Instant::now();
     loop {
-        while waiting.front().is_some_and(|(_, until)| *until <= Instant::now()) {
+        while let Some((peer, until)) = waiting.front().copied()
+            && until <= Instant::now()
+        {
             waiting.pop_front();
+            if asked == Some(peer) {
+                deaf_until = until + LATE;
+                say.line(
+                    || json!({"event": "unanswered", "peer": peer.to_string()}),
+                    || format!("{peer} was not answered in time"),
+                );
+            }
         }
         let next = waiting.front().copied();
         if let Some((peer, _)) = next
@@ -55,7 +67,11 @@ pub(super) async fn peers(node: Node, mut events: Events, say: Say) {
             line = input.next() => match line {
                 Ok(Some(chunk)) => {
                     // What was typed before the question is no answer to it.
-                    if let Some((peer, _)) = waiting.pop_front() {
+                    if Instant::now() < deaf_until {
+                        if let Some((peer, _)) = next {
+                            say.warning(&format!("that came too late; the question is about {peer} now"));
+                        }
+                    } else if let Some((peer, _)) = waiting.pop_front() {
                         node.answer(peer, is_yes(chunk.bytes()));
                     }
                     input.done(chunk);

@@ -31,6 +31,8 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// Most connections of one peer that was let in, and of one place of strangers.
 const OF_PEER: usize = 1024;
 const OF_STRANGERS: usize = 128;
+/// Streams beyond these, on which a peer hears that it has too many.
+const REFUSED: usize = 16;
 /// Most connections of all.
 const OF_ALL: usize = 4096;
 /// Most sessions of one peer or place, and of all.
@@ -92,11 +94,11 @@ impl Exposing {
 
     /// Returns the settings of sessions. Those of strangers hold less.
     pub(crate) fn sessions(&self) -> SessionConfig {
-        let all = SessionConfig { streams: OF_PEER as u32, ..SessionConfig::default() };
+        let all = SessionConfig { streams: (OF_PEER + REFUSED) as u32, ..SessionConfig::default() };
         match self.who {
             Who::Listed | Who::Asked => all,
             Who::Anyone => SessionConfig {
-                streams: OF_STRANGERS as u32,
+                streams: (OF_STRANGERS + REFUSED) as u32,
                 stream_window: 1 << 20,
                 window: 2 << 20,
                 kept: 1 << 20,
@@ -201,10 +203,14 @@ async fn serve(node: &Node, exposing: Arc<Exposing>, say: Say) {
     let of_one = if exposing.who == Who::Anyone { OF_STRANGERS } else { OF_PEER };
     let connections = Places::new(of_one, OF_ALL);
     while let Some(session) = node.accept_session().await {
-        // One whose connection broke already is known by its key.
         let by = match session.carrier() {
-            Some(carrier) if exposing.who == Who::Anyone => By::Place(place(carrier.remote_addr().ip())),
-            _ => By::Key(session.peer()),
+            _ if exposing.who != Who::Anyone => By::Key(session.peer()),
+            Some(carrier) => By::Place(place(carrier.remote_addr().ip())),
+            // A stranger that nobody can place: its key costs it nothing.
+            None => {
+                session.close(CROWDED, b"its connection is gone");
+                continue;
+            }
         };
         let Some(seat) = sessions.take(by) else {
             session.close(CROWDED, b"too many sessions");

@@ -18,6 +18,8 @@ use crate::say::Say;
 const EARLY: usize = CHUNK;
 /// Longest wait for the exposer's answer. It gives its service 10 s, and a session waits 60 s for its connection.
 const ANSWER: Duration = Duration::from_secs(90);
+/// Longest wait for one more stream, where the exposer allows no more at a time.
+const ROOM: Duration = Duration::from_secs(10);
 /// Longest wait until the peer has heard of a session's end.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -116,8 +118,11 @@ impl Link {
             })?;
             // Without a connection nothing of the stream has been sent.
             let unsent = session.carrier().is_none();
+            let Ok(opening) = timeout(ROOM, session.open_bi(&wish.tag())).await else {
+                return Err(NotOpen::Answered(Answer::Busy));
+            };
             let opened = async {
-                let mut stream = session.open_bi(&wish.tag()).await?;
+                let mut stream = opening?;
                 stream.0.write_all(&early).await?;
                 if ended {
                     stream.0.finish();
