@@ -1,41 +1,36 @@
 //! `p2pd expose`, `forward` and `connect --service` between processes on loopback, with services of every kind behind them.
 #![cfg(unix)]
 
+mod between;
+mod program;
 mod terminal;
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use between::{Between, port_of};
+use program::Program;
 
 const LOCAL: [&str; 3] = ["--no-servers", "--bind", "127.0.0.1"];
 const LONG: Duration = Duration::from_secs(60);
 
 /// The program, which ends however the test ends. What it says is kept.
 struct Running {
-    child: Child,
+    program: Program,
     input: Option<ChildStdin>,
     said: Arc<Mutex<String>>,
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 impl Running {
-    fn start(mut command: Command) -> Self {
-        command.env(p2pd::servers::FORBID_PUBLIC, "1").stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    fn start(command: Command) -> Self {
+        let (program, input, streams) = Program::start(command);
         let said = Arc::new(Mutex::new(String::new()));
-        let streams: [Box<dyn Read + Send>; 2] =
-            [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
         for stream in streams {
             let said = said.clone();
             thread::spawn(move || {
@@ -47,7 +42,7 @@ impl Running {
                 }
             });
         }
-        Running { input: child.stdin.take(), child, said }
+        Running { program, input, said }
     }
 
     fn p2pd(verb: &str, args: &[&str]) -> Self {
@@ -76,18 +71,12 @@ impl Running {
     }
 
     fn ends(&mut self) -> Option<i32> {
-        let begin = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                thread::sleep(Duration::from_millis(20));
-                return status.code();
-            }
-            assert!(begin.elapsed() < LONG, "goes on: {}", self.said());
-            thread::sleep(Duration::from_millis(5));
-        }
+        let code = self.program.code(LONG, || self.said.lock().unwrap().clone());
+        thread::sleep(Duration::from_millis(20));
+        code
     }
 
-    /// Where a door has opened.
+    /// Address at which a door has opened.
     fn door(&self, service: &str) -> SocketAddr {
         self.says(&format!("to {service}"));
         let said = self.said();
@@ -327,7 +316,11 @@ fn unix_sockets_at_both_ends() {
         assert_eq!(text, word.to_uppercase());
     }
     assert!(
-        Command::new("kill").args(["-INT", &forwarder.child.id().to_string()]).status().unwrap().success()
+        Command::new("kill")
+            .args(["-INT", &forwarder.program.0.id().to_string()])
+            .status()
+            .unwrap()
+            .success()
     );
     assert_eq!(forwarder.ends(), Some(0), "{}", forwarder.said());
     assert!(!door.exists());
@@ -381,51 +374,11 @@ fn socks_reaches_what_is_allowed_by_names_of_the_other_side() {
     }
 }
 
-/// A port whose streams lead to another one until they are cut.
-struct Between(Arc<Mutex<Vec<TcpStream>>>, u16);
-
-impl Between {
-    fn new(to: u16) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let streams: Arc<Mutex<Vec<TcpStream>>> = Arc::default();
-        let all = streams.clone();
-        thread::spawn(move || {
-            for near in listener.incoming() {
-                let near = near.unwrap();
-                let Ok(far) = TcpStream::connect((Ipv4Addr::LOCALHOST, to)) else { continue };
-                all.lock().unwrap().extend([near.try_clone().unwrap(), far.try_clone().unwrap()]);
-                for (mut from, mut into) in [(&near, &far), (&far, &near)]
-                    .map(|(a, b)| (a.try_clone().unwrap(), b.try_clone().unwrap()))
-                {
-                    thread::spawn(move || {
-                        let _ = std::io::copy(&mut from, &mut into);
-                        let _ = into.shutdown(Shutdown::Write);
-                    });
-                }
-            }
-        });
-        Between(streams, port)
-    }
-
-    fn cut(&self) {
-        for stream in self.0.lock().unwrap().drain(..) {
-            let _ = stream.shutdown(Shutdown::Both);
-        }
-    }
-}
-
-/// The port of an address of one interface.
-fn port_of(address: &str) -> u16 {
-    address.split(',').nth(3).unwrap().parse().unwrap()
-}
-
 #[test]
 fn connections_go_on_when_the_network_under_them_is_cut() {
     let service = serves(echo);
     let (_exposer, address) = exposes(&[&format!("echo={service}")]);
-    let between = Between::new(port_of(&address));
-    let address = address.replace(&format!(",{},", port_of(&address)), &format!(",{},", between.1));
+    let (between, address) = Between::before(&address);
     let forwarder = forwards(&address, &["echo", "0"]);
     let door = forwarder.door("echo");
     let mut stream = TcpStream::connect(door).unwrap();

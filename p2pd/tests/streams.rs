@@ -1,29 +1,27 @@
 //! `connect --streams`, and `listen` with a program for each caller, as their users run them.
 #![cfg(unix)]
 
+mod between;
+mod program;
+
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use between::Between;
+use program::Program;
 
 const LOCAL: [&str; 3] = ["--no-servers", "--bind", "127.0.0.1"];
 const LONG: Duration = Duration::from_secs(60);
 
 /// The program at pipes, which ends however the test ends.
 struct Running {
-    child: Child,
+    program: Program,
     input: Option<ChildStdin>,
     out: Arc<Mutex<String>>,
     said: Arc<Mutex<String>>,
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 fn gather(mut stream: impl Read + Send + 'static) -> Arc<Mutex<String>> {
@@ -53,11 +51,10 @@ fn until(text: &Arc<Mutex<String>>, what: &str) -> String {
 impl Running {
     fn p2pd(verb: &str, args: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_p2pd"));
-        command.arg(verb).args(LOCAL).args(args).env(p2pd::servers::FORBID_PUBLIC, "1");
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let (out, said) = (gather(child.stdout.take().unwrap()), gather(child.stderr.take().unwrap()));
-        Running { input: child.stdin.take(), child, out, said }
+        command.arg(verb).args(LOCAL).args(args);
+        let (program, input, output) = Program::start(command);
+        let [out, said] = output.map(gather);
+        Running { program, input, out, said }
     }
 
     fn write(&mut self, text: &str) {
@@ -67,15 +64,9 @@ impl Running {
     /// Ends its input, and returns its exit code and its output.
     fn ends(&mut self) -> (Option<i32>, String) {
         self.input = None;
-        let begin = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                thread::sleep(Duration::from_millis(20));
-                return (status.code(), self.out.lock().unwrap().clone());
-            }
-            assert!(begin.elapsed() < LONG, "goes on: {}", self.said.lock().unwrap());
-            thread::sleep(Duration::from_millis(5));
-        }
+        let code = self.program.code(LONG, || self.said.lock().unwrap().clone());
+        thread::sleep(Duration::from_millis(20));
+        (code, self.out.lock().unwrap().clone())
     }
 
     fn says(&self, what: &str) -> String {
@@ -88,46 +79,11 @@ impl Running {
     }
 }
 
-/// A port whose streams lead to another one until they are cut.
-struct Between(Arc<Mutex<Vec<TcpStream>>>, u16);
-
-impl Between {
-    fn new(to: u16) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let streams: Arc<Mutex<Vec<TcpStream>>> = Arc::default();
-        let all = streams.clone();
-        thread::spawn(move || {
-            for near in listener.incoming() {
-                let (near, far) = (near.unwrap(), TcpStream::connect((Ipv4Addr::LOCALHOST, to)).unwrap());
-                all.lock().unwrap().extend([near.try_clone().unwrap(), far.try_clone().unwrap()]);
-                for (mut from, mut into) in [(&near, &far), (&far, &near)]
-                    .map(|(a, b)| (a.try_clone().unwrap(), b.try_clone().unwrap()))
-                {
-                    thread::spawn(move || {
-                        let _ = std::io::copy(&mut from, &mut into);
-                        let _ = into.shutdown(Shutdown::Write);
-                    });
-                }
-            }
-        });
-        Between(streams, port)
-    }
-
-    fn cut(&self) {
-        for stream in self.0.lock().unwrap().drain(..) {
-            let _ = stream.shutdown(Shutdown::Both);
-        }
-    }
-}
-
 #[test]
 fn a_talk_on_a_stream_goes_on_when_the_connection_is_cut() {
     let mut listener = Running::p2pd("listen", &[]);
     let address = listener.address();
-    let port = address.split(',').nth(3).unwrap().to_owned();
-    let between = Between::new(port.parse().unwrap());
-    let to = address.replace(&format!(",{port},"), &format!(",{},", between.1));
+    let (between, to) = Between::before(&address);
     let mut caller = Running::p2pd("connect", &[&to, "--streams"]);
     caller.write("one\n");
     until(&listener.out, "one\n");

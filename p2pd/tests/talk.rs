@@ -1,36 +1,29 @@
 //! `p2pd listen` and `p2pd connect` as people type them: at terminals, which `script` makes, and at pipes.
 #![cfg(unix)]
 
+mod program;
 mod terminal;
 
 use std::io::{Read, Write};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+
+use program::Program;
 
 const LOCAL: &str = "--no-servers --bind 127.0.0.1";
 
 /// A command of a shell, which ends however the test ends.
 struct Running {
-    child: Child,
+    program: Program,
     input: Option<ChildStdin>,
     said: Arc<Mutex<String>>,
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 impl Running {
-    fn start(mut command: Command) -> Self {
-        command.env(p2pd::servers::FORBID_PUBLIC, "1").stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    fn start(command: Command) -> Self {
+        let (program, input, streams) = Program::start(command);
         let said = Arc::new(Mutex::new(String::new()));
-        let streams: [Box<dyn Read + Send>; 2] =
-            [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
         for mut stream in streams {
             let said = said.clone();
             std::thread::spawn(move || {
@@ -40,7 +33,7 @@ impl Running {
                 }
             });
         }
-        Running { input: child.stdin.take(), child, said }
+        Running { program, input, said }
     }
 
     /// Starts the program at a terminal, which shows typed text too.
@@ -89,14 +82,7 @@ impl Running {
 
     /// Waits for the end of the program and returns its exit code.
     fn ends(&mut self) -> Option<i32> {
-        let begin = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status.code();
-            }
-            assert!(begin.elapsed() < Duration::from_secs(30), "goes on: {}", self.said());
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        self.program.code(Duration::from_secs(30), || self.said.lock().unwrap().clone())
     }
 
     /// A listener's address.
@@ -262,7 +248,7 @@ fn much_goes_through_as_it_is() {
     listener.stdin(Stdio::null()).stdout(std::fs::File::create(&came).unwrap()).stderr(Stdio::piped());
     let mut child = listener.spawn().unwrap();
     let stderr = child.stderr.take().unwrap();
-    let mut listener = Running { child, input: None, said: Arc::default() };
+    let mut listener = Running { program: Program(child), input: None, said: Arc::default() };
     let mut lines = std::io::BufRead::lines(std::io::BufReader::new(stderr));
     let address = lines.find_map(|line| line.unwrap().strip_prefix("ready: ").map(str::to_owned)).unwrap();
     let caller = Command::new(env!("CARGO_BIN_EXE_p2pd"))
@@ -279,7 +265,7 @@ fn much_goes_through_as_it_is() {
         std::thread::sleep(Duration::from_millis(5));
     }
     assert!(std::fs::read(&sent).unwrap() == std::fs::read(&came).unwrap());
-    let _ = listener.child.kill();
+    let _ = listener.program.0.kill();
 }
 
 /// Lines to send, and what comes of them where hellos alone are wanted.
