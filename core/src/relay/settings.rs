@@ -94,6 +94,11 @@ impl RelayConfig {
         }
     }
 
+    /// Returns these settings with windows of this many bytes, and with AES as said.
+    pub(crate) fn within(self, window: u32, aes: bool) -> Self {
+        RelayConfig { receive_window: window, send_window: window, aes, ..self }
+    }
+
     pub(super) fn transport(&self) -> Arc<TransportConfig> {
         // More credit is given once an eighth of the window has been read, so a window that is used up but for the room of
         // messages must be larger than both together.

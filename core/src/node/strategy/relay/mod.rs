@@ -200,7 +200,7 @@ impl Relays {
             Strategy::Udp => RelayConfig::direct(delay),
             _ => RelayConfig { initial_rtt: first_rtt(delay), ..RelayConfig::default() },
         };
-        RelayConfig { receive_window: window, send_window: window, aes: ctx.config.has_aes(), ..defaults }
+        defaults.within(window, ctx.config.has_aes())
     }
 
     fn insert_relay(&mut self, mut relay: Relay) {

@@ -390,10 +390,8 @@ impl Udps {
         let longer = if key.1 == Requester::Them { wait + REST_FOR } else { wait };
         attempt.until = now + longer + if attempt.searches() { SEARCH_FOR } else { MEET_FOR };
         if key.1 == Requester::Them {
-            let window = attempt.window;
             let defaults = RelayConfig::direct(ctx.signalling.delay(&attempt.via));
-            let aes = ctx.config.has_aes();
-            let config = RelayConfig { receive_window: window, send_window: window, aes, ..defaults };
+            let config = defaults.within(attempt.window, ctx.config.has_aes());
             let seed = ctx.cx.random.draw(Domain::RelaySeed);
             let (ours, peer) = (&ctx.config.identity, &attempt.peer);
             let mut stream = RelayStream::accept(ours, peer, &key.0.0, seed, &config, now);
