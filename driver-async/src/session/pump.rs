@@ -42,7 +42,7 @@ pub(crate) struct Pump<R: Runtime> {
     closing: Option<Instant>,
 }
 
-/// What an end does for further carriers.
+/// Part of an end in further carriers.
 pub(crate) enum Role<R: Runtime> {
     Caller(Box<Caller<R>>),
     Listener(Listener<R>),

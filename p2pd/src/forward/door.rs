@@ -33,12 +33,12 @@ const CLIENTS: usize = 1024;
 /// Datagrams of a client that wait for its stream; further ones are dropped.
 const QUEUE: usize = 64;
 
-/// What a door leads to.
+/// Destination of a door.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Leads {
     /// The service of this name.
     To(ServiceName),
-    /// What each client asks for by SOCKS5.
+    /// The destination that each client asks for by SOCKS5.
     Socks,
 }
 

@@ -38,7 +38,7 @@ const OF_ALL: usize = 4096;
 /// Most sessions of one peer or place, and of all.
 const SESSIONS: (usize, usize) = (16, 256);
 
-/// What is exposed, and to whom.
+/// Services that are exposed, and the peers that may use them.
 #[derive(Debug)]
 pub(crate) struct Exposing {
     services: BTreeMap<ServiceName, Place>,
@@ -49,9 +49,9 @@ pub(crate) struct Exposing {
 /// Peers that are let in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Who {
-    /// Those of `--accept`.
+    /// The peers of `--accept`.
     Listed,
-    /// Those that the user at the terminal says yes to.
+    /// Peers that the user at the terminal says yes to.
     Asked,
     Anyone,
 }

@@ -95,7 +95,7 @@ async fn read<const N: usize>(client: &mut (impl AsyncRead + Unpin)) -> io::Resu
 mod tests {
     use super::*;
 
-    /// What comes of a client's bytes: the destination, and what it was told.
+    /// Runs a client's bytes. Returns the destination, and the answers to the client.
     async fn asks(bytes: &[u8]) -> (Result<String, io::ErrorKind>, Vec<u8>) {
         let (mut near, mut far) = tokio::io::duplex(1024);
         near.write_all(bytes).await.unwrap();

@@ -16,7 +16,7 @@ const NOT_SERVED: u32 = 1;
 /// Most sessions at a time, and most of one place.
 const SESSIONS: (usize, usize) = (64, 8);
 
-/// Whoever has called.
+/// Peer that has called, by a pipe or on a stream of a session.
 #[derive(Debug)]
 pub(super) enum Caller {
     Pipe(Pipe),

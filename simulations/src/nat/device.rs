@@ -19,7 +19,7 @@ const DELAYED: Nanos = 6 * SECOND;
 /// The table is swept after so many new sessions.
 const SWEEP_EVERY: u32 = 4096;
 
-/// What a policer of UDP lets through at once, as time at its rate.
+/// Burst that a policer of UDP lets through, as time at its rate.
 const BURST: Nanos = 100 * MILLI;
 /// Bytes of the headers of UDP and IPv4.
 const UDP_HEADERS: usize = 28;
@@ -64,7 +64,7 @@ pub(crate) struct Nat {
     /// Ports that hosts inside had opened.
     forwards: Forwards,
     icmp_budget: IcmpBudget,
-    /// What polices UDP on its way out and in, if anything does.
+    /// Policers of UDP on its way out and in, where there are any.
     policers: [Bottleneck; 2],
 }
 

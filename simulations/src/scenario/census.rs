@@ -63,7 +63,7 @@ pub enum Class {
     V,
 }
 
-/// What a home's outermost NAT does to one of TCP and UDP, whatever its class.
+/// Fault of a home's outermost NAT towards one of TCP and UDP, whatever its class.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Spoil {
     /// TCP: a SYN that crosses one from inside is dropped, as any other.
@@ -83,7 +83,7 @@ pub struct Census {
     pub weights: &'static [(Class, u32, &'static str)],
     /// Pairs of a thousand that meet over IPv6.
     pub ipv6: u32,
-    /// What spoils TCP or UDP, each with its homes of a thousand and the source of that.
+    /// Faults that spoil TCP or UDP, each with its homes of a thousand and the source of that.
     pub spoils: &'static [(Spoil, u32, &'static str)],
 }
 
@@ -187,7 +187,7 @@ pub struct Home {
     pub class: Class,
     /// NATs of the home.
     pub chain: Chain,
-    /// What its outermost NAT spoils.
+    /// Fault of its outermost NAT.
     pub spoil: Option<Spoil>,
 }
 

@@ -127,7 +127,7 @@ struct State {
     streams: [Stream; STREAMS],
     /// Sessions whose node has called, one bit for each.
     called: u8,
-    /// Those among them that any stream could still answer when the node called: of the other node's session it had
+    /// Sessions among these that any stream could still answer when the node called: of the other node's session it had
     /// neither settled nor nominated one.
     early: u8,
     /// The other node has been asked to dial, one bit for each session.
