@@ -235,6 +235,43 @@ impl World {
     }
 }
 
+/// Two lines of the first host: to its own home and to the second one. It uses one at a time.
+#[derive(Debug)]
+pub struct TwoLines<'a> {
+    host: &'a Host,
+    /// Commands that bring each up.
+    up: [String; 2],
+}
+
+impl<'a> TwoLines<'a> {
+    /// Devices of the lines.
+    pub const DEVICES: [&'static str; 2] = ["eth0", "eth1"];
+
+    /// Plugs the second line in, which stays down.
+    ///
+    /// # Panics
+    /// If it cannot be plugged in.
+    pub fn of(world: &'a World) -> Self {
+        let [ours, gateway] = world.lab.plug(0, 1, Self::DEVICES[1]).unwrap();
+        let host = world.lab.host(0);
+        let [a, b, c, _] = host.ip().octets();
+        let up = [
+            format!("link set eth0 up\nroute add default via {a}.{b}.{c}.1\n"),
+            format!("addr replace {ours}/24 dev eth1\nlink set eth1 up\nroute add default via {gateway}\n"),
+        ];
+        TwoLines { host, up }
+    }
+
+    /// Leaves the other line and takes this one.
+    ///
+    /// # Panics
+    /// If a line cannot be set.
+    pub fn go(&self, line: usize) {
+        let down = format!("link set {} down\n", Self::DEVICES[1 - line]);
+        self.host.ip_batch(&(down + &self.up[line])).unwrap();
+    }
+}
+
 fn at_distance(homes: &[&str], one_way: Duration) -> Vec<Home> {
     homes.iter().map(|text| text.parse::<Home>().unwrap().delay(one_way / 2)).collect()
 }

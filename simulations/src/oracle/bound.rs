@@ -51,8 +51,9 @@ pub struct Bound {
     pub dials: u32,
 }
 
-/// Least probability from which a pair has to be joined. What is missing is less than one in a million, or the search
-/// of one port in a block that is nearly full.
+/// Flows of each end that have a port outside which no server tells: its stream to an MQTT broker.
+const UNTOLD: u32 = 1;
+/// Least probability from which a pair has to be joined. What is missing is less than one in a million.
 const MUST: f64 = 0.999_9;
 /// Least probability for which a search is worth its SYNs.
 const IN_REACH: f64 = 0.02;
@@ -137,9 +138,10 @@ impl End {
         end
     }
 
-    /// Local ports from which this end dials: as many as have ports of their own outside.
+    /// Local ports from which this end dials: as many as have ports of their own outside. Of a range that is used up, what its
+    /// broker's stream has is missing, and nobody knows which port that is.
     fn most(self, dials: u32) -> u32 {
-        dials.min(self.range)
+        dials.min(self.range.saturating_sub(UNTOLD).max(1))
     }
 }
 
@@ -342,17 +344,19 @@ mod tests {
             let found = of(a, "apdm.apdf.rand");
             assert!(found.must() && (200..220).contains(&found.dials), "{a}: {found:?}");
         }
-        // One flow from the known port, and as many dials to it as there may be: of 64,512 ports, 32,256, and 1,024.
+        // One flow from the known port, and as many dials to it as there may be: of 64,512 ports, 32,256, and 1,024. Of the
+        // last the broker's stream has one, so that 1,023 are left.
         for a in ["apdm.apdf.seq", "apdm.apdf.keep.rst"] {
             about(of(a, "apdm.apdf.rand"), 127.0);
             about(of(a, "adm.apdf.parity"), 254.0);
-            assert!(of(a, "apdm.apdf.block").must());
+            about(of(a, "apdm.apdf.block"), 999.0);
         }
     }
 
     #[test]
     fn two_hidden_ends_meet_as_their_shares_of_their_ranges_say() {
-        assert!(of("apdm.apdf.block", "apdm.apdf.block.rst").must());
+        // 1,023 of 1,024 on each side.
+        about(of("apdm.apdf.block", "apdm.apdf.block.rst"), 998.0);
         let far = of("apdm.apdf.rand", "apdm.apdf.rand");
         assert!(far.is_out_of_reach() && far.probability > 0.003, "{far:?}");
         // 1,024 of 4,096 wait at a time while the other end goes through its 4,096.
@@ -442,7 +446,8 @@ mod tests {
                 out += u32::from(bound.is_out_of_reach());
             }
         }
-        // Of 23,436. Both ends have to be hidden, or one and the other give each flow another port.
-        assert_eq!((must, out), (23_178, 45));
+        // Of 23,436. Both ends have to be hidden, or one and the other give each flow another port. In 69 pairs a whole block is
+        // searched for one port, which a stream to a broker may have.
+        assert_eq!((must, out), (23_109, 45));
     }
 }

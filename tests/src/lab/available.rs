@@ -32,7 +32,21 @@ pub enum Part {
     Faketime,
     /// The NAT64.
     Tayga,
+    /// sshd, nginx, iperf3, dnsmasq and PostgreSQL, with their clients.
+    Services,
 }
+
+/// Programs of [`Part::Services`], each with its package.
+const SERVICES: [(&str, &str); 8] = [
+    ("sshd", "openssh-server"),
+    ("ssh", "openssh-client"),
+    ("nginx", "nginx-light"),
+    ("curl", "curl"),
+    ("iperf3", "iperf3"),
+    ("dnsmasq", "dnsmasq-base"),
+    ("dig", "bind9-dnsutils"),
+    ("pg_ctlcluster", "postgresql"),
+];
 
 impl Part {
     /// Parts that every lab needs.
@@ -43,7 +57,7 @@ impl Part {
     /// # Errors
     /// Says why the part is missing.
     pub fn check(self) -> Result<(), String> {
-        static FOUND: [OnceLock<Result<(), String>>; 11] = [const { OnceLock::new() }; 11];
+        static FOUND: [OnceLock<Result<(), String>>; 12] = [const { OnceLock::new() }; 12];
         FOUND[self as usize].get_or_init(|| self.find()).clone()
     }
 
@@ -70,6 +84,7 @@ impl Part {
             Self::Chrony => program("chronyd", "chrony"),
             Self::Faketime => program("faketime", "faketime"),
             Self::Tayga => program("tayga", "tayga"),
+            Self::Services => SERVICES.iter().try_for_each(|(name, package)| program(name, package)),
         }
     }
 }
