@@ -53,6 +53,18 @@ fn a_search_has_enough_of_a_block() {
     }
 }
 
+/// With this seed the caller's stream to its broker has the port of its block that is agreed on, which no server tells. Where one
+/// mapping serves the peer's whole address, the flows go to the next agreed port too.
+#[test]
+fn a_search_goes_on_to_another_port_of_a_block() {
+    let kinds = ["adm.apdf.block.drop"; 2].map(|text| text.parse().unwrap());
+    let [cell] = cells(Some(&kinds))[..] else { panic!("one pair") };
+    let tried = try_cell(cell, By::Punch, Budget::CORE, 28..29);
+    assert_eq!((tried.joined, tried.violations), (1, vec![]));
+    // Four rungs of a block come first.
+    assert!(tried.took > 10 * SECOND, "{} ns", tried.took);
+}
+
 const SHARED: SockOpts = SockOpts { reuse: Reuse::AddressAndPort, nodelay: false };
 const SERVER: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 10)), 3478);
@@ -157,7 +169,7 @@ fn what_the_bound_promises_can_be_had() {
     ];
     for (a, b, policy) in cases {
         let [x, y] = [a, b].map(|text| text.parse::<Chain>().unwrap());
-        assert!(bound(&x, &y, Budget::CORE).must(), "{a} {b}");
+        assert!(bound(&x, &y, Budget::CORE).probability > 0.99, "{a} {b}");
         let joined = (0..5).filter(|seed| joins(*seed, [a, b], policy)).count();
         println!("{a} {b}: {joined} of 5");
         assert!(joined >= 4, "{a} {b}: {joined} of 5");

@@ -40,6 +40,8 @@ const STEPS: u16 = 32;
 const STEPS_ALONE: u16 = 16;
 /// Least probability of a hit, in thousandths, for which both sides search at once.
 const WORTH_SEARCHING: u32 = 20;
+/// Rungs in a row whose flows go to the same agreed port.
+pub(crate) const SAME_PORT_FOR: u8 = 4;
 /// Largest number of others that is expected.
 pub(crate) const MAX_OTHERS: u16 = 4096;
 
@@ -86,7 +88,8 @@ impl Ports {
     /// Returns the port that all flows go to where the ports are few. Four rungs have the same one: flows of one rung leave to
     /// the next those ports that they have not come from.
     fn agreed(self, rung: u8) -> u16 {
-        middle(self.low, self.at(self.of - 1)).saturating_add(u16::from(rung / 4).min(self.of / 4))
+        middle(self.low, self.at(self.of - 1))
+            .saturating_add(u16::from(rung / SAME_PORT_FOR).min(self.of / 4))
     }
 
     /// Returns the `n`th of these ports in an order that `key` chooses. Each comes once.

@@ -253,11 +253,12 @@ impl Punches {
     }
 
     fn dial(&mut self, ctx: &mut Ctx<'_>, key: Key, mut dial: Planned) {
-        if dial.from == 0 {
-            dial.from = ctx.cx.fresh_port();
-        }
         let now = ctx.cx.now;
         let Some(punch) = self.all.get_mut(&key) else { return };
+        if dial.from == 0 {
+            dial.from = ctx.cx.fresh_port();
+            punch.draws(dial.from);
+        }
         let at = dial.at.max(now);
         let until = at + DIAL_FOR;
         let (peer, terms, local) = (punch.peer, punch.terms, SocketAddr::new(punch.local, dial.from));

@@ -130,7 +130,7 @@ impl Punches {
             before.as_ref().map_or_else(Default::default, |p| (p.stale.clone(), p.tainted));
         // What is under way goes on until the new rung dials: a port that falls silent meanwhile answers the
         // peer's SYN by its listener, with a sequence number that our NAT does not expect any more.
-        let (mut live, mut waiting) = before.map(|p| (p.live, p.waiting)).unwrap_or_default();
+        let (mut live, mut waiting, flows) = before.map(|p| (p.live, p.waiting, p.flows)).unwrap_or_default();
         // A search leaves holes in our NAT for two minutes, in which the listener could be met by the next one.
         let varies = behaviour.is_symmetric();
         let searches = behaviour.filters_by_port()
@@ -180,6 +180,7 @@ impl Punches {
             port: if fresh { ctx.cx.fresh_port() } else { listen },
             waiting,
             search: None,
+            flows,
             live,
             budget: Bucket::new(SYN_BURST, SYN_EVERY),
             dials,

@@ -16,7 +16,7 @@ use crate::node::admission::{Kind, Place};
 use crate::pipe::Terms;
 use crate::session::SessionId;
 use crate::strategy::ours::Trust;
-use crate::strategy::punch::{self, Belief, Ground, Ports, Side, Tactic};
+use crate::strategy::punch::{self, Belief, Ground, Ports, Side, Spray, Tactic};
 use crate::time::Instant;
 
 /// SYNs a second, and at once. EasyTier's 5,000 made routers fall over; two hundred a second are a web page.
@@ -72,6 +72,7 @@ pub(super) struct Punch {
     pub(super) until: Instant,
     pub(super) waiting: VecDeque<Planned>,
     pub(super) search: Option<Search>,
+    pub(super) flows: Flows,
     pub(super) live: BTreeMap<SockId, Planned>,
     pub(super) budget: Bucket,
     pub(super) dials: u32,
@@ -153,6 +154,27 @@ pub(super) enum Search {
     Probe { to: IpAddr, ports: Ports, key: u64, next: u16, count: u16 },
 }
 
+/// Local ports that went to the first agreed port, where their mappings serve the peer's whole address. They go to the next agreed
+/// port too: of a small block they have all ports, and somebody else may have had the first one.
+#[derive(Default, Debug)]
+pub(super) struct Flows {
+    drawn: Vec<u16>,
+    /// Number of those that have gone to the next one.
+    again: usize,
+}
+
+impl Flows {
+    /// Returns the local port of the next dial of a search, or 0 for a fresh one.
+    fn again(&mut self, rung: u8) -> u16 {
+        if rung < punch::SAME_PORT_FOR {
+            return 0;
+        }
+        let next = self.drawn.get(self.again).copied().unwrap_or(0);
+        self.again += 1;
+        next
+    }
+}
+
 impl Punch {
     /// Notes that a dial is gone, though our NAT's entry for it may not be.
     pub(super) fn leaves_hole(&mut self, dial: Planned) {
@@ -218,6 +240,14 @@ impl Punch {
         Some(punch::tactic(&self.ours, self.theirs.as_ref()?, self.rung))
     }
 
+    /// Notes a local port that a dial has drawn.
+    pub(super) fn draws(&mut self, port: u16) {
+        let agreed = matches!(self.tactic, Some(Tactic::Spray { with: Spray::Agreed, .. }));
+        if agreed && self.ours.behaviour.shares_mapping() && self.rung < punch::SAME_PORT_FOR {
+            self.flows.drawn.push(port);
+        }
+    }
+
     /// Returns the next dial that is due.
     pub(super) fn next(&mut self, now: Instant) -> Option<Planned> {
         // A port that was refused has its hole or a listener still, so that another one is worth more.
@@ -227,7 +257,8 @@ impl Punch {
         let (listen, once) = (self.port, !self.ours.is_scarce());
         let (planned, left) = match self.search? {
             Search::Spray { to, left, listens } => {
-                let planned = Planned { from: 0, to, tries: 0, at: now, once: false, listens };
+                let from = self.flows.again(self.rung);
+                let planned = Planned { from, to, tries: 0, at: now, once: false, listens };
                 (planned, (left > 1).then(|| Search::Spray { to, left: left - 1, listens }))
             }
             Search::Probe { to, ports, key, next, count } => {
