@@ -11,6 +11,7 @@ mod forward;
 mod help;
 mod interfaces;
 mod invitation;
+mod limits;
 mod log;
 mod manual;
 mod map;

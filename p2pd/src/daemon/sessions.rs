@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,16 +12,19 @@ use p2pd_core::{Plan, Target};
 use p2pd_tokio::{RecvStream, SendStream, Session, SessionConfig, SessionError};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
-use tokio::sync::{Mutex as AsyncMutex, Semaphore};
+use tokio::sync::{Mutex as AsyncMutex, Semaphore, watch};
 use tokio::time::timeout;
 
 use super::Daemon;
 use super::answer::Refused;
 use super::call::Name;
 use super::events::failure;
+use crate::limits::Places;
 
-/// Sessions at a time; a further one of a peer is closed.
+/// Sessions at a time.
 const MAX_SESSIONS: usize = 256;
+/// Sessions that peers opened, from one address and in all, so that strangers leave room for calls. A further one is closed.
+const INCOMING: [usize; 2] = [32, 192];
 /// Streams of one session under a number.
 const MAX_STREAMS: usize = 1024;
 /// Writes of one session that may wait.
@@ -54,8 +58,18 @@ pub(super) enum SessionCall {
 }
 
 /// Sessions by their names.
-#[derive(Debug, Default)]
-pub(super) struct Sessions(Mutex<BTreeMap<Name, Slot>>);
+#[derive(Debug)]
+pub(super) struct Sessions {
+    all: Mutex<BTreeMap<Name, Slot>>,
+    incoming: Arc<Places<IpAddr>>,
+}
+
+impl Default for Sessions {
+    fn default() -> Self {
+        let [of_one, of_all] = INCOMING;
+        Sessions { all: Mutex::default(), incoming: Places::new(of_one, of_all) }
+    }
+}
 
 #[derive(Debug)]
 enum Slot {
@@ -68,7 +82,8 @@ enum Slot {
 #[derive(Debug)]
 pub(super) struct Held {
     name: Name,
-    incoming: bool,
+    /// Place of a session that the peer opened.
+    incoming: Option<Place>,
     session: Session,
     streams: Mutex<BTreeMap<u32, Arc<Stream>>>,
     writes: Arc<Semaphore>,
@@ -80,7 +95,11 @@ struct Stream {
     send: Option<Arc<AsyncMutex<SendStream>>>,
     recv: Option<AsyncMutex<RecvStream>>,
     over: AtomicU8,
+    /// True once our direction is given up: writes under way end then.
+    given_up: watch::Sender<bool>,
 }
+
+type Place = crate::limits::Held<IpAddr>;
 
 /// Returns the settings of the daemon's sessions. Anybody may open one, so each holds little.
 pub(crate) fn settings() -> SessionConfig {
@@ -95,7 +114,7 @@ pub(crate) fn settings() -> SessionConfig {
 
 impl Sessions {
     fn all(&self) -> MutexGuard<'_, BTreeMap<Name, Slot>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn list(&self) -> Vec<Value> {
@@ -173,16 +192,16 @@ pub(super) async fn open(
     };
     let session = daemon.node.connect_session_with(&to, plan).await;
     let session = session.map_err(|why| Refused::ConnectFailed(failure(&why)))?;
-    Ok(keep(daemon, &name, false, session))
+    Ok(keep(daemon, &name, None, session))
 }
 
 /// Puts a session under its name, and tells what becomes of it.
-fn keep(daemon: &Arc<Daemon>, name: &Name, incoming: bool, session: Session) -> Value {
+fn keep(daemon: &Arc<Daemon>, name: &Name, incoming: Option<Place>, session: Session) -> Value {
     let (streams, writes) = (Mutex::default(), Arc::new(Semaphore::new(WRITES)));
     let held = Arc::new(Held { name: name.clone(), incoming, session, streams, writes });
     daemon.sessions.all().insert(name.clone(), Slot::Open(held.clone()));
     let shown = held.to_json();
-    let event = if incoming { "session_incoming" } else { "session_opened" };
+    let event = if held.incoming.is_some() { "session_incoming" } else { "session_opened" };
     daemon.events.tell(&json!({"event": event, "session": shown}));
     tokio::spawn(follow(daemon.clone(), held));
     shown
@@ -193,12 +212,14 @@ pub(super) async fn accept(daemon: Arc<Daemon>) {
     while let Some(session) = daemon.node.accept_session().await {
         let base = session.peer().to_string();
         let mut names = std::iter::once(base.clone()).chain((2..).map(|n| format!("{base}.{n}"))).map(Name);
+        // One that has lost its stream already is nobody's in particular.
+        let from = session.carrier().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |c| c.remote_addr().ip());
         let name = {
             let all = daemon.sessions.all();
             names.find(|name| !all.contains_key(name)).filter(|_| all.len() < MAX_SESSIONS)
         };
-        match name {
-            Some(name) => drop(keep(&daemon, &name, true, session)),
+        match name.zip(daemon.sessions.incoming.take(from)) {
+            Some((name, place)) => drop(keep(&daemon, &name, Some(place), session)),
             None => session.close(CROWDED, b"too many sessions"),
         }
     }
@@ -240,7 +261,7 @@ impl Held {
             })
         });
         json!({
-            "name": self.name.0, "incoming": self.incoming, "peer": self.session.peer().to_string(),
+            "name": self.name.0, "incoming": self.incoming.is_some(), "peer": self.session.peer().to_string(),
             "carrier": carrier, "moves": self.session.moves(),
             "round_trip_ms": self.session.round_trip().map(|time| time.as_secs_f64() * 1e3),
             "streams": self.streams().keys().collect::<Vec<_>>(),
@@ -293,6 +314,7 @@ impl Held {
             send: send.map(|send| Arc::new(AsyncMutex::new(send))),
             recv: recv.map(AsyncMutex::new),
             over: AtomicU8::new(over),
+            given_up: watch::channel(false).0,
         };
         self.streams().insert(id.number(), Arc::new(stream));
         shown
@@ -310,15 +332,20 @@ impl Held {
         }
     }
 
-    /// Writes all of it. It is written to the end also if the client leaves.
+    /// Writes all of it. It is written to the end also if the client leaves, unless the direction is given up meanwhile.
     pub(super) async fn write(&self, number: u32, data: Bytes) -> Result<usize, Refused> {
         let stream = self.stream(number)?;
         let send = stream.send.clone().ok_or(Refused::OneWay)?;
         let permit = self.writes.clone().try_acquire_owned().map_err(|_| Refused::Busy)?;
         let len = data.len();
+        let mut given_up = stream.given_up.subscribe();
         let writing = tokio::spawn(async move {
             let _permit = permit;
-            send.lock().await.write_all(&data).await
+            tokio::select! {
+                biased;
+                _ = given_up.wait_for(|is_so| *is_so) => Err(std::io::ErrorKind::BrokenPipe.into()),
+                written = async { send.lock().await.write_all(&data).await } => written,
+            }
         });
         match timeout(WRITE, writing).await {
             Ok(Ok(Ok(()))) => Ok(len),
@@ -348,8 +375,11 @@ impl Held {
         let stream = self.stream(number)?;
         let send = stream.send.as_ref().ok_or(Refused::OneWay)?;
         match reset {
-            // A write under way may wait for a peer that reads nothing: what is queued goes first for a finish alone.
-            Some(code) => send.try_lock().map_err(|_| Refused::Busy)?.reset(code),
+            // A write under way may wait for a peer that reads nothing, and ends here.
+            Some(code) => {
+                stream.given_up.send_replace(true);
+                send.lock().await.reset(code);
+            }
             None => timeout(WRITE, send.lock()).await.map_err(|_| Refused::PeerSlow)?.finish(),
         }
         self.over(number, &stream, SENT);

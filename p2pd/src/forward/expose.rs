@@ -16,12 +16,12 @@ use tokio::time::timeout;
 
 use super::allow::Rule;
 use super::copy::{Stream, join};
-use super::limits::{Held, Places};
 use super::place::{Local, Place, Service};
 use super::wire::{Answer, CROWDED, Destination, Host, ServiceName, Wish};
 use super::{ask, datagrams, link, options};
 use crate::commands::addresses;
 use crate::invitation::Invitation;
+use crate::limits::{Held, Places};
 use crate::say::Say;
 use crate::signals::interrupted;
 use crate::talk::place;

@@ -7,7 +7,6 @@ mod copy;
 mod datagrams;
 mod door;
 mod expose;
-mod limits;
 mod link;
 pub(crate) mod options;
 mod place;

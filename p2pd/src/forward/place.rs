@@ -2,12 +2,13 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::Semaphore;
 
 use super::wire::ServiceName;
 #[cfg(unix)]
@@ -44,6 +45,9 @@ impl FromStr for Service {
         }
     }
 }
+
+/// Look-ups of names at a time.
+static LOOK_UPS: Semaphore = Semaphore::const_new(32);
 
 /// Host of a door that all addresses of this machine lead to.
 const ANY: &str = "*";
@@ -122,7 +126,7 @@ impl Place {
     pub(super) async fn connect(&self) -> io::Result<Local> {
         match self {
             Place::Tcp(host, port) => {
-                let stream = TcpStream::connect((host.as_str(), *port)).await?;
+                let stream = TcpStream::connect(&*look_up(host, *port).await?).await?;
                 p2pd_sys::accepted(&stream);
                 Ok(Local::Tcp(stream))
             }
@@ -139,7 +143,7 @@ impl Place {
     pub(super) async fn datagrams(&self) -> io::Result<UdpSocket> {
         let Place::Udp(host, port) = self else { return Err(io::ErrorKind::Unsupported.into()) };
         let mut failed = io::Error::from(io::ErrorKind::NotFound);
-        for to in tokio::net::lookup_host((host.as_str(), *port)).await? {
+        for to in look_up(host, *port).await? {
             let any: IpAddr =
                 if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
             let socket = UdpSocket::bind((any, 0)).await?;
@@ -201,6 +205,20 @@ impl Door {
         };
         at.map_or_else(|_| wanted.to_string(), |at| format!("{prefix}{at}"))
     }
+}
+
+/// Looks a name up for a peer. The system's call cannot be ended: a look-up that nobody waits for any more has its place until then.
+async fn look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    if let Ok(ip) = host.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(ip, port)]);
+    }
+    let place = LOOK_UPS.acquire().await.map_err(io::Error::other)?;
+    let host = host.to_owned();
+    let found = tokio::task::spawn_blocking(move || {
+        let _place = place;
+        (host.as_str(), port).to_socket_addrs().map(Vec::from_iter)
+    });
+    found.await.map_err(io::Error::other)?
 }
 
 /// A socket bound to all addresses of this machine, of both families where it has both.

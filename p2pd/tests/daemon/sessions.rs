@@ -181,3 +181,26 @@ fn a_move_is_an_event_and_no_byte_is_lost() {
     }
     assert_eq!(text, b"before after");
 }
+
+/// Writes to a peer that does not read have places of their session until their stream is given up.
+#[test]
+fn a_reset_ends_the_writes_that_a_peer_does_not_take() {
+    let (here, there) = (Daemon::start(), Daemon::start());
+    here.ok(&format!("/p2p/session/mine/open/{}", there.address));
+    let [full, other] = [(); 2].map(|()| here.ok("/p2p/session/mine/stream")["stream"].clone());
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&file, vec![b'x'; 512 << 10]).unwrap();
+    let data = format!("@{}", file.path().display());
+    let (to_full, to_other) = [&full, &other].map(|n| format!("/p2p/session/mine/stream/{n}")).into();
+    std::thread::scope(|scope| {
+        let writes: Vec<_> = (0..40).map(|_| scope.spawn(|| here.post(&to_full, &data).0)).collect();
+        // All places of the session are taken.
+        until(|| (here.post(&to_other, "x").0 == 503).then_some(()));
+        let begin = Instant::now();
+        here.ok(&format!("{to_full}/reset/3"));
+        until(|| (here.post(&to_other, "x").0 == 200).then_some(()));
+        assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+        let ended: Vec<u16> = writes.into_iter().map(|write| write.join().unwrap()).collect();
+        assert!(ended.iter().any(|status| *status != 200), "{ended:?}");
+    });
+}

@@ -1,4 +1,4 @@
-//! Places for the connections that peers make: of each and of all, so that no peer has them all.
+//! Places for what peers open: of each and of all, so that no peer has them all.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Places that are shared out by who asks.
 #[derive(Debug)]
-pub(super) struct Places<K> {
+pub(crate) struct Places<K> {
     of_one: usize,
     of_all: usize,
     taken: Mutex<Taken<K>>,
@@ -20,19 +20,19 @@ struct Taken<K> {
 
 /// Place that is given back when dropped.
 #[derive(Debug)]
-pub(super) struct Held<K: Hash + Eq + Copy> {
+pub(crate) struct Held<K: Hash + Eq + Copy> {
     of: K,
     places: Arc<Places<K>>,
 }
 
 impl<K: Hash + Eq + Copy> Places<K> {
-    pub(super) fn new(of_one: usize, of_all: usize) -> Arc<Self> {
+    pub(crate) fn new(of_one: usize, of_all: usize) -> Arc<Self> {
         let taken = Mutex::new(Taken { by: HashMap::new(), all: 0 });
         Arc::new(Places { of_one, of_all, taken })
     }
 
     /// Takes a place; `None` if there is none.
-    pub(super) fn take(self: &Arc<Self>, of: K) -> Option<Held<K>> {
+    pub(crate) fn take(self: &Arc<Self>, of: K) -> Option<Held<K>> {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let its = taken.by.get(&of).copied().unwrap_or(0);
         if its >= self.of_one || taken.all >= self.of_all {
