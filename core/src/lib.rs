@@ -166,7 +166,7 @@ pub use node::{Allocate, AllocateError, ConnectError, MAX_ALLOCATIONS, MAX_CONNE
 pub use pipe::{PipeEnd, PipeId, PipeMode, PipeNews, ProtocolTag};
 pub use proxy::{Proxy, ProxyKind};
 pub use selection::{Interfaces, Which, WhichError};
-pub use stats::Stats;
+pub use stats::{ByStrategy, Failures, Stats, Times};
 pub use strategy::punch::{PROBES, SPRAY, hit_permille};
 pub use time::{ClockFix, Instant, WallTime};
 pub use wire::Transport;

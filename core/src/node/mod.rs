@@ -189,6 +189,7 @@ impl Node {
     /// The next thing for the driver to do. Drain it after each call of another method, or after several.
     pub fn poll_output(&mut self) -> Option<Output> {
         let output = self.cx.pop_output()?;
+        self.cx.stats.note(&output);
         Some(self.network.outward(output))
     }
 

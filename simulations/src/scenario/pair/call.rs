@@ -1,7 +1,7 @@
 //! A call of a pair, and the bytes over its pipe.
 
 use p2pd_core::pipe::PipeMode;
-use p2pd_core::{Event, Plan, Stage, Strategy};
+use p2pd_core::{Event, Failures, Plan, Stage, Strategy};
 
 use super::{Pair, Program, Run, flooded, heal, homes};
 use crate::driver::NodeProgram;
@@ -123,8 +123,23 @@ fn call_now(run: &mut Run, pair: &Pair) -> Call {
     if syns > MOST_SYNS {
         run.violations.push(format!("{syns} SYNs for one connect"));
     }
+    run.violations.extend(run.hosts.iter().filter_map(|host| miscounted(run.world.app(*host).node())));
     (call.rungs, call.stated) = rungs_after(run.world.app(caller).node(), begin).into_iter().unzip();
     call
+}
+
+/// Compares a node's counters with the pipes and events that it gave.
+fn miscounted(node: &NodeProgram) -> Option<String> {
+    let stats = node.node.stats();
+    let answers: Vec<u64> = node.pipes.iter().map(|pipe| pipe.start.answers.len() as u64).collect();
+    let given = [answers.iter().sum(), answers.iter().filter(|n| **n == 0).count() as u64];
+    let counted = [stats.opened, stats.accepted].map(|by| by.iter().map(|(_, n)| n).sum::<u64>());
+    let failed = node.events.iter().filter(|(_, event)| matches!(event, Event::Failed { .. })).count() as u64;
+    let Failures { deadline_passed, strategies_failed, refused_by_peer, name, shutdown, .. } = stats.failed;
+    let failures = deadline_passed + strategies_failed + refused_by_peer + name + shutdown;
+    let timed: u64 = stats.open_times.counts().iter().sum();
+    let is_right = given == counted && failed == failures && timed == counted[0];
+    (!is_right).then(|| format!("counted {stats:?}, and gave {given:?} pipes and {failed} failures"))
 }
 
 /// Finds the listener's end of the caller's pipe, and has both send something and then end. Each must get the other's
