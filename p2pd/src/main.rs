@@ -15,6 +15,7 @@ mod limits;
 mod log;
 mod manual;
 mod map;
+mod metrics;
 mod names;
 mod options;
 mod ping;

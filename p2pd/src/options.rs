@@ -439,6 +439,9 @@ pub(crate) struct Serve {
     /// A second address of this machine, beside `--bind`: the STUN server then measures NATs (RFC 5780)
     #[arg(long, value_name = "IP", requires = "bind")]
     pub(crate) second: Option<IpAddr>,
+    /// Answer `GET /metrics` here, in the text form of OpenMetrics: counters of the servers. Whoever reaches it reads it
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) metrics: Option<SocketAddr>,
     /// Port of the MQTT broker, 0 for any
     #[arg(long, value_name = "PORT", default_value_t = 1883)]
     pub(crate) mqtt_port: u16,

@@ -162,6 +162,14 @@ impl Say {
         }
     }
 
+    /// Prints where the metrics are read.
+    pub(crate) fn metrics(self, at: SocketAddr) {
+        self.line(
+            || json!({"event": "metrics", "at": at.to_string()}),
+            || format!("metrics on http://{at}/metrics"),
+        );
+    }
+
     /// Prints the reports on NATs: to standard output for people, one event each for programs. Returns false if nobody
     /// reads it.
     #[must_use]

@@ -11,6 +11,7 @@ use p2pd::serve::{ServeError, Serving, Wanted};
 use p2pd::servers::Servers;
 
 use crate::commands::usage;
+use crate::metrics::{self, Port};
 use crate::options::Serve;
 use crate::say::Say;
 use crate::signals::interrupted;
@@ -32,6 +33,13 @@ pub(crate) async fn run(options: &Serve, say: Say) -> ExitCode {
         second_ip: options.second,
         mqtt_port: options.mqtt_port,
         stun_ports: [options.stun_port, options.stun_second_port.unwrap_or(second_port)],
+    };
+    let metrics = match options.metrics {
+        Some(at) => match Port::open(at).await {
+            Ok(port) => Some(port),
+            Err(why) => return usage(say, &why),
+        },
+        None => None,
     };
     let mut started = Serving::start(&wanted).await;
     // Nobody asked for the relay: where there is no way to the internet, the rest is served.
@@ -57,6 +65,9 @@ pub(crate) async fn run(options: &Serve, say: Say) -> ExitCode {
             return usage(say, &format!("{}: {why}", path.display()));
         }
     }
+    if let Some(at) = metrics.as_ref().and_then(|port| port.at().ok()) {
+        say.metrics(at);
+    }
     say.serving(&Running {
         mqtt: serving.mqtt(),
         stun: serving.stun(),
@@ -69,8 +80,18 @@ pub(crate) async fn run(options: &Serve, say: Say) -> ExitCode {
             user: turn.users.first().map(|(name, _)| name.as_str()),
         }),
     });
+    let counting = serving.counting();
+    let metrics = async {
+        match metrics {
+            Some(port) => {
+                port.serve(move || std::future::ready(metrics::of_servers(&counting.counts()))).await
+            }
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
         () = interrupted() => ExitCode::SUCCESS,
+        () = metrics => ExitCode::FAILURE,
         () = serving.ended() => {
             say.error("a server ended by itself");
             ExitCode::FAILURE

@@ -25,6 +25,7 @@ pub(super) enum Call {
     Page,
     OpenApi,
     Version,
+    Metrics,
     Address,
     /// The address as a picture.
     Qr,
@@ -79,6 +80,7 @@ impl Call {
             [""] => (get, Ok(Call::Page)),
             ["openapi.json"] => (get, Ok(Call::OpenApi)),
             ["version"] => (get, Ok(Call::Version)),
+            ["metrics"] => (get, Ok(Call::Metrics)),
             ["nat"] => (get, Ok(Call::Nat)),
             ["events"] => (get, Ok(Call::Events)),
             ["ifs"] => (get, Ok(Call::Interfaces)),
@@ -133,7 +135,7 @@ impl Call {
     /// Returns true if the call only shows something.
     fn is_safe(&self) -> bool {
         match self {
-            Call::Page | Call::OpenApi | Call::Version | Call::Address | Call::Qr => true,
+            Call::Page | Call::OpenApi | Call::Version | Call::Address | Call::Qr | Call::Metrics => true,
             Call::Interfaces | Call::Nat | Call::List | Call::Show(_) | Call::Turns => true,
             Call::Events | Call::Open(..) | Call::Close(_) | Call::Send(..) | Call::Recv(..) => false,
             Call::PutBinary(_) | Call::TakeBinary(..) | Call::Pipe(_) | Call::Turn(..) => false,

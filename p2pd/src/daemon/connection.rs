@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -20,6 +20,7 @@ use super::answer::Refused;
 use super::call::Subscribed;
 use super::place::Place;
 use super::queues::{QueueCall, Queues};
+use crate::metrics::{Count, Metrics, Way};
 
 /// Sends that may wait for one another.
 const SENDS: usize = 16;
@@ -48,8 +49,8 @@ pub(super) struct Connection {
     broke: OnceLock<String>,
     piped: AtomicBool,
     beside: Option<Beside>,
-    pub(super) sent: AtomicU64,
-    pub(super) received: AtomicU64,
+    pub(super) sent: Count,
+    pub(super) received: Count,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Debug)]
@@ -99,10 +100,11 @@ impl Connection {
         incoming: bool,
         mut pipe: Pipe,
         place: Place,
-        queue: Queue,
-        unique: usize,
+        (queue, unique): (Queue, usize),
+        metrics: &Arc<Metrics>,
     ) -> io::Result<Arc<Self>> {
         let info = *pipe;
+        let strategy = info.strategy();
         let beside = Beside::new(&mut pipe, queue)?;
         let (read, write) = tokio::io::split(pipe);
         let mut subscriptions = Subscriptions::unique(unique);
@@ -126,8 +128,8 @@ impl Connection {
             broke: OnceLock::new(),
             piped: AtomicBool::new(false),
             beside,
-            sent: AtomicU64::new(0),
-            received: AtomicU64::new(0),
+            sent: Count::new(Way::Sent, strategy, metrics),
+            received: Count::new(Way::Received, strategy, metrics),
         });
         tokio::spawn(connection.clone().read(read, asked));
         Ok(connection)
@@ -169,7 +171,7 @@ impl Connection {
                         self.advance(State::PeerEnded);
                     }
                     Ok(n) => {
-                        self.received.fetch_add(n as u64, Ordering::Relaxed);
+                        self.received.add(n);
                         let data = Bytes::copy_from_slice(&buffer[..n]);
                         self.inbox().subscriptions.deliver(&data, self.info.remote_addr());
                         self.arrived.notify_waiters();
@@ -202,7 +204,7 @@ impl Connection {
         });
         match tokio::time::timeout(SEND, sending).await {
             Ok(Ok(true)) => {
-                self.sent.fetch_add(len as u64, Ordering::Relaxed);
+                self.sent.add(len);
                 Ok(len)
             }
             Ok(_) => Err(Refused::Ended),
@@ -351,6 +353,12 @@ impl Connection {
         state.wait_for(|s| *s != State::Open).await.map_or(State::Closed, |s| *s)
     }
 
+    /// Returns the number of messages that wait in all subscriptions.
+    pub(super) fn waiting(&self) -> u64 {
+        let inbox = self.inbox();
+        inbox.named.values().filter_map(|id| inbox.subscriptions.waiting(*id)).sum::<usize>() as u64
+    }
+
     /// Returns true if messages wait in any subscription.
     pub(super) fn has_messages(&self) -> bool {
         let inbox = self.inbox();
@@ -373,8 +381,8 @@ impl Connection {
             "route": self.place.route, "if": self.place.interface, "fd": self.place.fd,
             "laddr": pair(self.place.local), "raddr": pair(self.info.remote_addr()),
             "elapsed_ms": self.info.elapsed().as_secs_f64() * 1e3,
-            "opened": opened.as_secs_f64(), "sent": self.sent.load(Ordering::Relaxed),
-            "received": self.received.load(Ordering::Relaxed), "waiting": waiting, "dropped": dropped,
+            "opened": opened.as_secs_f64(), "sent": self.sent.get(),
+            "received": self.received.get(), "waiting": waiting, "dropped": dropped,
             "subscriptions": inbox.subscriptions.len(), "piped": self.piped.load(Ordering::Relaxed),
             "ended": *self.state.borrow() != State::Open, "messages": self.beside.is_some(),
         })

@@ -27,6 +27,7 @@ use super::queues::{QueueCall, Queues};
 use super::sessions::{self, SessionCall};
 use super::turn::{self, TurnCall};
 use super::{Daemon, Wanted, plan, relay};
+use crate::metrics::{self, Way};
 use crate::say::nat;
 
 /// Longest body. Longer data goes over `/p2p/pipe`.
@@ -156,6 +157,7 @@ async fn carry_out(
         Call::Version => Ok(ok(json!({
             "title": "p2pd", "author": "the p2pd developers", "version": env!("CARGO_PKG_VERSION"),
         }))),
+        Call::Metrics => Ok(typed(StatusCode::OK, metrics::TYPE, daemon.metrics().await)),
         Call::Address => Ok(ok(json!({"addr": daemon.node.address().await.to_string()}))),
         Call::Qr => {
             let picture = qr(&daemon.node.address().await.to_string()).ok_or(Refused::TooLong)?;
@@ -306,11 +308,15 @@ async fn session(
         SessionCall::Accept(longest) => held.accept(longest).await?,
         SessionCall::Write(n) => {
             let sent = held.write(n, body(daemon, request, MAX_BODY).await?).await?;
+            daemon.count(&held, Way::Sent, sent);
             json!({"name": name.0, "stream": n, "sent": sent})
         }
         SessionCall::Read(n, longest) => {
             return Ok(match held.read(n, longest).await? {
-                Some(bytes) => binary(bytes),
+                Some(bytes) => {
+                    daemon.count(&held, Way::Received, bytes.len());
+                    binary(bytes)
+                }
                 None => typed(StatusCode::NO_CONTENT, "application/octet-stream", ""),
             });
         }

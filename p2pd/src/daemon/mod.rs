@@ -31,6 +31,7 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use crate::commands::{addresses, usage};
+use crate::metrics::{Metrics, Way};
 use crate::options::Daemon as Options;
 use crate::say::Say;
 use answer::Refused;
@@ -66,6 +67,7 @@ struct Daemon {
     guard: Guard,
     connections: Mutex<BTreeMap<Name, Slot>>,
     events: Feed,
+    metrics: Arc<Metrics>,
     places: Places,
     bodies: Semaphore,
     /// Streams of server-sent events.
@@ -143,6 +145,7 @@ pub(crate) async fn run(node: &Node, prepared: Prepared, way: Option<WayOut>, sa
         guard: Guard::new(prepared.token, prepared.allow_null),
         connections: Mutex::new(BTreeMap::new()),
         events: Feed::new(),
+        metrics: Arc::default(),
         places: Places::new(prepared.bind, prepared.interfaces.clone()),
         bodies: Semaphore::new(BODIES),
         streams: Arc::new(Semaphore::new(STREAMS)),
@@ -152,6 +155,8 @@ pub(crate) async fn run(node: &Node, prepared: Prepared, way: Option<WayOut>, sa
         page,
     });
     let following = tokio::spawn(events::follow(daemon.clone(), node.events()));
+    let (counting, counted) = (daemon.clone(), node.events());
+    let counting = tokio::spawn(async move { counting.metrics.follow(counted).await });
     let accepting = tokio::spawn(accept(daemon.clone()));
     let of_sessions = tokio::spawn(sessions::accept(daemon.clone()));
     say.api(listeners.tcp(), daemon.guard.token(), prepared.token_file.as_deref(), prepared.unix.as_deref());
@@ -160,7 +165,7 @@ pub(crate) async fn run(node: &Node, prepared: Prepared, way: Option<WayOut>, sa
         () = listeners.serve(daemon.clone()) => {}
         () = crate::signals::interrupted() => {}
     }
-    for task in [following, accepting, of_sessions, telling] {
+    for task in [following, counting, accepting, of_sessions, telling] {
         task.abort();
     }
     // The peers are told of the end.
@@ -219,16 +224,40 @@ impl Daemon {
         self.places.of(pipe.local_addr(), pipe.relayed().is_some(), self.node.current_address().as_ref(), fd)
     }
 
+    fn open_ones(&self) -> Vec<Arc<Connection>> {
+        let of = |slot: &Slot| match slot {
+            Slot::Open(connection) => Some(connection.clone()),
+            Slot::Opening => None,
+        };
+        self.connections().values().filter_map(of).collect()
+    }
+
     fn list(&self) -> Vec<Value> {
-        let open: Vec<_> = self
-            .connections()
-            .values()
-            .filter_map(|slot| match slot {
-                Slot::Open(connection) => Some(connection.clone()),
-                Slot::Opening => None,
-            })
-            .collect();
-        open.iter().map(|connection| connection.to_json()).collect()
+        self.open_ones().iter().map(|connection| connection.to_json()).collect()
+    }
+
+    /// Counts bytes of a session among those of its carrier.
+    fn count(&self, held: &sessions::Held, way: Way, bytes: usize) {
+        if let Some(over) = held.carried_by() {
+            self.metrics.count(way, over, bytes as u64);
+        }
+    }
+
+    /// Returns the text of `/metrics`.
+    async fn metrics(&self) -> String {
+        let open = self.open_ones();
+        let [ours, theirs] = self.sessions.count();
+        let held = [
+            ("p2pd_connections", "Connections under a name", open.len() as u64),
+            (
+                "p2pd_messages_waiting",
+                "Messages that wait to be read",
+                open.iter().map(|c| c.waiting()).sum(),
+            ),
+            ("p2pd_sessions_opened", "Sessions that were opened here", ours),
+            ("p2pd_sessions_incoming", "Sessions that peers opened", theirs),
+        ];
+        self.metrics.text(&self.node, &held).await
     }
 
     /// Opens a connection. A caller that leaves meanwhile gives it up.
@@ -254,8 +283,14 @@ impl Daemon {
             }
         };
         let place = self.place(&pipe);
-        let connection =
-            Connection::new(reserved.name.0.clone(), false, pipe, place, wanted.queue, wanted.unique);
+        let connection = Connection::new(
+            reserved.name.0.clone(),
+            false,
+            pipe,
+            place,
+            (wanted.queue, wanted.unique),
+            &self.metrics,
+        );
         let connection = connection.map_err(|why| {
             let report = json!({"reason": why.to_string()});
             self.events.tell(&json!({
@@ -280,7 +315,8 @@ impl Daemon {
         }
         let names = std::iter::once(base.clone()).chain((2..).map(|n| format!("{base}.{n}")));
         let name = names.map(Name).find(|name| !connections.contains_key(name))?;
-        let connection = Connection::new(name.0.clone(), true, pipe, place, INCOMING_QUEUE, 0);
+        let connection =
+            Connection::new(name.0.clone(), true, pipe, place, (INCOMING_QUEUE, 0), &self.metrics);
         let connection =
             connection.inspect_err(|why| tracing::warn!(target: "p2pd::api", %why, "a pipe lost"));
         let connection = connection.ok()?;

@@ -1,7 +1,6 @@
 //! Clients that have a pipe for themselves: an HTTP connection that becomes it, and a WebSocket.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::extract::ws::{self, WebSocket};
@@ -11,6 +10,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::Daemon;
 use super::connection::Borrowed;
+use crate::metrics::Count;
 use crate::talk::Gather;
 
 /// Bytes copied at a time.
@@ -32,7 +32,7 @@ pub(super) async fn stream(
     let (mut from_client, mut to_client) = tokio::io::split(client);
     let up = async {
         to_peer.write_all(&first).await?;
-        connection.sent.fetch_add(first.len() as u64, Ordering::Relaxed);
+        connection.sent.add(first.len());
         copy(&mut from_client, to_peer, &connection.sent).await
     };
     let down = async {
@@ -47,12 +47,12 @@ pub(super) async fn stream(
             // A client that has left looks the same from here, and needs its name no more.
             daemon.free(&connection);
             // What still comes is still for the client, which cannot be seen to leave if nothing comes.
-            let mut before = connection.received.load(Ordering::Relaxed);
+            let mut before = connection.received.get();
             loop {
                 match tokio::time::timeout(SILENCE, &mut down).await {
                     Ok(ended) => break ended.is_ok(),
-                    Err(_) if connection.received.load(Ordering::Relaxed) == before => break false,
-                    Err(_) => before = connection.received.load(Ordering::Relaxed),
+                    Err(_) if connection.received.get() == before => break false,
+                    Err(_) => before = connection.received.get(),
                 }
             }
         },
@@ -68,7 +68,7 @@ pub(super) async fn stream(
 async fn copy(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
-    count: &AtomicU64,
+    count: &Count,
 ) -> std::io::Result<()> {
     let (mut from, mut buffer) = (Gather::new(from), vec![0; CHUNK]);
     to.flush().await?;
@@ -79,7 +79,7 @@ async fn copy(
         }
         to.write_all(&buffer[..n]).await?;
         to.flush().await?;
-        count.fetch_add(n as u64, Ordering::Relaxed);
+        count.add(n);
     }
 }
 
@@ -101,7 +101,7 @@ pub(super) async fn web_socket(daemon: Arc<Daemon>, mut borrowed: Borrowed, sock
                 if to_peer.write_all(&data).await.is_err() || to_peer.flush().await.is_err() {
                     return true;
                 }
-                connection.sent.fetch_add(data.len() as u64, Ordering::Relaxed);
+                connection.sent.add(data.len());
             }
             false
         };
@@ -117,7 +117,7 @@ pub(super) async fn web_socket(daemon: Arc<Daemon>, mut borrowed: Borrowed, sock
                     Ok(0) | Err(_) => return true,
                     Ok(n) => n,
                 };
-                connection.received.fetch_add(n as u64, Ordering::Relaxed);
+                connection.received.add(n);
                 if to_client.send(ws::Message::Binary(Bytes::copy_from_slice(&buffer[..n]))).await.is_err() {
                     return false;
                 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use p2pd_core::{Plan, Target};
+use p2pd_core::{Plan, Strategy, Target};
 use p2pd_tokio::{RecvStream, SendStream, Session, SessionConfig, SessionError};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
@@ -123,6 +123,14 @@ impl Sessions {
             Slot::Opening => None,
         };
         self.all().values().filter_map(open).collect()
+    }
+
+    /// Returns how many sessions were opened here, and how many peers opened.
+    pub(super) fn count(&self) -> [u64; 2] {
+        let all = self.all();
+        let theirs = all.values().filter(|slot| matches!(slot, Slot::Open(held) if held.incoming.is_some()));
+        let theirs = theirs.count();
+        [all.len() - theirs, theirs].map(|n| n as u64)
     }
 
     pub(super) fn find(&self, name: &Name) -> Result<Arc<Held>, Refused> {
@@ -270,6 +278,11 @@ impl Held {
 
     pub(super) fn close(&self) {
         self.session.close(0, b"");
+    }
+
+    /// Returns the strategy of the carrier, if there is one now.
+    pub(super) fn carried_by(&self) -> Option<Strategy> {
+        self.session.carrier().map(|carrier| carrier.strategy())
     }
 
     /// Opens a stream of both directions, or of ours alone.

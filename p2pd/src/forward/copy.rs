@@ -9,6 +9,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::place::Local;
 use super::wire::RESET;
+use crate::metrics::Way;
 
 /// Bytes read from this machine at a time.
 pub(super) const CHUNK: usize = 64 * 1024;
@@ -21,7 +22,7 @@ pub(super) type Stream = (SendStream, RecvStream);
 pub(super) struct Broke;
 
 /// Copies both ways until both directions have ended, or one broke. `ended` tells that the local one has been read to its
-/// end already.
+/// end already. `count` is told of the bytes that went.
 ///
 /// # Errors
 /// `Broke`; the session's stream is given up then.
@@ -30,6 +31,7 @@ pub(super) async fn both(
     mut to: impl AsyncWrite + Unpin,
     (send, recv): &mut Stream,
     ended: bool,
+    count: impl Fn(Way, usize),
 ) -> Result<(), Broke> {
     let up = async {
         if ended {
@@ -43,7 +45,7 @@ pub(super) async fn both(
                 return Ok(false);
             }
             match send.write_all(&buffer[..n]).await {
-                Ok(()) => {}
+                Ok(()) => count(Way::Sent, n),
                 // What the peer still sends says why.
                 Err(why) if why.kind() == io::ErrorKind::BrokenPipe => return Ok(true),
                 Err(_) => return Err(Broke),
@@ -53,6 +55,7 @@ pub(super) async fn both(
     let down = async {
         while let Some(bytes) = recv.read_chunk(usize::MAX).await.map_err(|_| Broke)? {
             to.write_all(&bytes).await.map_err(|_| Broke)?;
+            count(Way::Received, bytes.len());
         }
         to.shutdown().await.map_err(|_| Broke)
     };
@@ -67,16 +70,16 @@ pub(super) async fn both(
 }
 
 /// The same for a stream of this machine, which is reset if the other end broke.
-pub(super) async fn join(mut local: Local, stream: &mut Stream) {
+pub(super) async fn join(mut local: Local, stream: &mut Stream, count: impl Fn(Way, usize)) {
     let ended = match &mut local {
         Local::Tcp(socket) => {
             let (from, to) = socket.split();
-            both(from, to, stream, false).await
+            both(from, to, stream, false, count).await
         }
         #[cfg(unix)]
         Local::Unix(socket) => {
             let (from, to) = socket.split();
-            both(from, to, stream, false).await
+            both(from, to, stream, false, count).await
         }
     };
     if ended.is_err() {

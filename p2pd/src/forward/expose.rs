@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,12 +16,13 @@ use tokio::time::timeout;
 
 use super::allow::Rule;
 use super::copy::{Stream, join};
-use super::place::{Local, Place, Service};
+use super::place::{Local, Place, Service, look_up};
 use super::wire::{Answer, CROWDED, Destination, Host, ServiceName, Wish};
 use super::{ask, datagrams, link, options};
-use crate::commands::addresses;
+use crate::commands::{addresses, usage};
 use crate::invitation::Invitation;
 use crate::limits::{Held, Places};
+use crate::metrics::{Metrics, Port, Way};
 use crate::say::Say;
 use crate::signals::interrupted;
 use crate::talk::place;
@@ -44,6 +45,9 @@ pub(crate) struct Exposing {
     services: BTreeMap<ServiceName, Place>,
     allow: Vec<Rule>,
     pub(crate) who: Who,
+    metrics: Arc<Metrics>,
+    /// Address at which the metrics are read.
+    metrics_at: Option<SocketAddr>,
 }
 
 /// Peers that are let in.
@@ -89,7 +93,8 @@ impl Exposing {
                 );
             }
         };
-        Ok(Exposing { services, allow: options.allow.clone(), who })
+        let (allow, metrics) = (options.allow.clone(), Arc::default());
+        Ok(Exposing { services, allow, who, metrics, metrics_at: options.metrics })
     }
 
     /// Returns the settings of sessions. Those of strangers hold less.
@@ -136,10 +141,12 @@ impl Exposing {
                     return Err(Answer::NotAllowed);
                 }
                 let Destination { host, port } = to;
-                let stream = match host {
-                    Host::Ip(ip) => within(TcpStream::connect((*ip, *port))).await?,
-                    Host::Name(name) => within(TcpStream::connect((name.as_str(), *port))).await?,
+                let host = match host {
+                    Host::Ip(ip) => ip.to_string(),
+                    Host::Name(name) => name.clone(),
                 };
+                let connecting = async { TcpStream::connect(&*look_up(&host, *port).await?).await };
+                let stream = within(connecting).await?;
                 p2pd_sys::accepted(&stream);
                 Ok(Found::Stream(Local::Tcp(stream)))
             }
@@ -171,6 +178,13 @@ async fn within<T>(connecting: impl Future<Output = io::Result<T>>) -> Result<T,
 
 /// Serves until interrupted.
 pub(crate) async fn run(node: &Node, exposing: Exposing, invitation: Invitation, say: Say) -> ExitCode {
+    let port = match exposing.metrics_at {
+        Some(at) => match Port::open(at).await {
+            Ok(port) => Some(port),
+            Err(why) => return usage(say, &why),
+        },
+        None => None,
+    };
     for (name, at) in &exposing.services {
         say.line(
             || json!({"event": "exposes", "service": name.to_string(), "place": at.to_string()}),
@@ -180,6 +194,19 @@ pub(crate) async fn run(node: &Node, exposing: Exposing, invitation: Invitation,
     if exposing.who == Who::Anyone {
         say.warning("whoever knows the address reaches what is exposed (--anyone)");
     }
+    let metrics = exposing.metrics.clone();
+    let (followed, events) = (metrics.clone(), node.events());
+    let following = tokio::spawn(async move { followed.follow(events).await });
+    let reading = port.map(|port| {
+        if let Ok(at) = port.at() {
+            say.metrics(at);
+        }
+        let node = node.clone();
+        tokio::spawn(port.serve(move || {
+            let (node, metrics) = (node.clone(), metrics.clone());
+            async move { metrics.text(&node, &[]).await }
+        }))
+    });
     let telling = tokio::spawn(addresses(node.clone(), node.events(), Some(invitation), say));
     let asking =
         (exposing.who == Who::Asked).then(|| tokio::spawn(ask::peers(node.clone(), node.events(), say)));
@@ -190,7 +217,7 @@ pub(crate) async fn run(node: &Node, exposing: Exposing, invitation: Invitation,
         () = serve(node, Arc::new(exposing), say) => {}
         () = interrupted() => {}
     }
-    for task in [Some(telling), asking, Some(draining)].into_iter().flatten() {
+    for task in [Some(telling), Some(following), reading, asking, Some(draining)].into_iter().flatten() {
         task.abort();
     }
     // The sessions' own tasks tell their peers.
@@ -243,12 +270,13 @@ async fn peer(session: &Session, exposing: Arc<Exposing>, connections: Arc<Place
         };
         let Ok(stream) = stream else { return };
         let held = connections.take(by);
-        tokio::spawn(one(session.peer(), stream, exposing.clone(), held));
+        tokio::spawn(one(session.clone(), stream, exposing.clone(), held));
     }
 }
 
 /// Serves one stream.
-async fn one(peer: NodeId, mut stream: Stream, exposing: Arc<Exposing>, held: Option<Held<By>>) {
+async fn one(session: Session, mut stream: Stream, exposing: Arc<Exposing>, held: Option<Held<By>>) {
+    let peer = session.peer();
     let wish = Wish::read(stream.0.tag());
     let found = match &wish {
         _ if held.is_none() => Err(Answer::Busy),
@@ -263,7 +291,14 @@ async fn one(peer: NodeId, mut stream: Stream, exposing: Arc<Exposing>, held: Op
         return;
     }
     match found {
-        Ok(Found::Stream(local)) => join(local, &mut stream).await,
+        Ok(Found::Stream(local)) => {
+            let count = |way: Way, n: usize| {
+                if let Some(carrier) = session.carrier() {
+                    exposing.metrics.count(way, carrier.strategy(), n as u64);
+                }
+            };
+            join(local, &mut stream, count).await;
+        }
         Ok(Found::Datagrams(socket)) => datagrams::serve(socket, &mut stream).await,
         Err(_) => stream.0.finish(),
     }
@@ -279,7 +314,8 @@ mod tests {
             (name, place)
         });
         let allow = allow.iter().map(|rule| rule.parse().unwrap()).collect();
-        Exposing { services: services.collect(), allow, who: Who::Listed }
+        let metrics = Arc::default();
+        Exposing { services: services.collect(), allow, who: Who::Listed, metrics, metrics_at: None }
     }
 
     #[tokio::test]

@@ -1,5 +1,6 @@
 //! The command lines of `expose` and `forward`.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::Args;
@@ -26,6 +27,10 @@ pub(crate) struct Expose {
     /// a name belongs to a key
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<Name>,
+    /// Answer `GET /metrics` here, in the text form of OpenMetrics: counters of connections, bytes and refusals, without a
+    /// peer's name. Whoever reaches it reads it
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) metrics: Option<SocketAddr>,
     #[command(flatten)]
     pub(crate) port: MapPort,
     #[command(flatten)]

@@ -208,7 +208,7 @@ impl Door {
 }
 
 /// Looks a name up for a peer. The system's call cannot be ended: a look-up that nobody waits for any more has its place until then.
-async fn look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+pub(super) async fn look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     if let Ok(ip) = host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(ip, port)]);
     }

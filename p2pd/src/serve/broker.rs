@@ -8,11 +8,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use p2pd_rendezvous::ConnId;
-use p2pd_rendezvous::mqtt::{Broker, Limits, Output};
+use p2pd_rendezvous::mqtt::{Broker, Limits, Output, Stats};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
 /// Most events of the clients' tasks that wait for the broker. A task with more waits too.
@@ -74,7 +74,13 @@ impl Drop for Client {
     }
 }
 
-pub(super) async fn run(began: Instant, limits: Limits, listeners: Vec<TcpListener>) {
+/// Serves for ever; `counter` has the broker's counters.
+pub(super) async fn run(
+    began: Instant,
+    limits: Limits,
+    listeners: Vec<TcpListener>,
+    counter: watch::Sender<Stats>,
+) {
     let mut broker = Broker::new(limits);
     let (events, mut happened) = mpsc::channel(QUEUE);
     // Dropped with this task, and with it every client.
@@ -117,6 +123,7 @@ pub(super) async fn run(began: Instant, limits: Limits, listeners: Vec<TcpListen
             }
             Some(_) = tasks.join_next() => {}
         }
+        counter.send_replace(broker.stats());
         while let Some(output) = broker.poll_output() {
             match output {
                 Output::Send(conn, data) => {

@@ -14,7 +14,8 @@ use std::time::Instant;
 
 use p2pd_core::turn::Lifetimes;
 use p2pd_core::{Broker, StunServer};
-use p2pd_rendezvous::{mqtt, stun as stun_server};
+use p2pd_rendezvous::{mqtt, stun as stun_server, turn as turn_server};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::servers::{Servers, TurnCredential, TurnServer};
@@ -82,7 +83,38 @@ pub struct Serving {
     stun_ports: [u16; 2],
     second_ip: Option<IpAddr>,
     turn: Option<Relaying>,
+    counting: Counting,
     tasks: JoinSet<()>,
+}
+
+/// Counters of running servers.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Counts {
+    /// Counters of the broker.
+    pub mqtt: mqtt::Stats,
+    /// Counters of the STUN server.
+    pub stun: stun_server::Stats,
+    /// Counters of the TURN server, where there is one.
+    pub turn: Option<turn_server::Stats>,
+    /// Allocations that there are now.
+    pub allocations: usize,
+}
+
+/// The counters of running servers, which go on while somebody else serves.
+#[derive(Clone, Debug)]
+pub struct Counting {
+    mqtt: watch::Receiver<mqtt::Stats>,
+    others: stun::Counted,
+}
+
+impl Counting {
+    /// Returns the counters as they are now.
+    pub fn counts(&self) -> Counts {
+        let (stun, turn) = self.others.stats();
+        let (turn, allocations) = turn.unzip();
+        Counts { mqtt: *self.mqtt.borrow(), stun, turn, allocations: allocations.unwrap_or_default() }
+    }
 }
 
 /// A TURN server that runs.
@@ -125,14 +157,15 @@ impl Serving {
             _ => stun_server::Sites::One,
         };
         let mut tasks = JoinSet::new();
-        stun::start(
+        let counted = stun::start(
             &mut tasks,
             began,
             stun_server::Server::new(sites, stun_server::Limits::default()),
             bound.into(),
             |sockets| Some(turn::Turn::new(began, turn_server?, wanted.ip, sockets)),
         );
-        tasks.spawn(broker::run(began, mqtt::Limits::default(), mqtt_listeners));
+        let (counter, counts) = watch::channel(mqtt::Stats::default());
+        tasks.spawn(broker::run(began, mqtt::Limits::default(), mqtt_listeners, counter));
         let turn = relay_ips.zip(wanted.turn.clone());
         Ok(Serving {
             mqtt: (wanted.ip, mqtt_port).into(),
@@ -140,6 +173,7 @@ impl Serving {
             stun_ports,
             second_ip: wanted.second_ip,
             turn: turn.map(|(ips, wanted)| Relaying { ips, reaches_private, wanted }),
+            counting: Counting { mqtt: counts, others: counted },
             tasks,
         })
     }
@@ -162,6 +196,11 @@ impl Serving {
     /// Returns true if private addresses are relayed to.
     pub fn relays_to_private(&self) -> bool {
         self.turn.as_ref().is_some_and(|turn| turn.reaches_private)
+    }
+
+    /// Returns the counters of the servers.
+    pub fn counting(&self) -> Counting {
+        self.counting.clone()
     }
 
     /// The STUN server's ports.

@@ -2,11 +2,12 @@
 //! server.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use p2pd_rendezvous::Shares;
-use p2pd_rendezvous::stun::{Server, Stream};
+use p2pd_rendezvous::stun::{Server, Stats, Stream};
+use p2pd_rendezvous::turn;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -62,6 +63,20 @@ struct Shared {
     turn: Option<Arc<Turn>>,
 }
 
+/// The servers as their counters are read. The TURN server ends without regard to who reads them.
+#[derive(Clone, Debug)]
+pub(super) struct Counted {
+    server: Arc<Mutex<Server>>,
+    turn: Weak<Turn>,
+}
+
+impl Counted {
+    /// Returns the counters of both servers, and the number of allocations.
+    pub(super) fn stats(&self) -> (Stats, Option<(turn::Stats, usize)>) {
+        (lock(&self.server).stats(), self.turn.upgrade().map(|turn| turn.stats()))
+    }
+}
+
 /// The servers on these ports; of TURN, the one that is made for the UDP sockets.
 pub(super) fn start(
     tasks: &mut JoinSet<()>,
@@ -69,7 +84,7 @@ pub(super) fn start(
     server: Server,
     ports: Vec<Port>,
     turn: impl FnOnce(Arc<[Socket]>) -> Option<Arc<Turn>>,
-) {
+) -> Counted {
     let clients = Door::new(CLIENTS);
     let (mut udp, mut tcp) = (Vec::new(), Vec::new());
     for (socket, listener) in ports.into_iter().flat_map(|p| p.sockets) {
@@ -88,6 +103,7 @@ pub(super) fn start(
     for n in 0..udp.len() {
         tasks.spawn(answer(shared.clone(), udp.clone(), n));
     }
+    Counted { server: shared.server, turn: shared.turn.as_ref().map(Arc::downgrade).unwrap_or_default() }
 }
 
 /// Returns true if the data begin like a Binding request or indication, for the STUN server.

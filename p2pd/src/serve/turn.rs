@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use p2pd_rendezvous::ConnId;
-use p2pd_rendezvous::turn::{Config, Limits, Output, RelayId, Server, Users};
+use p2pd_rendezvous::turn::{Config, Limits, Output, RelayId, Server, Stats, Users};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::net::{TcpStream, UdpSocket};
@@ -244,6 +244,12 @@ impl Turn {
         let reader = UdpSocket::from_std(socket.try_clone()?)?;
         let reading = tokio::spawn(relay(self.myself.clone(), id, reader)).abort_handle();
         Ok((Relay { socket, reading }, port))
+    }
+
+    /// Returns the counters, and the number of allocations.
+    pub(super) fn stats(&self) -> (Stats, usize) {
+        let inside = self.lock();
+        (inside.server.stats(), inside.server.allocations())
     }
 
     fn lock(&self) -> MutexGuard<'_, Inside> {

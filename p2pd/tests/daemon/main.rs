@@ -8,6 +8,7 @@ mod documents;
 mod fuzz;
 mod hostile;
 mod javascript;
+mod metrics;
 mod mutate;
 mod page;
 mod ping;
