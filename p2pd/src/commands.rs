@@ -19,7 +19,9 @@ use crate::options::{Command, Common, NameCommand, Options};
 use crate::say::Say;
 use crate::talk::{self, Gather, PIPE, Wanted, named};
 use crate::task::{Listening, Port, Task};
-use crate::{clock, demo, file, forward, interfaces, log, manual, map, names, ping, server, signals, trace};
+use crate::{
+    clock, demo, file, forward, interfaces, log, manual, map, names, ping, server, signals, status, trace,
+};
 use p2pd::servers::{
     Commands, CredentialError, Renewals, Servers, TurnCredential, WayOut, credentials, log_in,
 };
@@ -43,6 +45,7 @@ pub(crate) async fn run(options: Options) -> ExitCode {
         Command::Config => manual::config(say),
         Command::Completions { shell } => manual::completions(shell, say),
         Command::Man { folder } => manual::man(folder.as_deref(), say),
+        Command::Status(options) => status::run(&options, say).await,
         Command::Id { identity } => id(&identity, say),
         Command::Name(NameCommand::Forget { name, common }) => match names::pin_file(&common) {
             Ok(file) => names::forget(name, &file, say),

@@ -88,6 +88,14 @@ Examples:
   $ curl -H \"X-P2PD-Token: $(cat ~/.p2pd/token)\" http://127.0.0.1:12333/p2p/open/con/self
   $ curl http://127.0.0.1:12333/openapi.json           # every call there is";
 
+pub(crate) const STATUS: &str = "\
+Examples:
+  p2pd status                                     # one line for each connection, session and relayed address
+  p2pd status --watch
+  p2pd status --unix ./p2pd.sock --json           # for programs, on standard output
+
+Exit status: 0, or 1 if there is no daemon or it refuses, 2 for wrong usage.";
+
 pub(crate) const SERVE: &str = "\
 Examples:
   p2pd serve --write servers.toml --host server.example   # ports 1883 TCP, 3478 and 3479 UDP and TCP, relays on UDP

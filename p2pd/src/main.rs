@@ -27,6 +27,7 @@ mod server;
 mod signals;
 #[cfg(unix)]
 mod socket_file;
+mod status;
 mod talk;
 mod task;
 mod trace;

@@ -253,6 +253,9 @@ pub(crate) enum Command {
         /// Shell to print the script for
         shell: clap_complete::Shell,
     },
+    /// Show what the daemon of this machine holds: connections, sessions, relayed addresses
+    #[command(after_long_help = help::STATUS)]
+    Status(Status),
     /// Print the man page, or write those of all subcommands into a folder
     #[command(after_long_help = help::MAN)]
     Man {
@@ -401,6 +404,23 @@ pub(crate) struct Daemon {
     pub(crate) port: MapPort,
     #[command(flatten)]
     pub(crate) common: Common,
+}
+
+/// A daemon to be asked.
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    /// Address of its API
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:12333")]
+    pub(crate) api: SocketAddr,
+    /// Ask it on this Unix socket
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["api", "token_file"])]
+    pub(crate) unix: Option<PathBuf>,
+    /// File with its token. Default: ~/.p2pd/token
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Look again every second, until interrupted
+    #[arg(long)]
+    pub(crate) watch: bool,
 }
 
 #[derive(Debug, Args)]

@@ -26,27 +26,34 @@ pub(crate) fn at_home(name: &str) -> Option<PathBuf> {
     std::env::home_dir().map(|home| home.join(".p2pd").join(name))
 }
 
+/// Reads the secret in a file; `None` if there is no file.
+///
+/// # Errors
+/// Names the file and the error: others may read it, or something else.
+pub(crate) fn load(path: &Path) -> Result<Option<String>, String> {
+    let found = match p2pd_sys::read_private(path, DIGITS as u64 + 2) {
+        Ok(text) => read(&text).map(Some),
+        Err(why) if why.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(why) => Err(why.to_string()),
+    };
+    found.map_err(|why| format!("{}: {why}", path.display()))
+}
+
 /// Reads the secret in a file, which is made with mode 0600 if it is missing.
 ///
 /// # Errors
 /// Names the file and the error: others may read it, or something else.
 pub(crate) fn load_or_create(path: &Path) -> Result<String, String> {
-    let name = path.display();
-    let load = || match p2pd_sys::read_private(path, DIGITS as u64 + 2) {
-        Ok(text) => read(&text).map(Some),
-        Err(why) if why.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(why) => Err(why.to_string()),
-    };
     let made = || -> io::Result<bool> {
         let secret = HEXLOWER.encode(&p2pd_tokio::random_seed()?);
         p2pd_sys::make_private(path, format!("{secret}\n").as_bytes())
     };
-    let found = match load() {
+    let found = match load(path)? {
+        Some(secret) => return Ok(secret),
         // Another process may have made it meanwhile.
-        Ok(None) => made().map_err(|why| why.to_string()).and_then(|_| load()),
-        found => found,
+        None => made().map_err(|why| format!("{}: {why}", path.display())).and_then(|_| load(path))?,
     };
-    found.and_then(|secret| secret.ok_or("is gone".into())).map_err(|why| format!("{name}: {why}"))
+    found.ok_or_else(|| format!("{}: is gone", path.display()))
 }
 
 fn read(text: &str) -> Result<String, String> {

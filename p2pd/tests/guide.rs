@@ -329,6 +329,21 @@ fn the_rest_api_of_the_guide() {
     }
 }
 
+#[test]
+fn watching_of_the_guide() {
+    let commands = document!("docs/src/guide/watching.md").commands();
+    let [(_, daemon), (_, status), (_, curl)] = commands[..] else { panic!("{commands:?}") };
+    let here = Machine::new();
+    let _serving = serves(SERVE, &here.path("servers.toml"));
+    let daemon = here.types(daemon);
+    let api = daemon.says("API on http://").split(',').next().unwrap().to_owned();
+    let ready = daemon.says("ready: ");
+    let (code, said) = here.types(&format!("{status} --api {api}")).ends();
+    assert!(code == Some(0) && said.contains(&format!("address {}", ready.trim())), "{said}");
+    let (code, said) = here.types(&curl.replace("127.0.0.1:12333", &api)).ends();
+    assert!(code == Some(0) && said.contains("p2pd_connections 0"), "{said}");
+}
+
 /// A server that answers every request of HTTP with the same text. Returns its port.
 fn web_server() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -408,8 +423,16 @@ fn the_lists_of_the_guide() {
 /// Whatever gets commands has a test above.
 #[test]
 fn no_page_is_left_out() {
-    let tested =
-        ["two-computers.md", "files.md", "names.md", "forwarding.md", "handover.md", "rest.md", "servers.md"];
+    let tested = [
+        "two-computers.md",
+        "files.md",
+        "names.md",
+        "forwarding.md",
+        "handover.md",
+        "rest.md",
+        "servers.md",
+        "watching.md",
+    ];
     let guide = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/src/guide");
     for entry in std::fs::read_dir(guide).unwrap() {
         let entry = entry.unwrap();
