@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::USAGE;
+use crate::checks::{self, Listed};
 use crate::daemon;
 use crate::invitation::Invitation;
 use crate::options::{Command, Common, NameCommand, Options};
@@ -20,7 +21,8 @@ use crate::say::Say;
 use crate::talk::{self, Gather, PIPE, Wanted, named};
 use crate::task::{Listening, Port, Task};
 use crate::{
-    clock, demo, file, forward, interfaces, log, manual, map, names, ping, server, signals, status, trace,
+    clock, demo, file, forward, interfaces, log, manual, map, names, ping, public, server, signals, status,
+    trace,
 };
 use p2pd::servers::{
     Commands, CredentialError, Renewals, Servers, TurnCredential, WayOut, credentials, log_in,
@@ -85,6 +87,7 @@ async fn with_node(task: Task, common: &Common, port: Port, say: Say) -> ExitCod
         }
         Err(why) => return usage(say, &why),
     };
+    let listed = Listed::of(&config);
     // P2PD's documents have a node answer ECHO on what peers open to it.
     let mut builder = Node::builder(config).echo(matches!(task, Task::Daemon(..)));
     match &task {
@@ -128,7 +131,7 @@ async fn with_node(task: Task, common: &Common, port: Port, say: Say) -> ExitCod
         node.shutdown().await;
         return code;
     }
-    let code = carry_out(&node, task, (file.as_ref(), way), say, &said).await;
+    let code = carry_out(&node, task, (file.as_ref(), way, listed), say, &said).await;
     node.shutdown().await;
     drop(node);
     let _ = following.await;
@@ -138,11 +141,12 @@ async fn with_node(task: Task, common: &Common, port: Port, say: Say) -> ExitCod
 async fn carry_out(
     node: &Node,
     task: Task,
-    (file, way): (Option<&PinFile>, Option<WayOut>),
+    (file, way, listed): (Option<&PinFile>, Option<WayOut>, Listed),
     say: Say,
     said: &Said,
 ) -> ExitCode {
     match task {
+        Task::Check => checks::run(node, listed, say).await,
         Task::Name(command) => match file {
             Some(file) => names::run(node, &command, file, say).await,
             None => ExitCode::FAILURE,
@@ -258,7 +262,11 @@ async fn config(common: &Common, say: Say) -> Result<(Config, Renewals, Option<W
     let mut servers = match &common.config {
         Some(path) => Servers::read(path)?,
         None if common.no_servers => Servers::default(),
-        None => Servers::shipped()?,
+        None => {
+            let shipped = Servers::shipped()?;
+            public::agree(&shipped, say)?;
+            shipped
+        }
     };
     let commands = if common.allow_commands { Commands::Allowed } else { Commands::Refused };
     let list = common.config.as_ref().map(|path| format!("{}: ", path.display())).unwrap_or_default();

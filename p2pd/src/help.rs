@@ -88,6 +88,15 @@ Examples:
   $ curl -H \"X-P2PD-Token: $(cat ~/.p2pd/token)\" http://127.0.0.1:12333/p2p/open/con/self
   $ curl http://127.0.0.1:12333/openapi.json           # every call there is";
 
+pub(crate) const CHECK: &str = "\
+Examples:
+  p2pd servers check --config servers.toml
+  p2pd servers check --config servers.toml --json   # one object a server, on standard output
+
+A broker has to deliver a message to ourselves, a TURN server to relay, and of NTP servers most have to agree.
+
+Exit status: 0 if each server does what it is for, 1 if not, 2 for wrong usage.";
+
 pub(crate) const STATUS: &str = "\
 Examples:
   p2pd status                                     # one line for each connection, session and relayed address

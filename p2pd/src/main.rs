@@ -1,6 +1,7 @@
 //! `p2pd`: netcat through NATs.
 #![forbid(unsafe_code)]
 
+mod checks;
 mod clock;
 mod commands;
 mod daemon;
@@ -20,6 +21,7 @@ mod names;
 mod options;
 mod ping;
 mod print;
+mod public;
 mod quiet;
 mod say;
 mod secret;

@@ -201,6 +201,9 @@ pub(crate) enum Command {
         #[command(flatten)]
         common: Common,
     },
+    /// What there is to do with server lists
+    #[command(subcommand)]
+    Servers(ServersCommand),
     /// List this machine's network interfaces, their addresses and gateways, and what the internet sees of each
     Interfaces {
         /// Server list, of which STUN servers are asked. Without it nobody is asked
@@ -404,6 +407,17 @@ pub(crate) struct Daemon {
     pub(crate) port: MapPort,
     #[command(flatten)]
     pub(crate) common: Common,
+}
+
+/// Actions on a server list.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ServersCommand {
+    /// Ask each server of the list, and print what it answers
+    #[command(after_long_help = help::CHECK)]
+    Check {
+        #[command(flatten)]
+        common: Common,
+    },
 }
 
 /// A daemon to be asked.

@@ -12,7 +12,7 @@ use crate::file::{self, Batch, Receiving};
 use crate::forward::options::{Expose, Forward};
 use crate::forward::{self, Exposing, ServiceName};
 use crate::invitation::Invitation;
-use crate::options::{Command, Common, File, NameCommand, StrategyName};
+use crate::options::{Command, Common, File, NameCommand, ServersCommand, StrategyName};
 use crate::ping;
 use crate::say::Say;
 use crate::talk::Wanted;
@@ -29,6 +29,7 @@ pub(crate) enum Task {
     Forward(Target, Plan, Vec<forward::Wanted>),
     Addr,
     Nat,
+    Check,
     Ping(Target, Box<ping::Wanted>),
     Send(Target, Plan, Batch),
     Receive(Receiving, Invitation),
@@ -130,6 +131,7 @@ impl Task {
                 };
                 (task, common, no_port)
             }
+            Command::Servers(ServersCommand::Check { common }) => (Task::Check, common, no_port),
             Command::Addr { common } => (Task::Addr, common, no_port),
             // What needs no node has been done by now.
             _ => return Err("there is nothing to do".into()),
@@ -170,7 +172,7 @@ impl Task {
                 matches!(to, Target::Name(_))
             }
             Task::Service(to, ..) | Task::Forward(to, ..) => matches!(to, Target::Name(_)),
-            Task::Name(_) | Task::Daemon(..) => true,
+            Task::Name(_) | Task::Daemon(..) | Task::Check => true,
             _ => self.holds().is_some(),
         }
     }

@@ -359,3 +359,44 @@ mod strangers {
         }
     }
 }
+
+/// What `serve` wrote does what it is for; a list with others in it says which of them do not.
+#[cfg(unix)]
+#[test]
+fn a_list_is_checked_server_by_server() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (list, password) = (path("servers.toml"), path("password"));
+    let ports = ["--mqtt-port", "0", "--stun-port", "0", "--relay-ip", "127.0.0.1", "--id", "7"];
+    let serve =
+        [&["serve", "--bind", "127.0.0.1", "--turn-password-file", &password, "--write", &list][..], &ports];
+    let mut serving = Running(p2pd(&serve.concat()).spawn().unwrap());
+    event(&mut serving, "serving");
+    let check = |list: &str| {
+        let out = p2pd(&["servers", "check", "--bind", "127.0.0.1", "--config", list]).output().unwrap();
+        let rows = String::from_utf8(out.stdout).unwrap();
+        let rows: Vec<Value> = rows.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let kinds: Vec<(String, bool)> =
+            rows.iter().map(|row| (row["kind"].as_str().unwrap().to_owned(), row["ok"] == true)).collect();
+        (out.status.code(), kinds, rows)
+    };
+    let of =
+        |all: &[(&str, bool)]| all.iter().map(|(kind, ok)| ((*kind).to_owned(), *ok)).collect::<Vec<_>>();
+    let (code, kinds, rows) = check(&list);
+    assert_eq!(
+        (code, kinds),
+        (Some(0), of(&[("mqtt", true), ("stun", true), ("stun", true), ("turn", true)])),
+        "{rows:?}"
+    );
+    assert_eq!(rows[1]["said"], "answers over UDP and TCP; we are 127.0.0.1");
+    // A port that nobody has, and a wrong password.
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut text = std::fs::read_to_string(&list).unwrap();
+    let written = std::fs::read_to_string(&password).unwrap();
+    text = text.replace(written.trim(), "wrong");
+    text += &format!("\n[[stun]]\nhost = \"127.0.0.1\"\nport = {closed}\n");
+    std::fs::write(path("other.toml"), text).unwrap();
+    let (code, kinds, rows) = check(&path("other.toml"));
+    let wanted = [("mqtt", true), ("stun", true), ("stun", true), ("stun", false), ("turn", false)];
+    assert_eq!((code, kinds), (Some(1), of(&wanted)), "{rows:?}");
+}
