@@ -107,7 +107,7 @@ fn a_wrong_code_burns_it_and_another_follows() {
     assert_ne!(next, told);
     let guest = meet(&mut world, 1, Some(next));
     world.run(S);
-    assert_eq!(news(&world, 1, guest), [MeetingNews::Met(Box::new(world.address(0)))]);
+    assert_eq!(news(&world, 1, guest), [MeetingNews::Met(Box::new(world.address(0))), MeetingNews::Done]);
 }
 
 #[test]
@@ -121,7 +121,7 @@ fn a_broker_that_dies_and_comes_back_loses_no_meeting() {
     world.brokers[0].up = true;
     let guest = meet(&mut world, 1, Some(told));
     world.run(20 * S);
-    assert_eq!(news(&world, 1, guest), [MeetingNews::Met(Box::new(world.address(0)))]);
+    assert_eq!(news(&world, 1, guest), [MeetingNews::Met(Box::new(world.address(0))), MeetingNews::Done]);
     assert_eq!(news(&world, 0, host).len(), 2);
 }
 

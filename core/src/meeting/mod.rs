@@ -54,9 +54,11 @@ pub enum MeetingNews {
     Code(Code),
     /// Somebody tried a wrong code. The host's is of no use any more; another or the end follows.
     Guessed,
-    /// The other side proved the code, and this is its address. The meeting is over. A guest that is told this accepts a
-    /// call of that node; the host is told it a little later, and calls.
+    /// The other side proved the code, and this is its address. For a host the meeting is over. A guest accepts calls of
+    /// that node from here on; the host is told a little later, and may call at once.
     Met(Box<PeerAddress>),
+    /// To a guest, after it has met the host: the meeting is over, because the host has its address, or was silent for 10 s.
+    Done,
     /// The meeting is over without an address.
     Failed(MeetingError),
 }

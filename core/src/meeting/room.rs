@@ -150,11 +150,24 @@ impl Room {
     }
 
     /// Ends it without a word.
-    pub(crate) fn leave(&mut self, env: &mut Env<'_>) {
+    fn leave(&mut self, env: &mut Env<'_>) {
         if !self.is_over() {
             env.acts.push(Act::Unfollow(self.topic.clone()));
             self.state = State::Over;
         }
+    }
+
+    /// Ends it at our user's wish. The host still gets the address of a guest that has met it.
+    pub(crate) fn end(&mut self, env: &mut Env<'_>) {
+        if !matches!(self.state, State::Guest(Joining::Leaving { .. })) {
+            self.leave(env);
+        }
+    }
+
+    /// Ends it after the last message.
+    fn done(&mut self, env: &mut Env<'_>) {
+        env.acts.push(Act::Tell(MeetingNews::Done));
+        self.leave(env);
     }
 
     /// Ends it for a reason, if its user was not told an end yet.
@@ -217,6 +230,7 @@ impl Room {
                     return;
                 };
                 env.acts.push(Act::Tell(MeetingNews::Met(address)));
+                self.publish(env, Message::Done(exchange).encode());
                 return self.leave(env);
             }
             _ => return,
@@ -300,6 +314,9 @@ impl Room {
                     Some(address) => self.met(env, address),
                     None => env.stats.bad_messages += 1,
                 }
+            }
+            (Joining::Leaving { exchange: ours, .. }, Message::Done(exchange)) if exchange == *ours => {
+                self.done(env);
             }
             (Joining::Leaving { exchange: ours, reply: Some(reply), .. }, Message::Host { exchange, .. })
                 if exchange == *ours =>
@@ -390,7 +407,7 @@ impl Room {
             State::Guest(Joining::Asking { hello, again, .. }) => is_due(again, now).then(|| hello.encode()),
             State::Guest(Joining::Proving { proof, again, .. }) => is_due(again, now).then(|| proof.clone()),
             State::Guest(Joining::Leaving { until, .. }) if *until <= now => {
-                return self.leave(env);
+                return self.done(env);
             }
             State::Guest(Joining::Leaving { exchange, keys, reply: reply @ None, until }) => {
                 let sealed = env.address.map(|address| keys.seal(Side::Guest, &address.to_string()));

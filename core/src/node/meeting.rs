@@ -60,7 +60,7 @@ impl Meetings {
 
     /// Ends one without a word.
     pub(super) fn end(&mut self, env: &mut Env<'_>, id: MeetingId) {
-        self.step(env, id, Room::leave);
+        self.step(env, id, Room::end);
         self.drive(env);
     }
 

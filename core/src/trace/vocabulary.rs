@@ -587,6 +587,7 @@ enum_form! { MeetingNews => MeetingNews {
     "code" Code(code),
     "guessed" Guessed,
     "met" Met(address),
+    "done" Done,
     "failed" Failed(why),
 }}
 
