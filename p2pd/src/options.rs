@@ -358,6 +358,7 @@ pub(crate) enum File {
 }
 
 #[derive(Debug, Args)]
+#[group(skip)]
 pub(crate) struct Receive {
     /// Folder to receive into, made if missing; nothing is written outside of it. What is not whole yet is
     /// `.NAME.SENDER.p2pd-part`, and is kept for its sender for a week, or a month with `--accept`

@@ -148,7 +148,8 @@ fn a_mistyped_code_opens_nothing() {
         let said = text(&output.stderr);
         assert_eq!((output.status.code(), said.contains(word)), (Some(2), true), "{said}");
     }
-    for args in [&["send", "servers.toml"][..], &["receive", "7-guitar-oxygen"], &["pair", "--identity", "k"]] {
+    for args in [&["send", "servers.toml"][..], &["receive", "7-guitar-oxygen"], &["pair", "--identity", "k"]]
+    {
         let mut command = Command::new(env!("CARGO_BIN_EXE_p2pd"));
         let output = command.args(args).arg("--no-servers").current_dir(world.dir.path()).output().unwrap();
         let said = text(&output.stderr);
@@ -173,11 +174,12 @@ fn paired_machines_call_each_other_by_name() {
     assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     let kept = fs::read_to_string(&file).unwrap();
     assert!(kept.starts_with("desk 0-[") && kept.lines().count() == 1, "{kept}");
-    let id = text(&world_id(&world, "desk.key"));
+    let id = id_of(&world, "desk.key");
     assert!(kept.trim_end().ends_with(id.trim_end()), "{kept}");
 
     // The desk lets in whom it was paired with, and a stranger not.
-    let mut listen = world.start("desk", &["listen", "--echo", "--identity", "desk.key", "--accept", "paired"]);
+    let mut listen =
+        world.start("desk", &["listen", "--echo", "--identity", "desk.key", "--accept", "paired"]);
     listen.event("ready");
     let ping = ["ping", "desk", "-c", "1", "--identity", "laptop.key"];
     let output = world.run("laptop", &ping);
@@ -203,9 +205,9 @@ fn paired_machines_call_each_other_by_name() {
     assert_eq!(world.run("laptop", &connect).status.code(), Some(2));
 }
 
-fn world_id(world: &World, key: &str) -> Vec<u8> {
+fn id_of(world: &World, key: &str) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_p2pd"));
-    command.args(["id", "--identity"]).arg(world.at(key)).output().unwrap().stdout
+    text(&command.args(["id", "--identity"]).arg(world.at(key)).output().unwrap().stdout)
 }
 
 #[test]
@@ -216,10 +218,12 @@ fn the_daemon_knows_paired_peers_by_name() {
     let laptop = world.run("laptop", &["pair", &code, "--identity", "laptop.key", "--name", "desk"]);
     assert_eq!(laptop.status.code(), Some(0), "{}", text(&laptop.stderr));
     assert_eq!(desk.ends(), Some(0));
-    let mut listen = world.start("desk", &["listen", "--echo", "--identity", "desk.key"]);
+    let mut listen =
+        world.start("desk", &["listen", "--echo", "--identity", "desk.key", "--accept", "paired"]);
     listen.event("ready");
-    let mut daemon = world.start("laptop", &["daemon", "--api", "127.0.0.1:0", "--no-token"]);
-    let api = daemon.event("api")["address"].as_str().unwrap().to_owned();
+    let daemon = ["daemon", "--api", "127.0.0.1:0", "--no-token", "--identity", "laptop.key"];
+    let mut daemon = world.start("laptop", &daemon);
+    let api = daemon.event("api")["api"].as_str().unwrap().to_owned();
     let get = |path: &str| {
         use std::io::{Read, Write};
         let mut stream = std::net::TcpStream::connect(&api).unwrap();
