@@ -133,7 +133,7 @@ mod timers;
 #[cfg(feature = "serde")]
 mod units;
 #[cfg(test)]
-#[cfg(all(feature = "names", feature = "relay", not(p2pd_insecure_stand_in)))]
+#[cfg(all(feature = "meetings", feature = "names", feature = "relay", not(p2pd_insecure_stand_in)))]
 mod vectors;
 
 pub mod address;

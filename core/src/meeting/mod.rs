@@ -14,6 +14,9 @@ pub(crate) mod room;
 #[cfg(feature = "meetings")]
 mod wire;
 
+#[cfg(all(test, feature = "meetings"))]
+pub(crate) use proof::sample;
+
 use core::fmt;
 
 use crate::address::PeerAddress;

@@ -148,6 +148,36 @@ impl core::fmt::Debug for Keys {
     }
 }
 
+/// Values of one exchange by their names: what the two draw, and every message from HELLO to GUEST.
+#[cfg(test)]
+pub(crate) fn sample(code: &Code, topic: &str, addresses: [&str; 2]) -> Vec<(&'static str, Vec<u8>)> {
+    let mut random = Random::new([7; 32]);
+    // A scalar is 64 bytes modulo the order.
+    let scalar = |random: &mut Random, seed: u8| {
+        *random = Random::new([seed; 32]);
+        let wide = [random.draw(Domain::Meeting), random.draw(Domain::Meeting)].concat();
+        let scalar = curve25519_dalek::Scalar::from_bytes_mod_order_wide(&wide.try_into().unwrap());
+        *random = Random::new([seed; 32]);
+        scalar.to_bytes().to_vec()
+    };
+    let (guest, exchange) = (*b"this is a guest.", *b"and an exchange.");
+    let of_host = scalar(&mut random, 1);
+    let (host, a) = Half::start(Side::Host, code, topic, &mut random);
+    let of_guest = scalar(&mut random, 2);
+    let (_, b) = Half::start(Side::Guest, code, topic, &mut random);
+    let hello = Message::Hello { guest, point: b };
+    let answer = Message::Answer { guest, exchange, point: a };
+    let keys = host.finish(&b, topic, &hello, &answer).unwrap();
+    let proof = Message::Proof { exchange, proof: keys.proof(Side::Guest) };
+    let sealed = keys.seal(Side::Host, addresses[0]);
+    let told = Message::Host { exchange, proof: keys.proof(Side::Host), sealed };
+    let back = Message::Guest { exchange, sealed: keys.seal(Side::Guest, addresses[1]) };
+    let mut values = vec![("host_scalar", of_host), ("guest_scalar", of_guest)];
+    let messages = [("hello", hello), ("answer", answer), ("proof", proof), ("host", told), ("guest", back)];
+    values.extend(messages.map(|(name, message)| (name, message.encode().to_vec())));
+    values
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
