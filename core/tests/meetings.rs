@@ -6,7 +6,7 @@ mod common;
 use std::time::Duration;
 
 use common::view::{direct, only};
-use common::{LATENCY, S, World};
+use common::{LATENCY, MS, S, World};
 use p2pd_core::trace::replay;
 use p2pd_core::{Accept, Code, Event, MAX_MEETINGS, MeetingError, MeetingId, MeetingNews, ProtocolTag};
 
@@ -123,6 +123,67 @@ fn a_broker_that_dies_and_comes_back_loses_no_meeting() {
     world.run(20 * S);
     assert_eq!(news(&world, 1, guest), [MeetingNews::Met(Box::new(world.address(0))), MeetingNews::Done]);
     assert_eq!(news(&world, 0, host).len(), 2);
+}
+
+#[test]
+fn each_broker_gets_each_message_once_however_many_there_are() {
+    let mut world = world(8, 2);
+    let host = meet(&mut world, 0, None);
+    world.run(S);
+    let told = code(&world, 0, host);
+    meet(&mut world, 1, Some(told));
+    world.run(2 * S);
+    assert_eq!(news(&world, 0, host).len(), 2);
+    for broker in &world.brokers {
+        let said = broker.published.iter().filter(|p| p.topic.starts_with("p2pd-meet-"));
+        let kinds: Vec<u8> = said.map(|p| p.payload[1]).collect();
+        // CLAIM, HELLO, ANSWER, PROOF, HOST, GUEST, DONE.
+        assert_eq!(kinds, [0, 2, 3, 5, 6, 7, 9]);
+    }
+}
+
+/// A broker that keeps every message, and says all of them again whenever it gets one, the oldest first and later.
+#[test]
+fn a_broker_that_repeats_everything_late_changes_nothing() {
+    let mut world = world(2, 2);
+    let mut old: Vec<Vec<u8>> = Vec::new();
+    world.brokers[1].bend = Box::new(move |message| {
+        old.push(message.payload.clone());
+        old.iter().map(|payload| (300 * MS, payload.clone())).collect()
+    });
+    let host = meet(&mut world, 0, None);
+    world.run(2 * S);
+    let told = code(&world, 0, host);
+    let guest = meet(&mut world, 1, Some(told));
+    world.run(5 * S);
+    let (ours, theirs) = (Box::new(world.address(0)), Box::new(world.address(1)));
+    assert_eq!(news(&world, 0, host), [MeetingNews::Code(told), MeetingNews::Met(theirs)]);
+    assert_eq!(news(&world, 1, guest), [MeetingNews::Met(ours), MeetingNews::Done]);
+}
+
+/// One broker alters every message, and the other one does not.
+#[test]
+fn a_broker_that_alters_is_helped_out_by_an_honest_one_or_burns_the_code() {
+    for kind in [2, 3, 5, 6, 7] {
+        let mut world = world(2, 2);
+        world.brokers[1].bend = Box::new(move |message| {
+            let mut payload = message.payload.clone();
+            if payload.get(1) == Some(&kind) {
+                *payload.last_mut().unwrap() ^= 1;
+            }
+            vec![(Duration::ZERO, payload)]
+        });
+        let host = meet(&mut world, 0, None);
+        world.run(2 * S);
+        let told = code(&world, 0, host);
+        let guest = meet(&mut world, 1, Some(told));
+        world.run(5 * S);
+        let (ours, theirs) = (Box::new(world.address(0)), Box::new(world.address(1)));
+        // The first broker's copy is the first to arrive.
+        let expected = [MeetingNews::Code(told), MeetingNews::Met(theirs)];
+        assert_eq!(news(&world, 0, host), expected, "{kind}");
+        assert_eq!(news(&world, 1, guest)[0], MeetingNews::Met(ours), "{kind}");
+    }
 }
 
 #[test]

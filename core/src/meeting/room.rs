@@ -38,7 +38,8 @@ const ANSWERS: (u32, Duration) = (8, Duration::from_millis(250));
 pub(crate) enum Act {
     Follow(Box<str>),
     Unfollow(Box<str>),
-    Publish(Box<str>, Bytes),
+    /// Publishes at the broker at this place, or at all.
+    Publish(Box<str>, Bytes, Option<u8>),
     Tell(MeetingNews),
 }
 
@@ -64,6 +65,8 @@ pub(crate) struct Room {
     /// End of the wait for the other side.
     until: Instant,
     answers: Bucket,
+    /// Time of the last message that the other side waits for.
+    said: Instant,
     state: State,
 }
 
@@ -126,7 +129,7 @@ impl Room {
         env.acts.push(Act::Follow(topic.clone()));
         let (began, until) = (env.now, env.now + within);
         let answers = Bucket::new(ANSWERS.0, ANSWERS.1);
-        Room { purpose, code, topic, began, granted: None, until, answers, state }
+        Room { purpose, code, topic, began, granted: None, until, answers, said: began, state }
     }
 
     pub(crate) fn topic(&self) -> &str {
@@ -137,8 +140,8 @@ impl Room {
         matches!(self.state, State::Over)
     }
 
-    /// Handles a broker's word that it delivers what is published under the topic.
-    pub(crate) fn granted(&mut self, env: &mut Env<'_>) {
+    /// Handles the word of the broker at this place that it delivers what is published under the topic.
+    pub(crate) fn granted(&mut self, env: &mut Env<'_>, place: u8) {
         self.granted.get_or_insert(env.now);
         let again = match &self.state {
             State::Host(Hosting::Claiming(claim), _) => Message::Claim(*claim).encode(),
@@ -146,7 +149,7 @@ impl Room {
             State::Guest(Joining::Proving { proof, .. }) => proof.clone(),
             _ => return,
         };
-        self.publish(env, again);
+        env.acts.push(Act::Publish(self.topic.clone(), again, Some(place)));
     }
 
     /// Ends it without a word.
@@ -194,23 +197,24 @@ impl Room {
 
     fn heard_by_host(&mut self, env: &mut Env<'_>, message: Message) {
         let State::Host(hosting, _) = &mut self.state else { return };
-        let reply = match (hosting, message) {
+        // What was said before is repeated for whoever asks again, and what is new has a rate.
+        let (reply, again) = match (hosting, message) {
             (Hosting::Claiming(ours), Message::Claim(theirs)) if theirs < *ours => {
                 return self.draw_again(env, MeetingError::Taken);
             }
             (Hosting::Claiming(ours), Message::Claim(theirs)) if theirs == *ours => return,
-            (_, Message::Claim(theirs)) => Message::Taken(theirs).encode(),
+            (_, Message::Claim(theirs)) => (Message::Taken(theirs).encode(), false),
             (Hosting::Claiming(ours), Message::Taken(claim)) if claim == *ours => {
                 return self.draw_again(env, MeetingError::Taken);
             }
             (Hosting::Waiting, hello @ Message::Hello { .. }) => return self.answer(env, hello),
-            (Hosting::Answered { hello, answer, .. }, message) if message == *hello => answer.clone(),
+            (Hosting::Answered { hello, answer, .. }, message) if message == *hello => (answer.clone(), true),
             (Hosting::Proven { hello, reply: Some(reply), .. }, message) if message == *hello => {
-                reply.clone()
+                (reply.clone(), true)
             }
             (Hosting::Proven { hello, .. }, message) if message == *hello => return,
             (Hosting::Answered { .. } | Hosting::Proven { .. }, Message::Hello { guest, .. }) => {
-                Message::Busy(guest).encode()
+                (Message::Busy(guest).encode(), false)
             }
             (Hosting::Answered { exchange: ours, .. }, Message::Proof { exchange, proof })
                 if exchange == *ours =>
@@ -220,7 +224,7 @@ impl Room {
             (Hosting::Proven { exchange: ours, reply: Some(reply), .. }, Message::Proof { exchange, .. })
                 if exchange == *ours =>
             {
-                reply.clone()
+                (reply.clone(), true)
             }
             (Hosting::Proven { exchange: ours, keys, .. }, Message::Guest { exchange, sealed })
                 if exchange == *ours =>
@@ -235,11 +239,26 @@ impl Room {
             }
             _ => return,
         };
-        if self.answers.take(env.now) {
+        if again {
+            self.repeat(env, reply);
+        } else if self.answers.take(env.now) {
             self.publish(env, reply);
         } else {
             env.stats.messages_over_limit += 1;
         }
+    }
+
+    /// Says something once more, unless something was said a moment ago: each broker delivers a copy of what is answered.
+    fn repeat(&mut self, env: &mut Env<'_>, message: Bytes) {
+        if self.said + REPEAT / 2 <= env.now {
+            self.say(env, message);
+        }
+    }
+
+    /// Says something that the other side waits for.
+    fn say(&mut self, env: &mut Env<'_>, message: Bytes) {
+        self.said = env.now;
+        self.publish(env, message);
     }
 
     /// Answers a guest: the one exchange at a time.
@@ -255,7 +274,7 @@ impl Room {
         };
         let (answer, until) = (answer.encode(), env.now + PROOF_WITHIN);
         *hosting = Hosting::Answered { hello, answer: answer.clone(), exchange, keys, until };
-        self.publish(env, answer);
+        self.say(env, answer);
     }
 
     /// Judges the proof of the guest that was answered: the one guess at the code.
@@ -322,9 +341,7 @@ impl Room {
                 if exchange == *ours =>
             {
                 let reply = reply.clone();
-                if self.answers.take(env.now) {
-                    self.publish(env, reply);
-                }
+                self.repeat(env, reply);
             }
             _ => {}
         }
@@ -420,7 +437,7 @@ impl Room {
             _ => None,
         };
         if let Some(message) = again {
-            self.publish(env, message);
+            self.say(env, message);
         }
     }
 
@@ -445,7 +462,7 @@ impl Room {
     }
 
     fn publish(&self, env: &mut Env<'_>, message: Bytes) {
-        env.acts.push(Act::Publish(self.topic.clone(), message));
+        env.acts.push(Act::Publish(self.topic.clone(), message, None));
     }
 }
 

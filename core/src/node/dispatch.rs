@@ -421,7 +421,7 @@ impl Node {
                 BrokerEvent::EndsAtMessages => self.broker_state(place, BrokerState::EndsAtMessages),
                 BrokerEvent::Payload(payload) => self.payload(place, &payload),
                 BrokerEvent::Followed(topic, granted) if self.topics.meetings.has(&topic) => {
-                    self.with_meetings(|meetings, env| meetings.followed(env, &topic, granted));
+                    self.with_meetings(|meetings, env| meetings.followed(env, place, &topic, granted));
                 }
                 BrokerEvent::Record(topic, payload, kept) if self.topics.meetings.has(&topic) => {
                     self.with_meetings(|meetings, env| meetings.heard(env, &topic, &payload, kept));

@@ -70,9 +70,9 @@ impl Meetings {
     }
 
     /// Handles a broker's answer to a subscription.
-    pub(super) fn followed(&mut self, env: &mut Env<'_>, topic: &str, granted: bool) {
+    pub(super) fn followed(&mut self, env: &mut Env<'_>, place: u8, topic: &str, granted: bool) {
         if granted {
-            self.at(env, topic, Room::granted);
+            self.at(env, topic, |room, env| room.granted(env, place));
         }
     }
 
@@ -135,9 +135,11 @@ impl Meetings {
                 Act::Follow(topic) => {
                     env.signalling.sessions_mut().for_each(|broker| broker.follow(env.cx, &topic));
                 }
-                Act::Publish(topic, payload) => {
-                    for broker in env.signalling.sessions_mut().filter(|broker| broker.is_ready()) {
-                        broker.publish_once(env.cx, &topic, payload.clone(), until);
+                Act::Publish(topic, payload, at) => {
+                    for (place, broker) in (0..).zip(env.signalling.sessions_mut()) {
+                        if broker.is_ready() && at.is_none_or(|at| at == place) {
+                            broker.publish_once(env.cx, &topic, payload.clone(), until);
+                        }
                     }
                 }
             }

@@ -111,7 +111,7 @@ impl World {
                     let at = self.now.since(Instant::ZERO);
                     self.members[n].news.push((at, news));
                 }
-                Act::Publish(topic, payload) => {
+                Act::Publish(topic, payload, _) => {
                     let message = Message::decode(&payload).unwrap();
                     let delivered = (self.broker)(&message);
                     self.said.push((n, message));
@@ -144,7 +144,7 @@ impl World {
                     if payload.is_empty() {
                         self.step(n, |room, env| {
                             if *room.topic == *topic {
-                                room.granted(env)
+                                room.granted(env, 0)
                             }
                         });
                     } else {

@@ -34,7 +34,7 @@ impl Meetings {
         false
     }
 
-    pub(super) fn followed(&mut self, _: &mut Env<'_>, _: &str, _: bool) {}
+    pub(super) fn followed(&mut self, _: &mut Env<'_>, _: u8, _: &str, _: bool) {}
 
     pub(super) fn heard(&mut self, _: &mut Env<'_>, _: &str, _: &[u8], _: bool) {}
 
