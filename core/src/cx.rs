@@ -76,6 +76,7 @@ pub(crate) enum Timer {
     Measure,
     Asks,
     Names,
+    Meetings,
     Clock,
     Door,
 }

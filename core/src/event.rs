@@ -11,6 +11,7 @@ use crate::address::PeerAddress;
 use crate::failure::IoFailure;
 use crate::identity::NodeId;
 use crate::login::ServerRef;
+use crate::meeting::{MeetingId, MeetingNews};
 use crate::name::{Name, NameError, NameNews};
 use crate::nat::NatMemory;
 use crate::pipe::PipeId;
@@ -413,6 +414,13 @@ pub enum Event {
         name: Name,
         /// News about the name.
         news: Box<NameNews>,
+    },
+    /// News of a meeting that [`Node::meet`](crate::Node::meet) began.
+    Meeting {
+        /// Meeting that the news is about.
+        meeting: MeetingId,
+        /// News of the meeting.
+        news: Box<MeetingNews>,
     },
     /// A peer answered a [`Node::ping`](crate::Node::ping).
     Pong {

@@ -73,22 +73,30 @@
 //! |---|---|---|
 //! | `relay` | pipes through TURN servers, [`Node::allocate`], [`turn::Client`], [`relay::RelayStream`] | quinn-proto and the hashes of TURN |
 //! | `names` | [`Node::resolve`], [`Node::register`], [`Node::connect_name`], [`name::Record`] | ed25519-dalek |
+//! | `meetings` | [`Node::meet`] | spake2, hkdf |
 //! | `portmap` | [`Config::portmap`], [`portmap::Mapper`] | roxmltree, httparse |
 //! | `messages` | [`pipe::subscriptions`] | regex |
 //! | `ring` | the ciphers of pipes and relays by ring, in C and assembly; [`Config::aes`]. Drivers turn it on | ring |
 //! | `serde` | reports and events can be serialized | serde |
 //!
-//! With `default-features = false` the strategies direct, reverse and punch are left, on 45 crates in place of 73. Types stay as they
+//! With `default-features = false` the strategies direct, reverse and punch are left, on 45 crates in place of 75. Types stay as they
 //! are, so that a driver compiles with any build. What needs a part that is not there is refused at once:
 //!
 //! - [`ConfigError::NotBuilt`]: the configuration has TURN servers, asks for ports on routers, or for AES.
 //! - [`ConnectError::NoStrategy`]: a plan of relays alone. In other plans the relay is skipped, and the report says why.
 //! - [`ConnectError::NoNames`], [`NameError::NotBuilt`] and [`AllocateError::NotBuilt`].
+//! - [`MeetingError::NotBuilt`].
 //! - A peer that asks for a relay is told that this node cannot come.
 
 // Where a part is left out, what only that part uses is no mistake.
 #![cfg_attr(
-    not(all(feature = "messages", feature = "names", feature = "portmap", feature = "relay")),
+    not(all(
+        feature = "meetings",
+        feature = "messages",
+        feature = "names",
+        feature = "portmap",
+        feature = "relay"
+    )),
     allow(dead_code)
 )]
 
@@ -102,6 +110,7 @@ mod hello;
 mod identity;
 mod limit;
 mod login;
+mod meeting;
 mod node;
 mod noise;
 mod prefix;
@@ -124,7 +133,7 @@ mod timers;
 #[cfg(feature = "serde")]
 mod units;
 #[cfg(test)]
-#[cfg(all(feature = "names", feature = "relay", not(p2pd_insecure_stand_in)))]
+#[cfg(all(feature = "meetings", feature = "names", feature = "relay", not(p2pd_insecure_stand_in)))]
 mod vectors;
 
 pub mod address;
@@ -161,6 +170,7 @@ pub use failure::{IoFailure, ProxyFailure, TlsFailure};
 pub use identity::{NodeId, NodeIdError, SecretKey, SecretKeyError, Topic};
 pub use io::{CloseHow, Input, Output, QueryId, SockId, SockOpts};
 pub use login::{Login, ServerRef};
+pub use meeting::{Code, CodeError, MAX_CODES, MAX_MEETINGS, MeetingError, MeetingId, MeetingNews};
 pub use name::{Name, NameError, NameNews, NamePin, Target, TargetError, ToTarget};
 pub use node::{Allocate, AllocateError, ConnectError, MAX_ALLOCATIONS, MAX_CONNECTS, Node, Source};
 pub use pipe::{PipeEnd, PipeId, PipeMode, PipeNews, ProtocolTag};

@@ -28,9 +28,10 @@ pub(crate) enum Domain {
     Admission,
     Proof,
     Udp,
+    Meeting,
 }
 
-const DOMAINS: usize = Domain::Udp as usize + 1;
+const DOMAINS: usize = Domain::Meeting as usize + 1;
 
 /// The node's one source of randomness.
 pub(crate) struct Random {

@@ -10,6 +10,7 @@ use crate::event::{Advice, BrokerLoss, FailReason, Outcome, Stage};
 use crate::failure::IoFailure;
 use crate::identity::NodeId;
 use crate::io::LinkKind;
+use crate::meeting::{Code, MeetingError, MeetingId};
 use crate::name::{Name, NameError};
 use crate::nat::{Delta, DeltaType, Filtering, Mapping, NatType, Verdict};
 use crate::pipe::{PipeId, PipeMode};
@@ -28,12 +29,14 @@ macro_rules! as_text {
 as_text!(
     Advice,
     BrokerLoss,
+    Code,
     Delta,
     DeltaType,
     FailReason,
     Filtering,
     IoFailure,
     MapError,
+    MeetingError,
     Mapping,
     Name,
     NameError,
@@ -62,6 +65,12 @@ macro_rules! as_name {
 as_name!(LinkKind, Outcome, Verdict);
 
 impl Serialize for ConnectId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u32(self.number())
+    }
+}
+
+impl Serialize for MeetingId {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_u32(self.number())
     }

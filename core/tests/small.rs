@@ -140,6 +140,18 @@ mod without_relays {
     }
 }
 
+#[cfg(not(feature = "meetings"))]
+#[test]
+fn without_meetings_none_begins() {
+    use p2pd_core::{MeetingError, ProtocolTag};
+    let mut world = pair(false);
+    let purpose = ProtocolTag::new(b"test").unwrap();
+    for code in [None, Some("7-guitar-oxygen".parse().unwrap())] {
+        let begun = world.ask(0, |node, now| node.meet(now, code, purpose, S));
+        assert_eq!(begun, Err(MeetingError::NotBuilt));
+    }
+}
+
 #[cfg(not(feature = "names"))]
 mod without_names {
     use super::*;

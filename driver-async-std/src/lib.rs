@@ -61,3 +61,6 @@ pub type Incoming = p2pd_async::Incoming<AsyncIo>;
 
 /// Messages beside a relayed pipe, from [`Pipe::messages`]. The page of [`p2pd_async::Messages`] has their rules.
 pub type Messages = p2pd_async::Messages<AsyncIo>;
+
+/// A meeting under way, from [`Node::meet`](p2pd_async::Node::meet). Dropping it gives it up.
+pub type Meeting = p2pd_async::Meeting<AsyncIo>;

@@ -28,6 +28,7 @@ mod echo;
 mod halves;
 #[cfg(feature = "measure")]
 mod late;
+mod meeting;
 mod network;
 mod news;
 mod node;
@@ -51,6 +52,7 @@ pub use carrier::{IntoSocket, Socket};
 pub use daemon::Daemon;
 #[cfg(feature = "measure")]
 pub use late::lateness;
+pub use meeting::Meeting;
 pub use news::{Events, Incoming, Lost};
 pub use node::{Builder, Connecting, Node};
 pub use peer::Pipe;

@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use async_broadcast::InactiveReceiver;
 use async_channel::{Receiver, Sender};
@@ -16,13 +17,14 @@ use p2pd_core::nat::NatReport;
 use p2pd_core::pipe::session::{Opening, SessionConfig, SessionToken, Side};
 use p2pd_core::trace::Sink;
 use p2pd_core::{
-    Allocate, AllocateError, Config, ConnectId, Event, Login, Name, NameError, NamePin, NodeId, PeerAddress,
-    Plan, ServerRef, Stats, Target, ToTarget,
+    Allocate, AllocateError, Code, Config, ConnectId, Event, Login, MeetingError, Name, NameError, NamePin,
+    NodeId, PeerAddress, Plan, ProtocolTag, ServerRef, Stats, Target, ToTarget,
 };
 use p2pd_sys::messages::RouteTable;
 use p2pd_sys::{Address, BindError, ConnectError, Engine, NameAnswer, NameCall};
 
 use crate::allocation::Allocation;
+use crate::meeting::Meeting;
 use crate::news::{Events, Incoming};
 use crate::reactor::Sockets;
 use crate::run::{self, Called, Command, Outputs};
@@ -292,6 +294,23 @@ impl<R: Runtime> Node<R> {
         self.tell(Command::PinName(pin));
     }
 
+    /// Begins a meeting: with a code as the guest, or as the host, which draws one. Both programs name the same
+    /// `purpose`. It is over half a minute after `within` at the latest, and `within` is at most an hour.
+    ///
+    /// # Errors
+    /// `NoBroker` where none is configured, `TooMany` where [`p2pd_core::MAX_MEETINGS`] are running, `Shutdown`.
+    pub async fn meet(
+        &self,
+        code: Option<Code>,
+        purpose: ProtocolTag,
+        within: Duration,
+    ) -> Result<Meeting<R>, MeetingError> {
+        let (told, news) = async_channel::unbounded();
+        let begun = self.ask(|done| Command::Meet { code, purpose, within, news: told, done }).await;
+        let id = begun.unwrap_or(Err(MeetingError::Shutdown))?;
+        Ok(Meeting { id, news, _ender: self.at_last(Command::EndMeeting(id)) })
+    }
+
     async fn name(&self, name: Name, call: NameCall) -> Result<NameAnswer, NameError> {
         let answer = self.ask(|done| Command::Name { name, call, done }).await;
         answer.unwrap_or(Err(NameError::Shutdown))
@@ -496,7 +515,7 @@ impl<R: Runtime> WeakNode<R> {
 
 /// A word to the node's task that is said when this is dropped. It does nothing where nobody has given up.
 #[derive(Debug)]
-struct AtLast<R: Runtime> {
+pub(crate) struct AtLast<R: Runtime> {
     word: Option<Command<R>>,
     commands: Sender<Command<R>>,
 }

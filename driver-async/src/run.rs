@@ -13,8 +13,8 @@ use async_channel::{Receiver, Sender, TrySendError};
 use futures_core::Stream;
 use p2pd_core::nat::NatReport;
 use p2pd_core::{
-    Allocate, AllocateError, ConnectId, Event, Login, Name, NameError, NamePin, NodeId, PeerAddress, PipeId,
-    Plan, ServerRef, Stats, Target,
+    Allocate, AllocateError, Code, ConnectId, Event, Login, MeetingError, MeetingId, MeetingNews, Name,
+    NameError, NamePin, NodeId, PeerAddress, PipeId, Plan, ProtocolTag, ServerRef, Stats, Target,
 };
 use p2pd_sys::{Calls, ConnectError, Engine, NameAnswer, NameCall, NameCalls, News};
 
@@ -50,6 +50,14 @@ pub(crate) enum Command<R: Runtime> {
         done: Sender<Result<NameAnswer, NameError>>,
     },
     PinName(NamePin),
+    Meet {
+        code: Option<Code>,
+        purpose: ProtocolTag,
+        within: Duration,
+        news: Sender<MeetingNews>,
+        done: Sender<Result<MeetingId, MeetingError>>,
+    },
+    EndMeeting(MeetingId),
     Answer {
         peer: NodeId,
         accept: bool,
@@ -92,6 +100,8 @@ struct Driver<R: Runtime> {
     calls: Calls<Sender<Called<R>>>,
     names: NameCalls<Sender<Result<NameAnswer, NameError>>>,
     allocations: HashMap<PipeId, Sender<Result<Allocation<R>, AllocateError>>>,
+    /// Who is told the news of a meeting, and whether we are its host.
+    meetings: HashMap<MeetingId, (Sender<MeetingNews>, bool)>,
     out: Outputs<R>,
     /// Tasks that wait for the end.
     ends: Vec<Sender<()>>,
@@ -103,8 +113,9 @@ pub(crate) async fn run<R: Runtime>(
     out: Outputs<R>,
 ) {
     let ready = engine.reactor().ready.clone();
-    let (calls, names, allocations) = (Calls::default(), NameCalls::default(), HashMap::new());
-    let mut driver = Driver { engine, calls, names, allocations, out, ends: Vec::new() };
+    let (calls, names) = (Calls::default(), NameCalls::default());
+    let (allocations, meetings) = (HashMap::new(), HashMap::new());
+    let mut driver = Driver { engine, calls, names, allocations, meetings, out, ends: Vec::new() };
     let (address, sessions) = (driver.out.address.clone(), driver.out.sessions.clone());
     let over = Over { commands: commands.clone(), address, sessions };
     let mut commands = pin!(commands);
@@ -202,6 +213,17 @@ impl<R: Runtime> Driver<R> {
                 }
             }
             Command::PinName(pin) => self.engine.pin_name(pin),
+            Command::Meet { code, purpose, within, news, done } => {
+                let begun = self.engine.meet(code, purpose, within);
+                if let Ok(id) = begun {
+                    self.meetings.insert(id, (news, code.is_none()));
+                }
+                reply(&done, begun);
+            }
+            Command::EndMeeting(id) => {
+                self.meetings.remove(&id);
+                self.engine.end_meeting(id);
+            }
             Command::Answer { peer, accept } => self.engine.answer(peer, accept),
             Command::Busy(busy) => self.engine.set_busy(busy),
             Command::RenewLogin { server, login } => self.engine.renew_login(server, login),
@@ -234,6 +256,9 @@ impl<R: Runtime> Driver<R> {
                             reply(&done, outcome);
                         }
                     }
+                    if let Event::Meeting { meeting, news } = &event {
+                        self.met(*meeting, news);
+                    }
                     if matches!(event, Event::Listening { .. } | Event::Ready { .. }) {
                         self.out.address.set(self.engine.address().clone());
                     }
@@ -260,6 +285,23 @@ impl<R: Runtime> Driver<R> {
                     }
                 }
             }
+        }
+    }
+
+    /// Passes the news of a meeting on, and ends one for which nobody waits any more.
+    fn met(&mut self, id: MeetingId, news: &MeetingNews) {
+        let Some((told, hosts)) = self.meetings.get(&id) else { return };
+        let gone = told.try_send(news.clone()).is_err();
+        let over = match news {
+            MeetingNews::Met(_) => *hosts,
+            MeetingNews::Done | MeetingNews::Failed(_) => true,
+            _ => false,
+        };
+        if gone {
+            self.engine.end_meeting(id);
+        }
+        if gone || over {
+            self.meetings.remove(&id);
         }
     }
 

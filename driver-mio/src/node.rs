@@ -9,8 +9,8 @@ use mio::Registry;
 use p2pd_core::nat::NatReport;
 use p2pd_core::trace::Sink;
 use p2pd_core::{
-    Allocate, AllocateError, Config, ConnectId, Event, IoFailure, Login, Name, NameError, NamePin, NodeId,
-    PeerAddress, PipeId, Plan, QueryId, ServerRef, Stats, ToTarget,
+    Allocate, AllocateError, Code, Config, ConnectId, Event, IoFailure, Login, MeetingError, MeetingId, Name,
+    NameError, NamePin, NodeId, PeerAddress, PipeId, Plan, ProtocolTag, QueryId, ServerRef, Stats, ToTarget,
 };
 use p2pd_sys::{Address, BindError, ConnectError, Engine};
 
@@ -245,6 +245,24 @@ impl Node {
     /// Tells which key a name had, as an [`Event::Name`] said it in an earlier run: [`p2pd_sys::PinFile`] keeps them.
     pub fn pin_name(&mut self, pin: NamePin) {
         self.engine.pin_name(pin);
+    }
+
+    /// Begins a meeting with a code, or as the host that draws one; [`Event::Meeting`] tells what becomes of it.
+    ///
+    /// # Errors
+    /// The reason why nothing was begun.
+    pub fn meet(
+        &mut self,
+        code: Option<Code>,
+        purpose: ProtocolTag,
+        within: Duration,
+    ) -> Result<MeetingId, MeetingError> {
+        self.engine.meet(code, purpose, within)
+    }
+
+    /// Gives a meeting up. A host that was met still gets this node's address.
+    pub fn end_meeting(&mut self, meeting: MeetingId) {
+        self.engine.end_meeting(meeting);
     }
 
     /// Gives up asking for a relayed address; nothing more is said of it, unless it waits to be taken out already.

@@ -11,9 +11,10 @@ pub use p2pd_core::nat::NatReport;
 pub use p2pd_core::pipe::session::{SessionConfig, SessionEnd, Side, StreamId};
 pub use p2pd_core::turn::{Credentials, Family as RelayFamily};
 pub use p2pd_core::{
-    Accept, Advice, Allocate, AllocateError, Broker, BrokerLoss, BrokerState, ClientKey, Config, ConnectId,
-    Event, FailReason, Header, Interfaces, IoFailure, Liveness, Login, Name, NameError, NamePin, NodeId,
-    NtpServer, Outcome, PeerAddress, PipeEnd, PipeMode, Plan, ProtocolTag, Proxy, ProxyKind, Refusal, Report,
-    SecretKey, ServerRef, Stage, Stats, Strategy, StrategyReport, StunServer, Target, Tls, ToTarget,
-    Transport, Trust, TurnAuth, TurnServer, Which, Wrap,
+    Accept, Advice, Allocate, AllocateError, Broker, BrokerLoss, BrokerState, ClientKey, Code, CodeError,
+    Config, ConnectId, Event, FailReason, Header, Interfaces, IoFailure, Liveness, Login, MeetingError,
+    MeetingId, MeetingNews, Name, NameError, NamePin, NodeId, NtpServer, Outcome, PeerAddress, PipeEnd,
+    PipeMode, Plan, ProtocolTag, Proxy, ProxyKind, Refusal, Report, SecretKey, ServerRef, Stage, Stats,
+    Strategy, StrategyReport, StunServer, Target, Tls, ToTarget, Transport, Trust, TurnAuth, TurnServer,
+    Which, Wrap,
 };

@@ -118,13 +118,16 @@ pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 
 /// Lock on the file at `path`, until it is dropped; others that ask meanwhile wait.
 #[derive(Debug)]
-pub(crate) struct Lock {
+pub struct Lock {
     _file: File,
 }
 
 impl Lock {
     /// Takes the lock, by a file beside `path` that stays there: to remove it would let two in.
-    pub(crate) fn take(path: &Path) -> io::Result<Lock> {
+    ///
+    /// # Errors
+    /// The system's, of making that file or locking it.
+    pub fn take(path: &Path) -> io::Result<Lock> {
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(false);
         #[cfg(unix)]

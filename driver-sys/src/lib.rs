@@ -48,7 +48,7 @@ pub use engine::Lateness;
 pub use engine::{Address, Engine, News, Reactor};
 pub use error::{BindError, ConnectError};
 pub use failure::failure;
-pub use files::{create_private, make_private, open_file, read_text, replace_private};
+pub use files::{Lock, create_private, make_private, open_file, read_text, replace_private};
 pub use interfaces::{Card, card_of, cards, interface_name, interfaces};
 pub use key_file::{KeyFileError, load_or_create_key};
 pub use liveness::{accepted, accepted_node, keep_alive};

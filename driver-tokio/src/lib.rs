@@ -51,3 +51,6 @@ pub type Incoming = p2pd_async::Incoming<Tokio>;
 
 /// Messages beside a relayed pipe, from [`Pipe::messages`]. The page of [`p2pd_async::Messages`] has their rules.
 pub type Messages = p2pd_async::Messages<Tokio>;
+
+/// A meeting under way, from [`Node::meet`](p2pd_async::Node::meet). Dropping it gives it up.
+pub type Meeting = p2pd_async::Meeting<Tokio>;

@@ -21,8 +21,8 @@ use crate::say::Say;
 use crate::talk::{self, Gather, PIPE, Wanted, named};
 use crate::task::{Listening, Port, Task};
 use crate::{
-    clock, demo, file, forward, interfaces, log, manual, map, names, ping, public, server, signals, status,
-    trace,
+    clock, demo, file, forward, interfaces, log, manual, map, meet, names, peers, ping, public, server,
+    signals, status, trace,
 };
 use p2pd::servers::{
     Commands, CredentialError, Renewals, Servers, TurnCredential, WayOut, credentials, log_in,
@@ -36,6 +36,9 @@ pub(crate) async fn run(options: Options) -> ExitCode {
     if let Some(filter) = options.log {
         log::start(filter, say);
     }
+    if let Some(path) = &options.peers {
+        peers::use_file(path);
+    }
     // Everything that can be wrong with the usage is, before anything is opened.
     match options.command {
         Command::Serve(serve) => server::run(&serve, say).await,
@@ -48,6 +51,7 @@ pub(crate) async fn run(options: Options) -> ExitCode {
         Command::Completions { shell } => manual::completions(shell, say),
         Command::Man { folder } => manual::man(folder.as_deref(), say),
         Command::Status(options) => status::run(&options, say).await,
+        Command::Peers { command } => peers::run(command, say),
         Command::Id { identity } => id(&identity, say),
         Command::Name(NameCommand::Forget { name, common }) => match names::pin_file(&common) {
             Ok(file) => names::forget(name, &file, say),
@@ -80,6 +84,10 @@ async fn with_node(task: Task, common: &Common, port: Port, say: Say) -> ExitCod
             config.max_pipes = max_pipes;
             config.external_port = port.1;
             config.sessions = task.takes_sessions();
+            if task.meets() && common.accept.is_empty() {
+                // Nobody answers for others than who is met.
+                config.accept = Accept::Ask;
+            }
             if let Task::Expose(exposing, ..) = &task {
                 forward::prepare(&mut config, exposing);
             }
@@ -168,6 +176,22 @@ async fn carry_out(
             Ok(pipe) => file::send(pipe, &files, say).await,
             Err(code) => code,
         },
+        Task::SendByCode(role, plan, files) => {
+            let (address, ..) = match meet::meet(node, meet::Purpose::File, &role, say).await {
+                Ok(met) => met,
+                Err(code) => return code,
+            };
+            match open(node, &Target::Address(Box::new(address)), plan, say, said).await {
+                Ok(pipe) => file::send(pipe, &files, say).await,
+                Err(code) => code,
+            }
+        }
+        Task::ReceiveByCode(role, receiving) => match meet::meet(node, meet::Purpose::File, &role, say).await
+        {
+            Ok((_, id, _meeting)) => file::receive_from(node, id, &receiving, say).await,
+            Err(code) => code,
+        },
+        Task::Pair(role, name) => meet::pair(node, &role, name, say).await,
         Task::Receive(receiving, invitation) => file::receive(node, receiving, &invitation, say).await,
         Task::Listen(listening, _, invitation) => listen(node, listening, invitation, say).await,
         Task::Nat => nat(node, say).await,
@@ -285,7 +309,7 @@ async fn config(common: &Common, say: Say) -> Result<(Config, Renewals, Option<W
         }
     }
     if !common.accept.is_empty() {
-        config.accept = Accept::Only(common.accept.iter().copied().collect());
+        config.accept = Accept::Only(peers::ids(&common.accept)?);
     }
     config.bind = common.bind;
     config.interfaces = common.interfaces();

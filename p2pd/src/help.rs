@@ -82,6 +82,32 @@ that sends less than 4 KiB a second makes room.
 
 Exit status: 0 if all that was offered was received, 1 if not, 2 for wrong usage.";
 
+pub(crate) const SEND_CODE: &str = "\
+Examples:
+  here$  p2pd send *.jpg                   # prints a code, such as 7-guitar-oxygen
+  there$ p2pd receive 7-guitar-oxygen
+  here$  p2pd send --to laptop notes.txt   # a machine that was paired, and runs p2pd receive
+
+A code is for one receiver, within 10 minutes. A wrong code makes it of no use: another one is printed, three in all. Both
+sides need a broker in common: the same server list.
+
+Exit status: 0 if the receiver has all files, 1 if not, 2 for wrong usage.";
+
+pub(crate) const RECEIVE_CODE: &str = "\
+Examples:
+  p2pd receive 7-guitar-oxygen --dir Downloads
+  p2pd receive --identity p2pd.key --accept paired   # without a code: from paired machines, by their `send --to`
+
+Exit status: 0 if all that was offered was received, 1 if not, 2 for wrong usage and for what is no code.";
+
+pub(crate) const PAIR: &str = "\
+Examples:
+  desk$   p2pd pair --identity p2pd.key --name laptop          # prints a code, such as 7-guitar-oxygen
+  laptop$ p2pd pair 7-guitar-oxygen --identity p2pd.key --name desk
+  laptop$ p2pd connect desk --identity p2pd.key                # where desk runs: p2pd listen --identity p2pd.key --accept paired
+
+Exit status: 0 once the other machine is in the file, 1 if not, 2 for wrong usage.";
+
 pub(crate) const DAEMON: &str = "\
 Examples:
   $ p2pd daemon --config servers.toml

@@ -1,9 +1,10 @@
 //! Command for the other side, which fits this side's options, and a QR code of the address.
 
+use std::fmt::Display;
 use std::net::IpAddr;
 use std::path::Path;
 
-use p2pd_core::{Name, PeerAddress};
+use p2pd_core::Name;
 use qrcode::QrCode;
 use qrcode::render::unicode::Dense1x2;
 
@@ -38,13 +39,18 @@ impl Invitation {
     }
 
     /// Prints the command to standard error.
-    pub(crate) fn tell(&self, address: &PeerAddress) {
+    pub(crate) fn tell(&self, address: &impl Display) {
         let to = self.name.map_or_else(|| address.to_string(), |name| name.to_string());
         let [verb, options] = &self.command;
         tell(&format!("other side: {verb} {}{options}", quoted(&to)));
         if self.qr {
-            qr(&to).iter().for_each(|line| tell(line));
+            self.draw(&to);
         }
+    }
+
+    /// Prints a QR code to standard error.
+    pub(crate) fn draw(&self, text: &impl Display) {
+        qr(&text.to_string()).iter().for_each(|line| tell(line));
     }
 }
 

@@ -8,11 +8,12 @@ use std::time::Duration;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use p2pd::servers::FORBID_PUBLIC;
 use p2pd_core::pipe::subscriptions::Pattern;
-use p2pd_core::{Interfaces, Name, NodeId, Strategy, Which};
+use p2pd_core::{Code, Interfaces, Name, Strategy, Which};
 use tracing_subscriber::filter::Targets;
 
 use crate::forward::ServiceName;
 use crate::forward::options::{Expose, Forward};
+use crate::peers::Accepted;
 use crate::talk::Wanted;
 use crate::{help, log};
 
@@ -28,6 +29,9 @@ pub(crate) struct Options {
     /// Say nothing on standard error but what went wrong
     #[arg(long, global = true, conflicts_with = "json")]
     pub(crate) quiet: bool,
+    /// File with the peers of `p2pd pair`, whose names stand for their addresses. Default: ~/.p2pd/peers
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) peers: Option<PathBuf>,
     /// Say on standard error what goes on inside, from this level on: error, warn, info, debug or trace. Or targets with
     /// levels, such as `p2pd::api=debug,warn`. With `--json`, as JSON too
     #[arg(long, global = true, value_name = "LEVEL", value_parser = log::filter)]
@@ -68,10 +72,10 @@ pub(crate) struct Common {
     /// name, or ~/.p2pd/names
     #[arg(long, value_name = "FILE")]
     pub(crate) names: Option<PathBuf>,
-    /// Give pipes to these node ids only, and search for them with many dials where a NAT asks for it. Default:
-    /// to anybody who knows the address
-    #[arg(long, value_name = "NODE-ID", value_delimiter = ',')]
-    pub(crate) accept: Vec<NodeId>,
+    /// Give pipes to these node ids only, and search for them with many dials where a NAT asks for it. `paired`: to every
+    /// peer of `p2pd peers`. Default: to anybody who knows the address
+    #[arg(long, value_name = "NODE-ID|paired", value_delimiter = ',')]
+    pub(crate) accept: Vec<Accepted>,
     /// Ask for plain pipes, and let peers ask for them
     #[arg(long)]
     pub(crate) plain: bool,
@@ -225,6 +229,42 @@ pub(crate) enum Command {
     /// Send and receive files: gone on with where they were cut off, and checked by hash
     #[command(subcommand)]
     File(File),
+    /// Send files to whoever has the code that this prints, or to a peer
+    #[command(after_long_help = help::SEND_CODE)]
+    Send {
+        /// Address or name of a peer that runs `receive`, in place of a code
+        #[arg(long, value_name = "PEER")]
+        to: Option<String>,
+        /// Files; folders are not sent
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Receive files from the one sender that printed this code, or, without a code, as `file receive`
+    #[command(after_long_help = help::RECEIVE_CODE)]
+    Receive {
+        /// Code that the sender's `p2pd send` printed
+        code: Option<Code>,
+        #[command(flatten)]
+        receive: Receive,
+    },
+    /// Make two machines know each other for good: one prints a code, the other is told it
+    #[command(after_long_help = help::PAIR)]
+    Pair {
+        /// Code that `p2pd pair` printed on the other machine
+        code: Option<Code>,
+        /// Name that the other machine gets here. Default: the beginning of its node id, or the name that it has
+        #[arg(long, value_name = "NAME")]
+        name: Option<Name>,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// List the peers that this machine was paired with, or forget one
+    Peers {
+        #[command(subcommand)]
+        command: Option<PeersCommand>,
+    },
     /// Let peers reach services of this machine, TCP, UDP or Unix sockets, by `forward` and `connect --service`
     #[command(after_long_help = help::EXPOSE)]
     Expose(Expose),
@@ -275,6 +315,7 @@ impl Command {
             Command::Expose(_) | Command::Forward(_) => true,
             Command::Map(map) => map.add.is_some(),
             Command::File(File::Receive(receive)) => !receive.once,
+            Command::Receive { code: None, receive } => !receive.once,
             _ => false,
         }
     }
@@ -323,6 +364,7 @@ pub(crate) enum File {
 }
 
 #[derive(Debug, Args)]
+#[group(skip)]
 pub(crate) struct Receive {
     /// Folder to receive into, made if missing; nothing is written outside of it. What is not whole yet is
     /// `.NAME.SENDER.p2pd-part`, and is kept for its sender for a week, or a month with `--accept`
@@ -343,6 +385,16 @@ pub(crate) struct Receive {
     pub(crate) once: bool,
     #[command(flatten)]
     pub(crate) common: Common,
+}
+
+/// Actions on the peers of `p2pd pair`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum PeersCommand {
+    /// Forget a peer, which is not told
+    Forget {
+        /// The peer's name
+        name: Name,
+    },
 }
 
 /// Actions on a name: 1 to 63 letters, digits and hyphens, `.peer` behind it or not.

@@ -104,6 +104,10 @@ impl Say {
         self.bars.map(|bars| bars.add(ProgressBar::new(length).with_style(style())))
     }
 
+    pub(crate) fn is_quiet(self) -> bool {
+        self.quiet
+    }
+
     pub(crate) fn is_json(self) -> bool {
         self.json
     }

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use p2pd_core::{Name, PipeMode, Plan, Strategy, Target};
@@ -12,10 +13,11 @@ use crate::file::{self, Batch, Receiving};
 use crate::forward::options::{Expose, Forward};
 use crate::forward::{self, Exposing, ServiceName};
 use crate::invitation::Invitation;
-use crate::options::{Command, Common, File, NameCommand, ServersCommand, StrategyName};
-use crate::ping;
+use crate::meet::Role;
+use crate::options::{Command, Common, File, NameCommand, Receive, ServersCommand, StrategyName};
 use crate::say::Say;
 use crate::talk::Wanted;
+use crate::{peers, ping};
 
 /// Task that a node is brought up for.
 pub(crate) enum Task {
@@ -33,6 +35,11 @@ pub(crate) enum Task {
     Ping(Target, Box<ping::Wanted>),
     Send(Target, Plan, Batch),
     Receive(Receiving, Invitation),
+    /// Files to whoever has a code.
+    SendByCode(Role, Plan, Batch),
+    /// Files of the one sender with this code.
+    ReceiveByCode(Role, Receiving),
+    Pair(Role, Option<Name>),
     Daemon(Prepared, Option<Name>),
 }
 
@@ -46,6 +53,9 @@ pub(crate) enum Listening {
     /// Each has a program of its own; many at once or one after another.
     Programs { program: Vec<OsString>, many: bool, idle: Duration },
 }
+
+/// Reason to refuse a pairing.
+const LASTING: &str = "machines know each other by keys that last: give --identity";
 
 /// Whether a router is asked to open the listener's port, and as which external one.
 pub(crate) type Port = (bool, u16);
@@ -87,14 +97,20 @@ impl Task {
                 let port = (daemon.port.wanted(), daemon.port.external());
                 (Task::Daemon(Prepared::new(&daemon)?, daemon.name), daemon.common, port)
             }
-            Command::File(File::Receive(receive)) => {
+            Command::File(File::Receive(receive)) | Command::Receive { code: None, receive } => {
                 let invitation = Invitation::new("file send", " FILE", None, false, &receive.common);
                 (Task::Receive(Receiving::new(&receive)?, invitation), receive.common, no_port)
             }
+            Command::Receive { code: Some(code), receive } => Self::receive(Role::Guest(code), receive)?,
             Command::File(File::Send { address, files, common }) => {
-                let (to, files) = (target(&address)?, file::outgoing(&files, say)?);
-                let mode = if common.plain { PipeMode::Plain } else { PipeMode::Encrypted };
-                (Task::Send(to, Plan::new().mode(mode), files), common, no_port)
+                Self::send(Some(&address), &files, common, say)?
+            }
+            Command::Send { to, files, common } => Self::send(to.as_deref(), &files, common, say)?,
+            Command::Pair { code, name, common } => {
+                crate::names::needs_identity(&common).map_err(|_| LASTING)?;
+                needs_broker(&common)?;
+                let invitation = Invitation::new("pair", " --identity KEY", None, false, &common);
+                (Task::Pair(code.map_or(Role::Host(invitation), Role::Guest), name), common, no_port)
             }
             Command::Expose(expose) => Self::expose(expose)?,
             Command::Forward(Forward { address, pairs, socks, strategies, timeout, common }) => {
@@ -138,6 +154,34 @@ impl Task {
         })
     }
 
+    /// Files to an address, or to whoever has a code.
+    fn send(
+        to: Option<&str>,
+        files: &[PathBuf],
+        common: Common,
+        say: Say,
+    ) -> Result<(Self, Common, Port), String> {
+        let to = to.map(target).transpose()?;
+        if to.is_none() {
+            needs_broker(&common)?;
+        }
+        let files = file::outgoing(files, say)?;
+        let plan = Plan::new().mode(if common.plain { PipeMode::Plain } else { PipeMode::Encrypted });
+        let task = match to {
+            Some(to) => Task::Send(to, plan, files),
+            None => {
+                let invitation = Invitation::new("receive", "", None, false, &common);
+                Task::SendByCode(Role::Host(invitation), plan, files)
+            }
+        };
+        Ok((task, common, (false, 0)))
+    }
+
+    fn receive(role: Role, receive: Receive) -> Result<(Self, Common, Port), String> {
+        needs_broker(&receive.common)?;
+        Ok((Task::ReceiveByCode(role, Receiving::new(&receive)?), receive.common, (false, 0)))
+    }
+
     fn expose(options: Expose) -> Result<(Self, Common, Port), String> {
         never_plain(&options.common)?;
         let asks = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
@@ -155,6 +199,11 @@ impl Task {
             Task::Listen(Listening::Programs { .. }, ..) | Task::Expose(..) | Task::Daemon(..) => true,
             _ => false,
         }
+    }
+
+    /// Returns true if it lets in nobody but who it meets.
+    pub(crate) fn meets(&self) -> bool {
+        matches!(self, Task::SendByCode(..) | Task::ReceiveByCode(..) | Task::Pair(..))
     }
 
     /// Returns a name to hold meanwhile.
@@ -179,7 +228,11 @@ impl Task {
 }
 
 fn target(text: &str) -> Result<Target, String> {
-    text.parse().map_err(|why: p2pd_core::TargetError| why.to_string())
+    peers::target(text).map_err(|why| why.to_string())
+}
+
+fn needs_broker(common: &Common) -> Result<(), String> {
+    if common.no_servers { Err("--no-servers: two who have a code meet at a broker".into()) } else { Ok(()) }
 }
 
 fn plan(strategies: Vec<StrategyName>, timeout: Duration) -> Plan {

@@ -24,7 +24,7 @@ case $verb in
 file) verb="file $1"; shift; set -- --bind 127.0.0.1 "$@" ;;
 serve) set -- --bind 127.0.0.1 --mqtt-port 0 --stun-port 0 "$@" ;;
 daemon) set -- --bind 127.0.0.1 --api 127.0.0.1:0 "$@" ;;
-listen|connect|expose|forward) case " $* " in *" --bind "*) ;; *) set -- --bind 127.0.0.1 "$@" ;; esac ;;
+listen|connect|expose|forward|send|receive|pair) case " $* " in *" --bind "*) ;; *) set -- --bind 127.0.0.1 "$@" ;; esac ;;
 esac
 exec "$P2PD" $verb "$@"
 "#;
@@ -257,8 +257,10 @@ fn two_computers_of_the_guide() {
 fn files_and_names_of_the_guide() {
     let files = document!("docs/src/guide/files.md").commands();
     let names = document!("docs/src/guide/names.md").commands();
-    let ([("there", receive), ("here", send)], [("there", listen), ("here", connect)]) =
-        (&files[..], &names[..])
+    let (
+        [("here", by_code), ("there", of_code), ("there", receive), ("here", send)],
+        [("there", listen), ("here", connect)],
+    ) = (&files[..], &names[..])
     else {
         panic!("{files:?} {names:?}")
     };
@@ -268,6 +270,18 @@ fn files_and_names_of_the_guide() {
     for name in ["one.jpg", "two.jpg"] {
         std::fs::write(here.path(name), name).unwrap();
     }
+    let sender = here.types(by_code);
+    let code = sender.says("code: ");
+    // What the sender says is the other side's command is that.
+    let other = sender.says("other side: ");
+    assert!(other.starts_with(&format!("p2pd receive {code} --config servers.toml")), "{other}");
+    // At a terminal there is a QR code behind it.
+    sender.says("\u{2588}\u{2580}");
+    let (ended, said) = there.types(&of_code.replace("7-guitar-oxygen", &code)).ends();
+    assert_eq!(ended, Some(0), "{said}");
+    assert_eq!(std::fs::read_to_string(there.path("Downloads/one.jpg")).unwrap(), "one.jpg");
+    assert_eq!(sender.ends().0, Some(0));
+    std::fs::remove_dir_all(there.path("Downloads")).unwrap();
     let receiver = there.types(receive);
     let (code, said) = here.types(&to(send, &receiver.says("ready: "))).ends();
     assert_eq!(code, Some(0), "{said}");
@@ -279,6 +293,29 @@ fn files_and_names_of_the_guide() {
     let (code, said) = here.types(connect).ends();
     assert_eq!(code, Some(0), "{said}");
     listener.says("by name");
+}
+
+#[test]
+fn machines_of_the_guide_that_know_each_other() {
+    let commands = document!("docs/src/guide/pairing.md").commands();
+    let [("here", host), ("there", guest), ("here", listen), ("there", connect)] = commands[..] else {
+        panic!("{commands:?}")
+    };
+    let (here, there) = (Machine::new(), Machine::new());
+    let _serving = serves(SERVE, &there.path("servers.toml"));
+    std::fs::copy(there.path("servers.toml"), here.path("servers.toml")).unwrap();
+    std::fs::write(there.path("file"), "by pairing\n").unwrap();
+    let pairing = here.types(host);
+    let code = pairing.says("code: ");
+    let (ended, said) = there.types(&guest.replace("12-jigsaw-oyster", &code)).ends();
+    assert_eq!((ended, said.contains("paired: desk is ")), (Some(0), true), "{said}");
+    let (ended, said) = pairing.ends();
+    assert_eq!((ended, said.contains("paired: laptop is ")), (Some(0), true), "{said}");
+    let listener = here.types(listen);
+    listener.says("ready: ");
+    let (ended, said) = there.types(connect).ends();
+    assert_eq!(ended, Some(0), "{said}");
+    listener.says("by pairing");
 }
 
 #[test]
@@ -426,6 +463,7 @@ fn no_page_is_left_out() {
     let tested = [
         "two-computers.md",
         "files.md",
+        "pairing.md",
         "names.md",
         "forwarding.md",
         "handover.md",

@@ -19,6 +19,7 @@ except ImportError:
     print(f"SKIPPED: {why}")
     sys.exit(77)
 
+import meetings
 import messages
 import names
 import relay
@@ -322,6 +323,16 @@ def relays(v):
 def name(v):
     assert names.is_name(v["name"])
     same(names.topic(v["name"]), v["topic"], "topic")
+
+
+@check("meetings")
+def meeting(v):
+    same(meetings.topic(v["code"], v["purpose"].encode()), v["topic"], "topic")
+    scalars = [int.from_bytes(unhex(v[name]), "little") for name in ("host_scalar", "guest_scalar")]
+    tags = unhex(v["answer"])[2:18], unhex(v["answer"])[18:34]
+    addresses = v["host_address"], v["guest_address"]
+    for name, message in meetings.exchange(v["code"], v["topic"], scalars, tags, addresses).items():
+        same(message.hex(), v[name], name)
 
 
 @check("records")

@@ -9,6 +9,7 @@ use super::admission::{Bearing, How, Verdict, Waiting, Wish, Worth};
 use super::allocating::{self, Allocations};
 use super::call::Calls;
 use super::call::facts::Call;
+use super::meeting::{self, Meetings};
 use super::naming::{self, Names};
 use super::network::{self, NetworkEvent, is_gone};
 use super::session::{self, SessionEvent, Sessions};
@@ -173,11 +174,20 @@ impl Node {
             identity: &self.config.identity,
             running: self.phase == Phase::Running,
         };
-        let done = act(&mut self.names, &mut env);
-        for (connect, peer, address, plan) in self.names.take_found() {
+        let done = act(&mut self.topics.names, &mut env);
+        for (connect, peer, address, plan) in self.topics.names.take_found() {
             self.with_calls(|calls, all, ctx| calls.begin(all, ctx, connect, peer, &address, plan));
         }
         done
+    }
+
+    pub(super) fn with_meetings<T>(
+        &mut self,
+        act: impl FnOnce(&mut Meetings, &mut meeting::Env<'_>) -> T,
+    ) -> T {
+        let mut env =
+            meeting::Env { cx: &mut self.cx, network: &self.network, signalling: &mut self.signalling };
+        act(&mut self.topics.meetings, &mut env)
     }
 
     pub(super) fn with_allocations<T>(
@@ -225,6 +235,7 @@ impl Node {
                     }
                 }
                 Timer::Names => self.with_names(Names::drive),
+                Timer::Meetings => self.with_meetings(Meetings::drive),
                 Timer::Door => self.with_sessions(Sessions::serve_door),
             }
         }
@@ -385,6 +396,7 @@ impl Node {
         {
             self.cx.notify(Event::Ready { address: Box::new(address) });
             self.with_names(Names::drive);
+            self.with_meetings(Meetings::drive);
         }
     }
 
@@ -408,6 +420,12 @@ impl Node {
                 }
                 BrokerEvent::EndsAtMessages => self.broker_state(place, BrokerState::EndsAtMessages),
                 BrokerEvent::Payload(payload) => self.payload(place, &payload),
+                BrokerEvent::Followed(topic, granted) if self.topics.meetings.has(&topic) => {
+                    self.with_meetings(|meetings, env| meetings.followed(env, place, &topic, granted));
+                }
+                BrokerEvent::Record(topic, payload, kept) if self.topics.meetings.has(&topic) => {
+                    self.with_meetings(|meetings, env| meetings.heard(env, &topic, &payload, kept));
+                }
                 BrokerEvent::Followed(topic, granted) => {
                     self.with_names(|names, env| names.followed(env, place, &topic, granted))
                 }

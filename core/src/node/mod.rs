@@ -20,6 +20,11 @@ mod floods;
 #[cfg(feature = "relay")]
 mod hostile;
 mod logins;
+#[cfg(feature = "meetings")]
+mod meeting;
+#[cfg(not(feature = "meetings"))]
+#[path = "without/meeting.rs"]
+mod meeting;
 #[cfg(feature = "names")]
 mod naming;
 #[cfg(not(feature = "names"))]
@@ -39,6 +44,7 @@ mod signalling;
 mod strategy;
 
 use core::fmt;
+use core::time::Duration;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
@@ -50,10 +56,11 @@ use crate::cx::Cx;
 use crate::identity::{NodeId, NodeIdError};
 use crate::io::{CloseHow, Input, Output, SockId};
 use crate::login::{Login, ServerRef};
+use crate::meeting::{Code, MeetingError, MeetingId};
 use crate::name::{Name, NameError, NamePin};
 use crate::nat::NatReport;
 use crate::nat::memory::Memory;
-use crate::pipe::PipeId;
+use crate::pipe::{PipeId, ProtocolTag};
 use crate::random::Domain;
 use crate::relay::{MessageError, ReadOutcome};
 use crate::stats::Stats;
@@ -64,6 +71,7 @@ use admission::Admission;
 use allocating::Allocations;
 use call::Calls;
 use logins::Logins;
+use meeting::Meetings;
 use naming::Names;
 use network::Network;
 use session::Sessions;
@@ -127,10 +135,17 @@ pub struct Node {
     signalling: Signalling,
     admission: Admission,
     sessions: Sessions,
-    names: Names,
+    topics: Topics,
     allocations: Allocations,
     calls: Calls,
     strategies: Strategies,
+}
+
+/// Things that go on under topics of brokers beside our own.
+#[derive(Default)]
+struct Topics {
+    names: Names,
+    meetings: Meetings,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -163,7 +178,7 @@ impl Node {
             signalling: Signalling::new(&config, instance, now),
             admission: Admission::new(&config, (strategy::punch::MAX_DIALS, strategy::punch::DIALS_EVERY)),
             sessions: Sessions::new(&config),
-            names: Names::default(),
+            topics: Topics::default(),
             allocations: Allocations::default(),
             calls: Calls::default(),
             strategies: Strategies::default(),
@@ -242,13 +257,13 @@ impl Node {
         if cfg!(not(feature = "names")) {
             return Err(ConnectError::NoNames);
         }
-        if self.calls.len() + self.names.calls() >= MAX_CONNECTS {
+        if self.calls.len() + self.topics.names.calls() >= MAX_CONNECTS {
             return Err(ConnectError::TooMany);
         }
         if self.is_shut() {
             return Err(ConnectError::Shutdown);
         }
-        if !self.names.has_room(name) {
+        if !self.topics.names.has_room(name) {
             return Err(ConnectError::TooMany);
         }
         let id = self.calls.fresh_id();
@@ -283,7 +298,7 @@ impl Node {
     /// node hears of stays.
     pub fn pin_name(&mut self, now: Instant, pin: NamePin) {
         self.advance(now);
-        self.names.pin(pin);
+        self.topics.names.pin(pin);
     }
 
     /// Does what a user asks for with a name.
@@ -299,6 +314,37 @@ impl Node {
         self.with_names(act)?;
         self.follow_up();
         Ok(())
+    }
+
+    /// Begins a meeting: as the guest with a code, or as the host, which draws one and tells it by
+    /// [`MeetingNews::Code`](crate::MeetingNews::Code) about a second after a broker is there. The programs of both sides name
+    /// the same `purpose`. It ends by [`MeetingNews::Met`](crate::MeetingNews::Met) or
+    /// [`MeetingNews::Failed`](crate::MeetingNews::Failed), with this id, half a minute after `within` at the latest.
+    /// `within` is at most an hour.
+    ///
+    /// # Errors
+    /// `TooMany` where [`MAX_MEETINGS`](crate::MAX_MEETINGS) are running, `NoBroker` where none is configured, `Shutdown`.
+    pub fn meet(
+        &mut self,
+        now: Instant,
+        code: Option<Code>,
+        purpose: ProtocolTag,
+        within: Duration,
+    ) -> Result<MeetingId, MeetingError> {
+        self.advance(now);
+        if self.is_shut() {
+            return Err(MeetingError::Shutdown);
+        }
+        let id = self.with_meetings(|meetings, env| meetings.begin(env, code, purpose, within))?;
+        self.follow_up();
+        Ok(id)
+    }
+
+    /// Ends a meeting without an outcome. One that is over is left alone.
+    pub fn end_meeting(&mut self, now: Instant, meeting: MeetingId) {
+        self.advance(now);
+        self.with_meetings(|meetings, env| meetings.end(env, meeting));
+        self.follow_up();
     }
 
     /// Ends a connect without an outcome. One that is over is left alone.
@@ -479,6 +525,7 @@ impl Node {
         }
         self.with_calls(|calls, all, ctx| calls.shut(all, ctx));
         self.with_names(|names, env| names.shut(env));
+        self.with_meetings(|meetings, env| meetings.shut(env));
         self.signalling.shutdown(&mut self.cx);
         self.network.stop(&mut self.cx);
         self.with_calls(|_, all, ctx| all.shut(ctx));

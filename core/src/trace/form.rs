@@ -22,6 +22,7 @@ use crate::address::PeerAddress;
 use crate::call::ConnectId;
 use crate::identity::NodeId;
 use crate::io::{QueryId, SockId};
+use crate::meeting::{Code, MeetingId};
 use crate::name::Name;
 use crate::pipe::{PipeId, ProtocolTag};
 use crate::time::{Instant, WallTime};
@@ -233,6 +234,7 @@ same_form! {
     SockId = u64, |id| id.number(), SockId::from_number;
     QueryId = u32, |id| id.number(), QueryId::from_number;
     ConnectId = u32, |id| id.number(), ConnectId;
+    MeetingId = u32, |id| id.number(), MeetingId;
     PipeId = u64, |id| id.number(), PipeId::from_number;
     Instant = i64, |at| at.as_nanos(), Instant::from_nanos;
     WallTime = i64, |at| at.as_micros(), WallTime::from_micros;
@@ -396,6 +398,22 @@ impl Take for Name {
     #[cfg(test)]
     fn any(g: &mut quickcheck::Gen) -> Self {
         g.choose(&["a", "example", "my-host-2"]).unwrap().parse().unwrap()
+    }
+}
+
+impl Put for Code {
+    fn put(&self, line: &mut String) {
+        word(line, self);
+    }
+}
+
+impl Take for Code {
+    fn take(words: &mut Words<'_>) -> Result<Self, LineError> {
+        words.parse()
+    }
+    #[cfg(test)]
+    fn any(g: &mut quickcheck::Gen) -> Self {
+        g.choose(&["7-guitar-oxygen", "999-yo-yo-aardvark"]).unwrap().parse().unwrap()
     }
 }
 

@@ -85,6 +85,7 @@ mod vocabulary;
 
 use core::fmt;
 use core::ops::Deref;
+use core::time::Duration;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
@@ -95,9 +96,10 @@ use crate::config::{Config, ConfigError, Plan};
 use crate::identity::NodeId;
 use crate::io::{Input, Output};
 use crate::login::{Login, ServerRef};
+use crate::meeting::{Code, MeetingError, MeetingId};
 use crate::name::{Name, NameError, NamePin};
 use crate::node::{Allocate, AllocateError, ConnectError, Node};
-use crate::pipe::PipeId;
+use crate::pipe::{PipeId, ProtocolTag};
 use crate::relay::{MAX_AT_ONCE, MAX_MESSAGE, MessageError, ReadOutcome};
 use crate::time::Instant;
 use crate::turn::{MAX_PAYLOAD, SendError};
@@ -221,6 +223,27 @@ impl Recorder {
     pub fn pin_name(&mut self, now: Instant, pin: NamePin) {
         self.write(|| Record::Call(now, Call::NamePin { pin }));
         self.node.pin_name(now, pin);
+    }
+
+    /// Calls [`Node::meet`], and records the call.
+    ///
+    /// # Errors
+    /// Errors of [`Node::meet`].
+    pub fn meet(
+        &mut self,
+        now: Instant,
+        code: Option<Code>,
+        purpose: ProtocolTag,
+        within: Duration,
+    ) -> Result<MeetingId, MeetingError> {
+        self.write(|| Record::Call(now, Call::Meet { code, purpose, within }));
+        self.node.meet(now, code, purpose, within)
+    }
+
+    /// Calls [`Node::end_meeting`], and records the call.
+    pub fn end_meeting(&mut self, now: Instant, meeting: MeetingId) {
+        self.write(|| Record::Call(now, Call::EndMeeting { meeting }));
+        self.node.end_meeting(now, meeting);
     }
 
     /// Calls [`Node::cancel`], and records the call.

@@ -305,6 +305,10 @@ impl Run {
             Call::Register { name } => drop(self.node.register(now, name)),
             Call::Release { name } => drop(self.node.release(now, name)),
             Call::NamePin { pin } => self.node.pin_name(now, pin),
+            Call::Meet { code, purpose, within } => {
+                let _ = self.node.meet(now, code, purpose, within);
+            }
+            Call::EndMeeting { meeting } => self.node.end_meeting(now, meeting),
             Call::Cancel { connect } => self.node.cancel(now, connect),
             Call::Answer { peer, accept } => self.node.answer(now, peer, accept),
             Call::Busy { busy } => self.node.set_busy(now, busy),
@@ -442,6 +446,10 @@ mod tests {
                     Call::Register { name } => drop(node.register(now, name)),
                     Call::Release { name } => drop(node.release(now, name)),
                     Call::NamePin { pin } => node.pin_name(now, pin),
+                    Call::Meet { code, purpose, within } => {
+                        let _ = node.meet(now, code, purpose, within);
+                    }
+                    Call::EndMeeting { meeting } => node.end_meeting(now, meeting),
                     Call::Cancel { connect } => node.cancel(now, connect),
                     Call::Answer { peer, accept } => node.answer(now, peer, accept),
                     Call::Busy { busy } => node.set_busy(now, busy),

@@ -19,6 +19,7 @@ use crate::failure::{IoFailure, ProxyFailure, TlsFailure};
 use crate::identity::{NodeId, NodeIdError};
 use crate::io::{CloseHow, Input, Interface, LinkKind, Output, QueryId, Reuse, SockId, SockOpts};
 use crate::login::{Login, ServerRef};
+use crate::meeting::{Code, MeetingError, MeetingId, MeetingNews};
 use crate::name::{Name, NameError, NameNews, NamePin};
 use crate::nat::{NatMemory, Network};
 use crate::node::{Allocate, ConnectError};
@@ -65,6 +66,8 @@ pub(super) enum Call {
     Register { name: Name },
     Release { name: Name },
     NamePin { pin: NamePin },
+    Meet { code: Option<Code>, purpose: ProtocolTag, within: Duration },
+    EndMeeting { meeting: MeetingId },
     Cancel { connect: ConnectId },
     Answer { peer: NodeId, accept: bool },
     Busy { busy: bool },
@@ -89,6 +92,8 @@ enum_form! { Call => Call {
     "register-name" Register { name },
     "release-name" Release { name },
     "pin-name" NamePin { pin },
+    "meet" Meet { code, purpose, within },
+    "end-meeting" EndMeeting { meeting },
     "cancel" Cancel { connect },
     "answer" Answer { peer, accept },
     "busy" Busy { busy },
@@ -315,6 +320,7 @@ enum_form! { Event => Event {
     "port" Port { local, state },
     "time" Clock { ahead, error },
     "name" Name { name, news },
+    "meeting" Meeting { meeting, news },
     "pong" Pong { peer, number, broker, took },
     "nat-memory" NatMemory(memory),
     "not-allocated" NotAllocated { pipe, why },
@@ -577,6 +583,27 @@ enum_form! { NameError => NameError {
     "not-built" NotBuilt,
 }}
 
+enum_form! { MeetingNews => MeetingNews {
+    "code" Code(code),
+    "guessed" Guessed,
+    "met" Met(address),
+    "done" Done,
+    "failed" Failed(why),
+}}
+
+enum_form! { MeetingError => MeetingError {
+    "no-broker" NoBroker,
+    "nobody" Nobody,
+    "busy" Busy,
+    "wrong-code" WrongCode,
+    "guessed" Guessed,
+    "taken" Taken,
+    "silent" Silent,
+    "too-many" TooMany,
+    "shutdown" Shutdown,
+    "not-built" NotBuilt,
+}}
+
 struct_form! { NamePin { name, id, sequence } }
 
 enum_form! { CloseHow => CloseHow {
@@ -725,6 +752,8 @@ mod tests {
         round_trip::<FailReason>();
         round_trip::<NameNews>();
         round_trip::<NameError>();
+        round_trip::<MeetingNews>();
+        round_trip::<MeetingError>();
         round_trip::<Refusal>();
         round_trip::<Outcome>();
         round_trip::<Strategy>();

@@ -4,6 +4,7 @@
 //! therefore shows here. `P2PD_WRITE_VECTORS=1 cargo test -p p2pd-core --lib vectors` writes the file anew.
 
 mod addresses;
+mod meetings;
 mod messages;
 mod names;
 mod relays;
@@ -94,7 +95,7 @@ fn nodes() -> Vec<Fields> {
 }
 
 fn whole() -> String {
-    let groups: [(&str, Vec<Fields>); 13] = [
+    let groups: [(&str, Vec<Fields>); 14] = [
         ("nodes", nodes()),
         ("not_ids", addresses::not_ids()),
         ("addresses", addresses::addresses()),
@@ -108,6 +109,7 @@ fn whole() -> String {
         ("relays", relays::relays()),
         ("names", names::names()),
         ("records", names::records()),
+        ("meetings", meetings::meetings()),
     ];
     let mut out = String::from("{\n");
     for (n, (group, vectors)) in groups.iter().enumerate() {

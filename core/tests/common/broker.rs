@@ -91,6 +91,11 @@ impl Broker {
         self.connections.remove(&conn);
     }
 
+    /// Returns every subscription of every connection.
+    pub fn followed(&self) -> impl Iterator<Item = &str> {
+        self.connections.values().flat_map(|c| c.topics.iter().map(String::as_str))
+    }
+
     /// Returns the number of connections that have a subscription.
     pub fn subscribers(&self) -> usize {
         self.connections.values().filter(|c| !c.topics.is_empty()).count()

@@ -26,8 +26,9 @@ use std::time::Duration;
 use p2pd_core::io::Interface;
 use p2pd_core::trace::{Recorder, Sink};
 use p2pd_core::{
-    AllocateError, Config, ConnectId, Event, Input, Instant, IoFailure, Login, Name, NameError, NamePin,
-    Node, NodeId, Output, PeerAddress, PipeId, Plan, QueryId, ServerRef, SockId, Target,
+    AllocateError, Code, Config, ConnectId, Event, Input, Instant, IoFailure, Login, MeetingError, MeetingId,
+    Name, NameError, NamePin, Node, NodeId, Output, PeerAddress, PipeId, Plan, ProtocolTag, QueryId,
+    ServerRef, SockId, Target,
 };
 use smallvec::SmallVec;
 
@@ -323,6 +324,27 @@ impl<R: Reactor> Engine<R> {
     /// Tells which key a name had in an earlier run, as [`Node::pin_name`].
     pub fn pin_name(&mut self, pin: NamePin) {
         self.core.pin_name(self.clock.now(), pin);
+        self.settle();
+    }
+
+    /// Begins a meeting, as [`Node::meet`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn meet(
+        &mut self,
+        code: Option<Code>,
+        purpose: ProtocolTag,
+        within: Duration,
+    ) -> Result<MeetingId, MeetingError> {
+        let begun = self.core.meet(self.clock.now(), code, purpose, within);
+        self.settle();
+        begun
+    }
+
+    /// Ends a meeting, as [`Node::end_meeting`].
+    pub fn end_meeting(&mut self, meeting: MeetingId) {
+        self.core.end_meeting(self.clock.now(), meeting);
         self.settle();
     }
 

@@ -214,7 +214,7 @@ fn session(
 fn peer(to: &str) -> Result<Option<Target>, Refused> {
     match &*decoded(to)? {
         "self" => Ok(None),
-        other => other.parse().map(Some).map_err(|why| Refused::BadAddress(Box::new(why))),
+        other => crate::peers::target(other).map(Some).map_err(|why| Refused::BadAddress(Box::new(why))),
     }
 }
 

@@ -32,6 +32,8 @@ use wire::{HASH, Refusal, Resume};
 
 /// Times for which a partial file is kept: for any sender, and for one that was named by `--accept`.
 const KEEP: [Duration; 2] = [Duration::from_secs(7 * 86_400), Duration::from_secs(30 * 86_400)];
+/// Longest wait for the call of a sender that was met: its own deadline, and some more.
+const CALL: Duration = Duration::from_secs(30);
 /// Longest wait for the receiver's end of the pipe.
 const GOODBYE: Duration = Duration::from_secs(5);
 
@@ -153,6 +155,20 @@ impl Receiving {
         Ok(Receiving { inbox, max_size: options.max_size, once: options.once })
     }
 
+    /// Receives from the first peer that sends files. Returns the number of files that did not arrive.
+    async fn first(&self, node: &Node, say: Say) -> usize {
+        while let Some(pipe) = node.accept().await {
+            say.opened("incoming", &pipe);
+            // Whoever sends no files is not the one that was meant.
+            if let (true, failed) =
+                self.one(pipe.peer(), tokio::io::split(pipe), &Moved::default(), say).await
+            {
+                return failed;
+            }
+        }
+        0
+    }
+
     /// Receives from one peer. Returns true if the peer was a sender at all, and the number of files that did not
     /// arrive.
     async fn one(
@@ -181,6 +197,23 @@ impl Receiving {
     }
 }
 
+/// Receives from one peer, which is about to call, and lets it in.
+pub(crate) async fn receive_from(node: &Node, peer: NodeId, receiving: &Receiving, say: Say) -> ExitCode {
+    node.answer(peer, true);
+    say.waiting("waiting for the sender's call");
+    let Ok(pipe) = tokio::time::timeout(CALL, node.accept()).await else {
+        say.still();
+        say.error("the sender did not call");
+        return ExitCode::FAILURE;
+    };
+    let Some(pipe) = pipe else { return ExitCode::FAILURE };
+    say.opened("incoming", &pipe);
+    match receiving.one(pipe.peer(), tokio::io::split(pipe), &Moved::default(), say).await {
+        (true, 0) => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    }
+}
+
 /// Receives from all peers that come, until interrupted, or from one peer.
 pub(crate) async fn receive(
     node: &Node,
@@ -191,16 +224,7 @@ pub(crate) async fn receive(
     say.waiting("asking for the outside address");
     say.ready(&node.address().await, node.node_id(), Some(invitation));
     let failed = if receiving.once {
-        loop {
-            let Some(pipe) = node.accept().await else { break 0 };
-            say.opened("incoming", &pipe);
-            // Whoever sends no files is not the one that was meant.
-            if let (true, failed) =
-                receiving.one(pipe.peer(), tokio::io::split(pipe), &Moved::default(), say).await
-            {
-                break failed;
-            }
-        }
+        receiving.first(node, say).await
     } else {
         let mut seats = Seats::new(receiving, say);
         tokio::select! {
