@@ -422,6 +422,7 @@ enum_form! { FailReason => FailReason {
 
 enum_form! { Refusal => Refusal {
     "not-accepted" NotAccepted,
+    "unanswered" Unanswered,
     "busy" Busy,
     "plain-not-allowed" PlainNotAllowed,
     "no-search-for-strangers" NoSearchForStrangers,
@@ -438,6 +439,7 @@ struct_form! { Report { elapsed, strategies, advice } }
 
 enum_form! { Advice => Advice {
     "be-accepted" BeAccepted(node),
+    "be-answered" BeAnswered,
     "try-all" TryAll,
     "be-encrypted" BeEncrypted,
     "try-later" TryLater,
