@@ -32,6 +32,8 @@ pub enum Part {
     Faketime,
     /// The NAT64.
     Tayga,
+    /// The measure of throughput.
+    Iperf3,
 }
 
 impl Part {
@@ -43,7 +45,7 @@ impl Part {
     /// # Errors
     /// Says why the part is missing.
     pub fn check(self) -> Result<(), String> {
-        static FOUND: [OnceLock<Result<(), String>>; 11] = [const { OnceLock::new() }; 11];
+        static FOUND: [OnceLock<Result<(), String>>; 12] = [const { OnceLock::new() }; 12];
         FOUND[self as usize].get_or_init(|| self.find()).clone()
     }
 
@@ -70,6 +72,7 @@ impl Part {
             Self::Chrony => program("chronyd", "chrony"),
             Self::Faketime => program("faketime", "faketime"),
             Self::Tayga => program("tayga", "tayga"),
+            Self::Iperf3 => program("iperf3", "iperf3"),
         }
     }
 }
