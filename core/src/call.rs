@@ -78,6 +78,8 @@ impl fmt::Display for Strategy {
 pub enum Refusal {
     /// The node's user accepts others only, or said no.
     NotAccepted,
+    /// The node asked its user, who said nothing in time.
+    Unanswered,
     /// Limit of requests reached, from this peer or in all; try later.
     Busy,
     /// A plain pipe was asked for, and the node gives encrypted ones only.
@@ -112,6 +114,9 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Refusal::NotAccepted => f.write_str("it does not accept this node"),
+            Refusal::Unanswered => {
+                f.write_str("it asked whether to let this node in, and nobody there answered")
+            }
             Refusal::Busy => f.write_str("too many requests, try later"),
             Refusal::PlainNotAllowed => f.write_str("it gives encrypted pipes only"),
             Refusal::NoSessions => f.write_str("its program serves no sessions"),

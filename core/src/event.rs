@@ -180,6 +180,8 @@ pub struct Report {
 pub enum Advice {
     /// The peer's owner has to accept this node, ours: what was asked for is done for named nodes only.
     BeAccepted(NodeId),
+    /// Somebody at the peer has to say yes: it has asked its user about this node, and nobody has answered.
+    BeAnswered,
     /// The plan has to name every strategy: the peer answered, and those tried found no path.
     TryAll,
     /// The call has to ask for an encrypted pipe.
@@ -204,6 +206,9 @@ impl fmt::Display for Advice {
             Advice::BeAccepted(ours) => {
                 write!(f, "ask the peer's owner to accept this node: `p2pd listen --accept {ours}`")
             }
+            Advice::BeAnswered => f.write_str(
+                "have somebody at the peer say yes when it asks about this node, and call again; nobody has answered",
+            ),
             Advice::TryAll => f.write_str("let every strategy be tried, which is the default"),
             Advice::BeEncrypted => f.write_str("ask for an encrypted pipe, the default"),
             Advice::TryLater => f.write_str("call again in a minute"),

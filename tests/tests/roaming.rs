@@ -107,7 +107,8 @@ fn a_call_that_is_under_way_while_its_host_moves_succeeds() {
     }
 }
 
-/// Changes the caller's address ten times. The goal at 20 ms is a gap of 500 ms; the bound leaves room for a busy machine.
+/// Changes the caller's address ten times. The goal at 20 ms is a gap of 500 ms. The median keeps it, and the bound of the
+/// longest leaves room for a busy machine.
 #[test]
 fn a_session_of_each_driver_goes_on_while_its_caller_moves_ten_times() {
     require_lab!(Mosquitto, Coturn);
@@ -128,8 +129,8 @@ fn a_session_of_each_driver_goes_on_while_its_caller_moves_ten_times() {
         }
         let end = caller.wait_for_line(|line| line.starts_with("exact "), PATIENCE).unwrap();
         println!("{driver}: {end}; each {gaps:?}");
-        let gap: u64 = end.rsplit(' ').nth(1).unwrap().parse().unwrap();
-        assert!(gap <= 3_000, "{driver}: {end}");
+        gaps.sort_unstable();
+        assert!(gaps[5] <= 500 && gaps[9] <= 3_000, "{driver}: {gaps:?}");
         assert!(caller.wait(PATIENCE).unwrap().success(), "{driver}: {:?}", caller.lines());
         drop(listener);
     }

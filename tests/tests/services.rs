@@ -150,7 +150,7 @@ fn ends(name: &str, child: &mut Child) -> Vec<String> {
 
 #[test]
 fn ssh_nginx_iperf3_dns_and_postgresql_outlive_two_changes_of_network() {
-    require_lab!(Mosquitto, Coturn, Services);
+    require_lab!(Mosquitto, Coturn, Services, Iperf3);
     let world = World::far_apart(&["pr", "pr", "pr"], Duration::from_millis(10));
     let lines = TwoLines::of(&world);
     let (there, here) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());

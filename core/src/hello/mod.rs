@@ -441,6 +441,7 @@ pub(crate) fn refusal_code(why: Refusal) -> [u8; 2] {
         Refusal::NoSearchInSilence => [8, 0],
         Refusal::ProtocolNotTaken => [9, 0],
         Refusal::NoSessions => [10, 0],
+        Refusal::Unanswered => [11, 0],
         Refusal::Unknown(code) => [code, 0],
     }
 }
@@ -458,6 +459,7 @@ pub(crate) fn refusal_from([code, detail]: [u8; 2]) -> Refusal {
         8 => Refusal::NoSearchInSilence,
         9 => Refusal::ProtocolNotTaken,
         10 => Refusal::NoSessions,
+        11 => Refusal::Unanswered,
         code => Refusal::Unknown(code),
     }
 }
@@ -544,6 +546,7 @@ mod tests {
                 Control::Refuse(Refusal::Unknown(77)),
                 Control::Refuse(Refusal::ProtocolNotTaken),
                 Control::Refuse(Refusal::NoSessions),
+                Control::Refuse(Refusal::Unanswered),
                 Control::Refuse(Refusal::PrivateForStrangers { asked: Strategy::Relay }),
             ];
             for message in messages {

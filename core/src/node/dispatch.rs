@@ -16,6 +16,7 @@ use super::session::{self, SessionEvent, Sessions};
 use super::strategy::{Ctx, Parting, Strategies};
 use super::{Node, Phase};
 use crate::address::PeerAddress;
+use crate::call::Refusal;
 use crate::cx::{Owner, Timer};
 use crate::event::{BrokerLoss, BrokerState, Event};
 use crate::identity::NodeId;
@@ -231,7 +232,7 @@ impl Node {
                 Timer::Stream(sock) => self.with_sessions(|all, env| all.timeout(env, sock)),
                 Timer::Asks => {
                     for peer in self.admission.late(self.cx.now) {
-                        self.answer_ask(peer, false);
+                        self.answer_ask(peer, Err(Refusal::Unanswered));
                     }
                 }
                 Timer::Names => self.with_names(Names::drive),
@@ -260,12 +261,12 @@ impl Node {
         self.with_sessions(Sessions::serve_door);
     }
 
-    /// Takes in our user's answer about a peer.
-    pub(super) fn answer_ask(&mut self, peer: NodeId, yes: bool) {
-        for what in self.admission.answered(&mut self.cx, peer, yes) {
+    /// Takes in what our user says about a peer, or that nothing was said in time.
+    pub(super) fn answer_ask(&mut self, peer: NodeId, said: Result<(), Refusal>) {
+        for what in self.admission.answered(&mut self.cx, peer, said.is_ok()) {
             match what {
-                Waiting::Stream(sock) => self.with_sessions(|all, env| all.answer(env, sock, yes)),
-                Waiting::Wish(wish) => self.with_calls(|_, all, ctx| all.answer_wish(ctx, *wish, yes)),
+                Waiting::Stream(sock) => self.with_sessions(|all, env| all.answer(env, sock, said)),
+                Waiting::Wish(wish) => self.with_calls(|_, all, ctx| all.answer_wish(ctx, *wish, said)),
             }
         }
     }

@@ -50,7 +50,7 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 
 use crate::address::PeerAddress;
-use crate::call::ConnectId;
+use crate::call::{ConnectId, Refusal};
 use crate::config::{Config, ConfigError, Plan, TurnAuth};
 use crate::cx::Cx;
 use crate::identity::{NodeId, NodeIdError};
@@ -360,7 +360,7 @@ impl Node {
     pub fn answer(&mut self, now: Instant, peer: NodeId, accept: bool) {
         self.advance(now);
         if !self.is_shut() {
-            self.answer_ask(peer, accept);
+            self.answer_ask(peer, if accept { Ok(()) } else { Err(Refusal::NotAccepted) });
             self.follow_up();
         }
     }

@@ -428,6 +428,7 @@ enum_form! { FailReason => FailReason {
 
 enum_form! { Refusal => Refusal {
     "not-accepted" NotAccepted,
+    "unanswered" Unanswered,
     "busy" Busy,
     "plain-not-allowed" PlainNotAllowed,
     "no-search-for-strangers" NoSearchForStrangers,
@@ -444,6 +445,7 @@ struct_form! { Report { elapsed, strategies, advice } }
 
 enum_form! { Advice => Advice {
     "be-accepted" BeAccepted(node),
+    "be-answered" BeAnswered,
     "try-all" TryAll,
     "be-encrypted" BeEncrypted,
     "try-later" TryLater,

@@ -2,7 +2,7 @@
 
 use crate::common::view::{direct, plan, reverse};
 use crate::common::{MS, S, World, key};
-use p2pd_core::{Accept, ConnectId, FailReason, Plan, Refusal, Stage, Strategy};
+use p2pd_core::{Accept, Advice, ConnectId, FailReason, Plan, Refusal, Stage, Strategy};
 
 /// Strategies that give a stream; `relaying.rs` has relays.
 const STREAMS: [Strategy; 3] = [Strategy::Direct, Strategy::Reverse, Strategy::Punch];
@@ -60,17 +60,28 @@ fn a_user_who_says_no_is_asked_again_next_time() {
 }
 
 #[test]
-fn a_question_without_an_answer_is_a_no_after_30_seconds() {
+fn a_question_without_an_answer_is_refused_as_such_after_30_seconds() {
     for by in STREAMS {
         let (mut world, id) = call(Accept::Ask, by, 60);
         let took = world.run_until(60 * S, |w| w.is_over(0, id));
         assert!((30 * S..30 * S + 150 * MS).contains(&took), "{by}: {took:?}");
-        assert_eq!(world.failed(0, id).0, NO);
+        let (why, report) = world.failure(0, id).unwrap();
+        assert_eq!(why, FailReason::RefusedByPeer(Refusal::Unanswered), "{by}");
+        assert_eq!(report.advice, Some(Advice::BeAnswered), "{by}");
         world.answer(1, world.id(0), true);
         world.run(S);
         assert!(world.hosts.iter().all(|h| h.pipes.is_empty()), "too late for this call");
         assert_eq!(world.streams_of(1), 0);
     }
+}
+
+#[test]
+fn a_call_that_ends_before_the_question_is_told_that_nobody_has_answered() {
+    let (mut world, id) = call(Accept::Ask, Strategy::Direct, 20);
+    let took = world.run_until(60 * S, |w| w.is_over(0, id));
+    assert!((20 * S..20 * S + MS).contains(&took), "{took:?}");
+    let (why, report) = world.failure(0, id).unwrap();
+    assert_eq!((why, report.advice), (FailReason::DeadlinePassed, Some(Advice::BeAnswered)));
 }
 
 #[test]

@@ -182,12 +182,15 @@ impl<R: Runtime> Pump<R> {
         let taken = self.shared.pumped(|state, now| {
             let taken = state.session.attach(now, id, info.carrier_kind());
             if taken {
+                // Alone mostly, where a vector makes room for four.
+                state.carriers.reserve_exact(1);
                 state.carriers.push((id, info));
             }
             taken
         });
         if taken {
             let first = opening.map_or_else(Bytes::new, |opening| Bytes::copy_from_slice(&opening.encode()));
+            self.carriers.reserve_exact(1);
             self.carriers.push(Carried { id, pipe, ferry: Ferry::new(first), ended: false });
         }
     }

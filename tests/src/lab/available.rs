@@ -32,17 +32,18 @@ pub enum Part {
     Faketime,
     /// The NAT64.
     Tayga,
-    /// sshd, nginx, iperf3, dnsmasq and PostgreSQL, with their clients.
+    /// sshd, nginx, dnsmasq and PostgreSQL, with their clients.
     Services,
+    /// The measure of throughput.
+    Iperf3,
 }
 
 /// Programs of [`Part::Services`], each with its package.
-const SERVICES: [(&str, &str); 8] = [
+const SERVICES: [(&str, &str); 7] = [
     ("sshd", "openssh-server"),
     ("ssh", "openssh-client"),
     ("nginx", "nginx-light"),
     ("curl", "curl"),
-    ("iperf3", "iperf3"),
     ("dnsmasq", "dnsmasq-base"),
     ("dig", "bind9-dnsutils"),
     ("pg_ctlcluster", "postgresql"),
@@ -57,7 +58,7 @@ impl Part {
     /// # Errors
     /// Says why the part is missing.
     pub fn check(self) -> Result<(), String> {
-        static FOUND: [OnceLock<Result<(), String>>; 12] = [const { OnceLock::new() }; 12];
+        static FOUND: [OnceLock<Result<(), String>>; 13] = [const { OnceLock::new() }; 13];
         FOUND[self as usize].get_or_init(|| self.find()).clone()
     }
 
@@ -85,6 +86,7 @@ impl Part {
             Self::Faketime => program("faketime", "faketime"),
             Self::Tayga => program("tayga", "tayga"),
             Self::Services => SERVICES.iter().try_for_each(|(name, package)| program(name, package)),
+            Self::Iperf3 => program("iperf3", "iperf3"),
         }
     }
 }

@@ -88,13 +88,18 @@ fn server(delay: Duration, registry: &Registry, ports: &mut Vec<Port>) -> Result
 }
 
 /// Creates a namespace without IPv6 on its devices (the lab speaks IPv4; `::1` remains). The reverse path filter is
-/// off, against the machine's own default.
+/// off, against the machine's own default. A device that comes up announces its address, as DHCP clients do (RFC 2131
+/// section 4.4.1): a router that has asked for an absent host in vain asks again only a second later.
 fn namespace(name: &str) -> Result<Namespace> {
     let space = Namespace::new(name)?;
     if std::path::Path::new("/proc/sys/net/ipv6").exists() {
         space.sysctl(&[("net/ipv6/conf/default/disable_ipv6", "1")])?;
     }
-    space.sysctl(&[("net/ipv4/conf/all/rp_filter", "0"), ("net/ipv4/conf/default/rp_filter", "0")])?;
+    space.sysctl(&[
+        ("net/ipv4/conf/all/rp_filter", "0"),
+        ("net/ipv4/conf/default/rp_filter", "0"),
+        ("net/ipv4/conf/all/arp_notify", "1"),
+    ])?;
     Ok(space)
 }
 

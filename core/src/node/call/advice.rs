@@ -44,6 +44,9 @@ impl Ongoing {
         if matches!(reason, FailReason::Shutdown | FailReason::Name(_)) {
             return None;
         }
+        if ctx.sessions.is_awaiting_approval(self.call.key()) {
+            return Some(Advice::BeAnswered);
+        }
         let relay = Strategy::Relay.is_built() && self.has(Strategy::Relay) && ctx.config.turn.is_empty();
         match self.heard {
             Heard::Refusal(why) => advice_on(ctx, why),
@@ -77,6 +80,7 @@ fn advice_on(ctx: &Ctx<'_>, refusal: Refusal) -> Option<Advice> {
         Refusal::NotAccepted | Refusal::NoSearchForStrangers | Refusal::PrivateForStrangers { .. } => {
             Some(Advice::BeAccepted(ctx.node_id()))
         }
+        Refusal::Unanswered => Some(Advice::BeAnswered),
         Refusal::Busy => Some(Advice::TryLater),
         Refusal::PlainNotAllowed => Some(Advice::BeEncrypted),
         Refusal::Version { .. } => Some(Advice::SameVersion),

@@ -584,6 +584,10 @@ fn abandon(all: &mut Strategies, ctx: &mut Ctx<'_>, key: Key, peer: NodeId) {
 fn is_final(why: Refusal) -> bool {
     matches!(
         why,
-        Refusal::NotAccepted | Refusal::PlainNotAllowed | Refusal::ProtocolNotTaken | Refusal::NoSessions
+        Refusal::NotAccepted
+            | Refusal::Unanswered
+            | Refusal::PlainNotAllowed
+            | Refusal::ProtocolNotTaken
+            | Refusal::NoSessions
     )
 }

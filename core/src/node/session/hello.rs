@@ -156,14 +156,20 @@ impl Sessions {
         self.drop_stream(env.cx, sock, why);
     }
 
-    /// Says yes or no on an accepted stream whose peer our user was asked about.
-    pub(in crate::node) fn answer(&mut self, env: &mut Env<'_>, sock: SockId, yes: bool) {
+    /// Returns true if a stream of this session waits for the peer's user.
+    pub(in crate::node) fn is_awaiting_approval(&self, key: Key) -> bool {
+        let asks = |sock| self.streams.get(sock).is_some_and(|s| matches!(s.stage, HelloStage::Asking(_)));
+        self.streams.of_session(key).any(asks)
+    }
+
+    /// Lets in, or refuses, an accepted stream whose peer our user was asked about.
+    pub(in crate::node) fn answer(&mut self, env: &mut Env<'_>, sock: SockId, said: Result<(), Refusal>) {
         let Some(stream) = self.streams.get(sock) else { return };
         let (HelloStage::Asking(_), Some((key, peer, terms))) = (&stream.stage, stream.session) else {
             return;
         };
-        if !yes {
-            return self.refuse(env.cx, sock, Refusal::NotAccepted);
+        if let Err(why) = said {
+            return self.refuse(env.cx, sock, why);
         }
         self.agreement.open(key, peer, terms);
         self.send_control(env.cx, sock, &Control::Approved);

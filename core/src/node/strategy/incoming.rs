@@ -58,9 +58,9 @@ impl Strategies {
     }
 
     /// Goes on with a request about which our user was asked.
-    pub(in crate::node) fn answer_wish(&mut self, ctx: &mut Ctx<'_>, wish: Wish, yes: bool) {
-        if !yes {
-            deny(ctx, &wish, Denied::Refused(Refusal::NotAccepted));
+    pub(in crate::node) fn answer_wish(&mut self, ctx: &mut Ctx<'_>, wish: Wish, said: Result<(), Refusal>) {
+        if let Err(why) = said {
+            deny(ctx, &wish, Denied::Refused(why));
         } else if !self.has_room_for(ctx, &wish) {
             deny(ctx, &wish, Denied::Refused(Refusal::Busy));
         } else {

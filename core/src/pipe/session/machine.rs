@@ -44,7 +44,8 @@ pub struct Session {
     side: Side,
     config: SessionConfig,
     now: Instant,
-    pub(super) carriers: SmallVec<[Carrier; MAX_CARRIERS]>,
+    /// One mostly, [`MAX_CARRIERS`] at most.
+    pub(super) carriers: SmallVec<[Carrier; 1]>,
     /// The carrier that we send on.
     on: Option<CarrierId>,
     /// A carrier was attached before.
@@ -103,7 +104,8 @@ impl Session {
             streams: Streams::new(side, config),
             going: Datagrams::default(),
             come: Datagrams::default(),
-            news: VecDeque::new(),
+            // An idle session has had one event. A queue that grows has room for four.
+            news: VecDeque::with_capacity(1),
             watches: false,
             stranded_until: Some(now + config.linger),
             state: State::Open,

@@ -74,7 +74,7 @@ impl Streams {
             side,
             config,
             all: BTreeMap::new(),
-            words: VecDeque::new(),
+            words: VecDeque::with_capacity(1),
             ready: BTreeMap::new(),
             ours: Ours { opened: 0, limit: FIRST_STREAMS, wanted: false },
             theirs: Theirs { told: FIRST_STREAMS, ..Theirs::default() },
