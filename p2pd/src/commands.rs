@@ -75,8 +75,10 @@ async fn with_node(task: Task, common: &Common, port: Port, say: Say) -> ExitCod
             config.max_pipes = max_pipes;
             config.external_port = port.1;
             config.sessions = task.takes_sessions();
-            if let Task::Expose(exposing, ..) = &task {
-                forward::prepare(&mut config, exposing);
+            match &task {
+                Task::Expose(exposing, ..) => forward::prepare(&mut config, exposing),
+                Task::Receive(..) => file::prepare(&mut config),
+                _ => {}
             }
             (config.portmap(port.0).hairpin(hairpin).nat_memory(nat_memory), renewals, way)
         }
@@ -87,6 +89,7 @@ async fn with_node(task: Task, common: &Common, port: Port, say: Say) -> ExitCod
     match &task {
         Task::Expose(exposing, ..) => builder = builder.session(exposing.sessions()),
         Task::Listen(..) => builder = builder.session(talk::sessions()),
+        Task::Receive(..) => builder = builder.session(file::sessions()),
         Task::Daemon(..) => builder = builder.session(daemon::settings()),
         _ => {}
     }
@@ -157,10 +160,15 @@ async fn carry_out(
         Task::Service(to, plan, service) => forward::connect(node, (&to, plan), service, say).await,
         Task::Forward(to, plan, wanted) => forward::forward(node, (&to, plan), wanted, say).await,
         Task::Expose(exposing, _, invitation) => forward::expose(node, exposing, invitation, say).await,
-        Task::Send(to, plan, files) => match open(node, &to, plan, say, said).await {
-            Ok(pipe) => file::send(pipe, &files, say).await,
-            Err(code) => code,
-        },
+        Task::Send(to, plan, batch, packs) => {
+            match file::send(node, (&to, plan), (batch, packs), say).await {
+                Ok(code) => code,
+                Err(why) => {
+                    all_said(said).await;
+                    not_opened(&why, say)
+                }
+            }
+        }
         Task::Receive(receiving, invitation) => file::receive(node, receiving, &invitation, say).await,
         Task::Listen(listening, _, invitation) => listen(node, listening, invitation, say).await,
         Task::Nat => nat(node, say).await,

@@ -30,7 +30,8 @@ pub(crate) enum Task {
     Addr,
     Nat,
     Ping(Target, Box<ping::Wanted>),
-    Send(Target, Plan, Batch),
+    /// True if bytes may be compressed.
+    Send(Target, Plan, Batch, bool),
     Receive(Receiving, Invitation),
     Daemon(Prepared, Option<Name>),
 }
@@ -87,13 +88,14 @@ impl Task {
                 (Task::Daemon(Prepared::new(&daemon)?, daemon.name), daemon.common, port)
             }
             Command::File(File::Receive(receive)) => {
-                let invitation = Invitation::new("file send", " FILE", None, false, &receive.common);
+                never_plain(&receive.common)?;
+                let invitation = Invitation::new("file send", " PATH", None, false, &receive.common);
                 (Task::Receive(Receiving::new(&receive)?, invitation), receive.common, no_port)
             }
-            Command::File(File::Send { address, files, common }) => {
-                let (to, files) = (target(&address)?, file::outgoing(&files, say)?);
-                let mode = if common.plain { PipeMode::Plain } else { PipeMode::Encrypted };
-                (Task::Send(to, Plan::new().mode(mode), files), common, no_port)
+            Command::File(File::Send { address, paths, no_compress, common }) => {
+                never_plain(&common)?;
+                let (to, batch) = (target(&address)?, Batch::new(&paths, say)?);
+                (Task::Send(to, file::plan(Plan::new()), batch, !no_compress), common, no_port)
             }
             Command::Expose(expose) => Self::expose(expose)?,
             Command::Forward(Forward { address, pairs, socks, strategies, timeout, common }) => {
@@ -151,6 +153,7 @@ impl Task {
         match self {
             Task::Listen(Listening::Talk { messages, .. }, ..) => messages.is_none(),
             Task::Listen(Listening::Programs { .. }, ..) | Task::Expose(..) | Task::Daemon(..) => true,
+            Task::Receive(..) => true,
             _ => false,
         }
     }
