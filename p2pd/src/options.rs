@@ -262,13 +262,15 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// Returns true if the command goes on until it is interrupted, and then ends with success.
+    /// Returns true if the command ends by itself when it is interrupted.
     pub(crate) fn serves(&self) -> bool {
         match self {
             Command::Listen { .. } | Command::Daemon(_) | Command::Serve(_) => true,
             Command::Expose(_) | Command::Forward(_) => true,
             Command::Map(map) => map.add.is_some(),
             Command::File(File::Receive(receive)) => !receive.once,
+            // It tells its receiver that it was interrupted.
+            Command::File(File::Send { .. }) => true,
             _ => false,
         }
     }

@@ -25,6 +25,7 @@ use p2pd_core::{Config, NodeId, Plan, Target};
 use p2pd_tokio::{ConnectError, Node, RecvStream, SendStream, Session, SessionConfig};
 use tokio::time::timeout;
 
+use crate::INTERRUPTED;
 use crate::forward;
 use crate::invitation::Invitation;
 use crate::options::Receive;
@@ -122,18 +123,26 @@ pub(crate) async fn send(
     say: Say,
 ) -> Result<ExitCode, ConnectError> {
     say.waiting("connecting");
-    let session = node.connect_session_with(to, plan).await?;
+    let session = tokio::select! {
+        session = node.connect_session_with(to, plan) => session?,
+        () = interrupted() => return Ok(ExitCode::from(INTERRUPTED)),
+    };
     if let Some(carrier) = session.carrier() {
         say.opened("connected", &carrier);
     }
     let following = tokio::spawn(forward::follow(session.clone(), say));
-    let sent = over(&session, batch, packs, say).await;
+    let sent = tokio::select! {
+        sent = over(&session, batch, packs, say) => Some(sent),
+        // The receiver hears of it at once, and is free for the next send.
+        () = interrupted() => None,
+    };
     following.abort();
     forward::close(&session).await;
     Ok(match sent {
-        Ok(0) => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::FAILURE,
-        Err(why) => {
+        None => ExitCode::from(INTERRUPTED),
+        Some(Ok(0)) => ExitCode::SUCCESS,
+        Some(Ok(_)) => ExitCode::FAILURE,
+        Some(Err(why)) => {
             say.error(&format!("{why}; the same command goes on from there"));
             ExitCode::FAILURE
         }
@@ -303,7 +312,9 @@ pub(crate) async fn receive(
             () = seats.serve(node) => {}
             () = interrupted() => {}
         }
-        seats.failed()
+        let failed = seats.failed();
+        seats.close().await;
+        failed
     };
     draining.abort();
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }

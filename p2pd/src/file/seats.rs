@@ -82,10 +82,13 @@ impl Moved {
     }
 }
 
+/// Time for peers to be told of the end.
+const FAREWELL: Duration = Duration::from_millis(50);
+
 #[derive(Debug)]
 struct Seat {
     task: Id,
-    peer: NodeId,
+    session: Session,
     place: IpAddr,
     moved: Arc<Moved>,
     rate: Rate,
@@ -163,6 +166,13 @@ impl Seats {
         }
     }
 
+    /// Tells the peers that nothing is received any more.
+    pub(super) async fn close(&self) {
+        self.taken.iter().for_each(|seat| seat.session.close(0, b"the receiver ended"));
+        // The sessions' own tasks tell them.
+        tokio::time::sleep(FAREWELL).await;
+    }
+
     /// Number of files that have not arrived, and of senders that were cut off.
     pub(super) fn failed(&mut self) -> usize {
         while let Some(ended) = self.running.try_join_next_with_id() {
@@ -186,7 +196,9 @@ impl Seats {
         let taken = &self.taken;
         self.waiting.next(
             |of| taken.iter().filter(|seat| seat.place == of).count() < SEATS_OF_ONE,
-            |session| taken.iter().filter(|seat| seat.peer == session.peer()).count() < SEATS_OF_PEER,
+            |session| {
+                taken.iter().filter(|seat| seat.session.peer() == session.peer()).count() < SEATS_OF_PEER
+            },
         )
     }
 
@@ -195,12 +207,12 @@ impl Seats {
         let Some(carrier) = session.carrier() else { return };
         self.say.opened("incoming", &carrier);
         let (moved, stop) = (Arc::new(Moved::default()), Arc::new(Stop::default()));
-        let (peer, place) = (session.peer(), place(carrier.remote_addr().ip()));
+        let (held, place) = (session.clone(), place(carrier.remote_addr().ip()));
         let (receiving, say, watched, asked) =
             (self.receiving.clone(), self.say, moved.clone(), stop.clone());
         let task = self.running.spawn(async move { receiving.one(session, &asked, &watched, say).await.1 });
         let rate = Rate::new(Instant::now());
-        self.taken.push(Seat { task: task.id(), peer, place, moved, rate, stop });
+        self.taken.push(Seat { task: task.id(), session: held, place, moved, rate, stop });
     }
 
     /// Asks the slowest peer to leave, if somebody waits for its seat and its rate is below [`LEAST`].

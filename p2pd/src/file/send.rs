@@ -68,6 +68,8 @@ struct Sending<'a, T> {
     /// Files, folders and bytes that were listed and are not offered yet.
     left: (u64, u64, Option<u64>),
     failed: usize,
+    /// Name of the file whose bytes are under way.
+    current: Option<String>,
 }
 
 /// Sends all of a batch, and says how it goes. Returns the number of entries that the peer does not have now.
@@ -98,12 +100,17 @@ pub(super) fn send(
         roots: 0,
         left: (list.files, list.folders, list.bytes),
         failed: 0,
+        current: None,
     };
     let ended = sending.begin(resume).and_then(|()| sending.all());
-    ended.map_err(|why| match why.kind() {
+    ended.map_err(|why| {
         // A receiver that gives up says why before it leaves.
-        io::ErrorKind::BrokenPipe => sending.last_word().unwrap_or(why),
-        _ => why,
+        let last = if why.kind() == io::ErrorKind::BrokenPipe { sending.last_word() } else { None };
+        let why = last.unwrap_or(why);
+        match &sending.current {
+            Some(name) => io::Error::new(why.kind(), format!("{name}: {why}")),
+            None => why,
+        }
     })
 }
 
@@ -337,6 +344,7 @@ impl<T: FnMut(Event<'_>)> Sending<'_, T> {
 
     fn aborted(&mut self, n: Number, why: &io::Error) -> io::Result<()> {
         self.to.put(&Frame::Abort)?;
+        self.current = None;
         if let Some(open) = self.close(n) {
             self.fail(open.path(), why);
         }
@@ -357,6 +365,7 @@ impl<T: FnMut(Event<'_>)> Sending<'_, T> {
         };
         self.to.put(&Frame::Body(n))?;
         (self.tell)(Event::Begins { name: &name, size: offer.size, from });
+        self.current = Some(name.clone());
         self.packer.begin();
         loop {
             match content.next(&mut self.packer) {
@@ -375,12 +384,14 @@ impl<T: FnMut(Event<'_>)> Sending<'_, T> {
                 self.answer(frame)?;
             }
             if !self.open.contains_key(&n) {
+                self.current = None;
                 return self.to.put(&Frame::Abort);
             }
         }
         if !is_same(&content, &offer) {
             return self.aborted(n, &changed());
         }
+        self.current = None;
         let (bytes, digest) = (content.hashed.bytes, content.hashed.digest());
         self.to.put(&Frame::End(digest))?;
         let offer = Offer { size: Some(bytes), ..offer };
