@@ -68,6 +68,13 @@ impl Receiver {
         self.child.wait().unwrap().code()
     }
 
+    /// Reads what is said from now on, so that the receiver never waits for a reader.
+    fn ignore(&self) {
+        use std::os::fd::AsFd;
+        let mut said = fs::File::from(self.said.get_ref().as_fd().try_clone_to_owned().unwrap());
+        std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
+    }
+
     /// The next thing that is said of a file.
     fn state(&mut self, state: &str) -> Value {
         self.event(|event| event["event"] == "file" && event["state"] == state)
@@ -415,4 +422,118 @@ fn standard_input_arrives_as_a_file() {
     assert_eq!(receiver.state("done")["size"], 1_100_000);
     assert_eq!(receiver.child.wait().unwrap().code(), Some(0));
     assert!(fs::read_to_string(there.path().join("stdin")).unwrap() == text);
+}
+
+/// Passes bytes on to a port of this machine, each after so long. Returns its own port.
+async fn far_away(port: u16, delay: Duration) -> u16 {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let door = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = door.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((near, _)) = door.accept().await {
+            let far = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+            for stream in [&near, &far] {
+                stream.set_nodelay(true).unwrap();
+            }
+            let ((near_from, near_to), (far_from, far_to)) = (near.into_split(), far.into_split());
+            for (mut from, mut to) in [(near_from, far_to), (far_from, near_to)] {
+                let (later, mut due) = tokio::sync::mpsc::channel::<(tokio::time::Instant, Vec<u8>)>(10_000);
+                tokio::spawn(async move {
+                    let mut buffer = vec![0; 64 << 10];
+                    while let Ok(n @ 1..) = from.read(&mut buffer).await {
+                        let _ = later.send((tokio::time::Instant::now() + delay, buffer[..n].to_vec())).await;
+                    }
+                });
+                tokio::spawn(async move {
+                    while let Some((at, bytes)) = due.recv().await {
+                        tokio::time::sleep_until(at).await;
+                        if to.write_all(&bytes).await.is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+        }
+    });
+    at
+}
+
+/// Returns an address with another port.
+fn with_port(address: &str, port: impl Fn(u16) -> u16) -> (String, u16) {
+    let parts: Vec<&str> = address.split(',').collect();
+    let old: u16 = parts[3].parse().unwrap();
+    let mut new = parts.clone();
+    let text = port(old).to_string();
+    new[3] = &text;
+    (new.join(","), old)
+}
+
+/// 10,000 files of 1 KiB over a round trip of 50 ms. A round trip for each would take 500 s. Prints the time.
+#[tokio::test(flavor = "multi_thread")]
+async fn small_files_take_no_round_trip_each() {
+    let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let many = here.path().join("many");
+    fs::create_dir(&many).unwrap();
+    for n in 0..10_000_u32 {
+        let bytes: Vec<u8> =
+            (0..256).flat_map(|m: u32| (n * 256 + m).wrapping_mul(0x9e37_79b9).to_be_bytes()).collect();
+        fs::write(many.join(n.to_string()), bytes).unwrap();
+    }
+    let receiver = Receiver::start(there.path(), &["--once", "--yes"]);
+    receiver.ignore();
+    let (_, port) = with_port(&receiver.address, |port| port);
+    let far = far_away(port, Duration::from_millis(25)).await;
+    let address = with_port(&receiver.address, |_| far).0;
+    let begin = Instant::now();
+    let sent = tokio::task::spawn_blocking(move || send(&address, &[&many]).output().unwrap());
+    let (code, said) = ended(&sent.await.unwrap());
+    let took = begin.elapsed();
+    assert_eq!(code, Some(0), "{said}");
+    println!("10,000 files of 1 KiB over 50 ms: {took:.2?}; {}", said.lines().last().unwrap_or_default());
+    assert!(took < Duration::from_secs(60), "{took:?}");
+    assert_eq!(fs::read_dir(there.path().join("many")).unwrap().count(), 10_000);
+}
+
+/// A file of 2 GiB, and once more after a cut in its middle. Prints the rates.
+#[test]
+#[ignore = "writes 4 GiB: a figure of docs/src/measurements.md"]
+fn two_gibibytes() {
+    let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let file = here.path().join("two");
+    let mut seed = 1_u64;
+    let block: Vec<u8> = (0..(1 << 20) / 8)
+        .flat_map(|_| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (seed ^ (seed >> 29)).to_be_bytes()
+        })
+        .collect();
+    let mut whole = std::io::BufWriter::new(fs::File::create(&file).unwrap());
+    for n in 0..2048_u32 {
+        use std::io::Write;
+        whole.write_all(&n.to_be_bytes()).unwrap();
+        whole.write_all(&block[4..]).unwrap();
+    }
+    drop(whole);
+    let key = here.path().join("key");
+    let same = ["--yes", "--identity", key.to_str().unwrap(), "--max-size", "8G"];
+    let receiver = Receiver::start(there.path(), &same);
+    let begin = Instant::now();
+    let (code, said) = ended(&send(&receiver.address, &[&file]).output().unwrap());
+    println!("{:.2?}: {}", begin.elapsed(), said.lines().last().unwrap_or_default());
+    assert_eq!(code, Some(0), "{said}");
+    fs::remove_file(there.path().join("two")).unwrap();
+    drop(receiver);
+    let receiver = Receiver::start(there.path(), &same);
+    let mut sender = send(&receiver.address, &[&file]).spawn().unwrap();
+    wait_for(there.path(), "two", 1 << 30);
+    sender.kill().unwrap();
+    sender.wait().unwrap();
+    drop(receiver);
+    let receiver = Receiver::start(there.path(), &same);
+    let begin = Instant::now();
+    let (code, said) = ended(&send(&receiver.address, &[&file]).output().unwrap());
+    println!("after a cut: {:.2?}: {}", begin.elapsed(), said.lines().last().unwrap_or_default());
+    assert_eq!(code, Some(0), "{said}");
+    let compared = Command::new("cmp").args([file, there.path().join("two")]).status().unwrap();
+    assert!(compared.success());
 }

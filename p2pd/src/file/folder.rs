@@ -251,7 +251,7 @@ mod system {
             size,
             meta: Meta {
                 mode: (mode & 0o777) as u16,
-                seconds: stat.st_mtime as i64,
+                seconds: stat.st_mtime,
                 nanos: u32::try_from(stat.st_mtime_nsec).unwrap_or_default().min(999_999_999),
             },
             sparse: kind == Kind::File && blocks.saturating_mul(512) < size,

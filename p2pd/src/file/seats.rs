@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use p2pd_core::NodeId;
 use p2pd_tokio::{Node, Session};
 use tokio::task::{Id, JoinError, JoinSet};
 

@@ -182,14 +182,14 @@ impl<T: FnMut(Event<'_>)> Sending<'_, T> {
                     self.roots += usize::from(!path.contains(&b'/'));
                     self.entry(Frame::Folder(path.clone()), Open::Other(path, false))?;
                 }
-                None => self.new(&path),
+                None => self.unlisted(&path),
             },
             Some(Step::Link(path, target, meta)) => match self.left.0.checked_sub(1) {
                 Some(left) => {
                     self.left.0 = left;
                     self.entry(Frame::Link(path.clone(), target, meta), Open::Other(path, false))?;
                 }
-                None => self.new(&path),
+                None => self.unlisted(&path),
             },
             Some(Step::File(offer)) => {
                 let bytes = match (self.left.2, offer.size) {
@@ -201,7 +201,7 @@ impl<T: FnMut(Event<'_>)> Sending<'_, T> {
                         (self.left.0, self.left.2) = (files, bytes);
                         self.entry(Frame::File(offer.clone()), Open::File(offer, State::Offered))?;
                     }
-                    _ => self.new(&offer.path),
+                    _ => self.unlisted(&offer.path),
                 }
             }
             Some(Step::Leave(path, meta)) => self.queue.push_back(Item::Leave(path, meta)),
@@ -212,7 +212,7 @@ impl<T: FnMut(Event<'_>)> Sending<'_, T> {
     }
 
     /// Says of an entry that the receiver's user has not seen it in the list.
-    fn new(&mut self, path: &[u8]) {
+    fn unlisted(&mut self, path: &[u8]) {
         self.fail(path, &io::Error::other("new, or longer than it was when the list was made"));
     }
 
