@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
 use super::name::names;
-use super::receive::MAX_FILES;
+use super::stage::MAX_FILES;
 use super::walk::show;
 use super::wire::{Listing, Refusal};
 use crate::forward::is_yes;

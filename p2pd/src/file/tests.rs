@@ -816,7 +816,7 @@ async fn offers_without_end_are_not_answered_without_end() {
     assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::InvalidData);
     assert_eq!(answers.len(), receive::MAX_REFUSED + 1);
     // Nor are more taken at a time than a sender may offer, nor more than it listed.
-    for (listed, offered, taken) in [(u64::MAX, 2000, receive::MAX_FILES), (3, 5, 3)] {
+    for (listed, offered, taken) in [(u64::MAX, 2000, stage::MAX_FILES), (3, 5, 3)] {
         let mut all = vec![hello(listed, 0)];
         all.extend((0..offered).map(|n| file(&format!("f{n}"), 1)));
         let (answers, ended) = spoken(&inbox, TERMS, bytes(&all)).await;
