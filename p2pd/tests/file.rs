@@ -293,9 +293,9 @@ async fn a_receiver_that_has_all_ends_with_0_though_its_sender_is_still_there() 
     let (_node, _session, (mut send, mut recv)) = by_hand(&receiver.address, 1).await;
     send.write_all(&offered("n", 0)).await.unwrap();
     // Go; the first file from byte 0 on.
-    let mut answers = [0; 5 + 17];
+    let mut answers = [0; 6 + 17];
     recv.read_exact(&mut answers).await.unwrap();
-    assert_eq!(answers, *b"\0\0\0\x01\x20\0\0\0\x0d\x22\0\0\0\0\0\0\0\0\0\0\0\0");
+    assert_eq!(answers, *b"\0\0\0\x02\x20\0\0\0\0\x0d\x22\0\0\0\0\0\0\0\0\0\0\0\0");
     let hash = [&[10][..], blake3::hash(b"").as_bytes()].concat();
     send.write_all(&[framed(&[6, 0, 0, 0, 0]), framed(&hash)].concat()).await.unwrap();
     let mut done = [0; 9];
@@ -396,7 +396,7 @@ fn a_folder_is_taken_with_a_yes_and_gone_on_with_after_a_cut() {
     let listed = receiver.event(|event| event["event"] == "files");
     assert_eq!((&listed["files"], &listed["folders"]), (&502.into(), &2.into()));
     let done = receiver.event(|event| event["event"] == "files" && event["state"] == "done");
-    assert!(done["before"].as_u64().unwrap() > 1 << 20, "{done}");
+    assert!(done["before"].as_u64().unwrap() >= 1 << 20, "{done}");
     let (code, said) = ended(&sender.wait_with_output().unwrap());
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("sending: 502 files in 2 folders, 64.0"), "{said}");
@@ -471,7 +471,9 @@ fn with_port(address: &str, port: impl Fn(u16) -> u16) -> (String, u16) {
 /// 10,000 files of 1 KiB over a round trip of 50 ms. A round trip for each would take 500 s. Prints the time.
 #[tokio::test(flavor = "multi_thread")]
 async fn small_files_take_no_round_trip_each() {
-    let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    // In memory, where there is a place: a disk may take longer to remove so many files than the network to bring them.
+    let place = if Path::new("/dev/shm").is_dir() { "/dev/shm".into() } else { std::env::temp_dir() };
+    let [here, there] = [(); 2].map(|()| tempfile::tempdir_in(&place).unwrap());
     let many = here.path().join("many");
     fs::create_dir(&many).unwrap();
     for n in 0..10_000_u32 {

@@ -56,6 +56,8 @@ pub(super) struct Content {
     from: Opened,
     /// Length that was offered.
     size: Option<u64>,
+    /// Holes are left out.
+    holes: bool,
     pub(super) hashed: Hashed,
     /// End of the bytes that are read now; behind it is a hole.
     until: u64,
@@ -63,18 +65,18 @@ pub(super) struct Content {
 }
 
 impl Content {
-    /// Goes on behind what was hashed.
+    /// Goes on behind what was hashed. `holes` leaves holes out.
     ///
     /// # Errors
     /// Those of the file.
-    pub(super) fn new(mut from: Opened, size: Option<u64>, hashed: Hashed) -> io::Result<Self> {
+    pub(super) fn new(mut from: Opened, size: Option<u64>, hashed: Hashed, holes: bool) -> io::Result<Self> {
         let until = hashed.bytes;
         if let Opened::File(file) = &mut from {
             file.seek(SeekFrom::Start(until))?;
         }
         // Most files are small.
         let most = size.map_or(CHUNK, |size| usize::try_from(size).unwrap_or(CHUNK).min(CHUNK));
-        Ok(Content { from, size, hashed, until, buffer: vec![0; most] })
+        Ok(Content { from, size, holes, hashed, until, buffer: vec![0; most] })
     }
 
     /// Returns the next frame; `None` at the end.
@@ -89,7 +91,9 @@ impl Content {
                     return Ok(None);
                 }
                 if at >= self.until {
-                    let (begin, end) = next_data(file, at, size)?.unwrap_or((size, size));
+                    let all = (at, size);
+                    let (begin, end) =
+                        if self.holes { next_data(file, at, size)?.unwrap_or((size, size)) } else { all };
                     if begin > at {
                         let hole = (begin - at).min(MAX_HOLE);
                         self.until = at + hole;
@@ -225,7 +229,7 @@ mod tests {
         file.set_len(8 << 20).unwrap();
         let open = || Opened::File(File::open(&path).unwrap());
         let mut packer = Packer::new(true);
-        let mut content = Content::new(open(), Some(8 << 20), Hashed::new(tree::group(None))).unwrap();
+        let mut content = Content::new(open(), Some(8 << 20), Hashed::new(tree::group(None)), true).unwrap();
         let copy = dir.path().join("copy");
         let mut written = Written::new(File::create(&copy).unwrap(), Hashed::new(tree::group(None))).unwrap();
         let mut holes = 0;
@@ -255,7 +259,10 @@ mod tests {
         // From the middle of a hole on.
         let mut hashed = Hashed::new(tree::group(None));
         hashed.update(&data[..2 << 20]);
-        let mut content = Content::new(open(), Some(8 << 20), hashed).unwrap();
+        let mut content = Content::new(open(), Some(8 << 20), hashed, true).unwrap();
         assert!(matches!(content.next(&mut packer).unwrap(), Some(Frame::Hole(n)) if n > 2 << 20));
+        // Whoever takes no holes gets their zeros.
+        let mut content = Content::new(open(), Some(8 << 20), Hashed::new(tree::group(None)), false).unwrap();
+        assert_eq!(content.next(&mut Packer::new(false)).unwrap(), Some(Frame::Data(vec![0; CHUNK])));
     }
 }

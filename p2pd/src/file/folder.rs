@@ -23,8 +23,8 @@ pub(super) struct Found {
     pub(super) kind: Kind,
     pub(super) size: u64,
     pub(super) meta: Meta,
-    /// True for a file that takes less room than its length.
-    pub(super) sparse: bool,
+    /// Bytes of the disk, its length at most.
+    pub(super) room: u64,
 }
 
 pub(super) use system::{Entries, Folder, found, masked, name, next_data, set};
@@ -254,7 +254,7 @@ mod system {
                 seconds: stat.st_mtime,
                 nanos: u32::try_from(stat.st_mtime_nsec).unwrap_or_default().min(999_999_999),
             },
-            sparse: kind == Kind::File && blocks.saturating_mul(512) < size,
+            room: blocks.saturating_mul(512).min(size),
         }
     }
 
@@ -455,7 +455,7 @@ mod system {
         let since = since.unwrap_or_default();
         let seconds = i64::try_from(since.as_secs()).unwrap_or_default();
         let meta = Meta { mode: 0o666, seconds, nanos: since.subsec_nanos() };
-        Found { kind, size: found.len(), meta, sparse: false }
+        Found { kind, size: found.len(), meta, room: found.len() }
     }
 
     pub(in crate::file) fn found(file: &File) -> io::Result<Found> {

@@ -172,13 +172,15 @@ impl Inbox {
             .flatten()
             .filter(|entry| entry.file_name().to_str().is_some_and(is_partial))
             .filter_map(|entry| {
-                let found = entry.path().symlink_metadata().ok()?;
-                let len = match (found.is_file(), found.is_dir()) {
-                    (true, _) => found.len(),
-                    (_, true) => weight(&self.inner(&entry.path()).ok()?),
+                let found = Folder::open(&self.dir).ok()?.look(&entry.file_name()).ok()?;
+                // Holes cost their sender nothing, and count for nothing.
+                let len = match found.kind {
+                    Kind::File => found.room,
+                    Kind::Folder => weight(&self.inner(&entry.path()).ok()?),
                     _ => return None,
                 };
-                Some((found.modified().ok()?, len, entry.path()))
+                let modified = entry.path().symlink_metadata().ok()?.modified().ok()?;
+                Some((modified, len, entry.path()))
             })
             .collect();
         parts.sort();
@@ -405,12 +407,12 @@ fn folds(dir: &Path) -> bool {
     folds
 }
 
-/// Bytes of the files in a folder.
+/// Bytes that the files in a folder take.
 fn weight(folder: &Folder) -> u64 {
     let Ok(entries) = folder.list() else { return 0 };
     let of = |name: OsString| match folder.look(&name) {
         Ok(found) if found.kind == Kind::Folder => folder.enter(&name).map_or(0, |inner| weight(&inner)),
-        Ok(found) => found.size,
+        Ok(found) => found.room,
         Err(_) => 0,
     };
     entries.flatten().map(of).sum()

@@ -73,6 +73,8 @@ enum Event<'a> {
         name: &'a str,
         how: Ended<'a>,
     },
+    /// A link has arrived.
+    Linked,
     /// A folder of the command line is whole, under another name where its own was taken.
     Kept {
         name: &'a str,
@@ -204,7 +206,8 @@ impl Receiving {
         let limits = Limits { files, bytes, parts: options.max_size, keep };
         let inbox = Inbox::new(&options.dir, options.overwrite, limits);
         let inbox = inbox.map_err(|why| format!("--dir {}: {why}", options.dir.display()))?;
-        let terms = Terms { max_size: options.max_size, outside_links: options.outside_links };
+        let packed = options.yes || !options.common.accept.is_empty();
+        let terms = Terms { max_size: options.max_size, outside_links: options.outside_links, packed };
         let consent = if options.yes { Consent::Given } else { Consent::FilesAlone };
         Ok(Receiving { inbox, terms, consent, once: options.once })
     }
@@ -289,6 +292,7 @@ pub(crate) async fn receive(
         let (user, questions) = tokio::sync::mpsc::channel(1);
         tokio::spawn(ask(questions, say));
         receiving.consent = Consent::Asked(user);
+        receiving.terms.packed = true;
     }
     say.waiting("asking for the outside address");
     say.ready(&node.address().await, node.node_id(), Some(invitation));

@@ -36,6 +36,8 @@ struct Receiving<'a, T> {
     to: Writer,
     tell: T,
     next: Number,
+    /// Packed bytes and holes are taken.
+    packed: bool,
     /// Entries that were announced and have not come.
     announced: u64,
     pending: BTreeMap<Number, Pending<'a>>,
@@ -68,7 +70,7 @@ pub(super) fn receive(
         return Err(io::Error::other(format!("{peer} sends nothing: {}", why.reason())));
     }
     tell(Event::Listed(&list));
-    to.put(&Frame::Go)?;
+    to.put(&Frame::Go(terms.packed))?;
     let sender = Sender::new(resume.as_ref(), peer);
     let mut receiving = Receiving {
         inbox,
@@ -78,6 +80,7 @@ pub(super) fn receive(
         to,
         tell,
         next: 0,
+        packed: terms.packed,
         announced: list.files.saturating_add(list.folders.saturating_mul(2)),
         pending: BTreeMap::new(),
         paths: 0,
@@ -125,9 +128,11 @@ impl<'a, T: FnMut(Event<'_>)> Receiving<'a, T> {
             };
             match frame {
                 Frame::Folder(path) => self.entry(&path, |it| it.stage.folder(&path))?,
-                Frame::Link(path, target, meta) => {
-                    self.entry(&path, |it| it.stage.link(&path, &target, &meta))?
-                }
+                Frame::Link(path, target, meta) => self.entry(&path, |it| {
+                    it.stage.link(&path, &target, &meta)?;
+                    (it.tell)(Event::Linked);
+                    Ok(())
+                })?,
                 Frame::Leave(path, meta) => self.entry(&path, |it| it.leave(&path, meta))?,
                 Frame::File(offer) => self.file(offer)?,
                 Frame::Tree(n, hashes) => self.tree(n, hashes)?,
@@ -335,6 +340,7 @@ impl<'a, T: FnMut(Event<'_>)> Receiving<'a, T> {
                 written.hashed.bytes,
                 match frame {
                     Frame::Data(data) if data.len() as u64 <= room => written.data(&data),
+                    Frame::Packed(_) | Frame::Hole(_) if !self.packed => return Err(unexpected()),
                     Frame::Packed(packed) => match self.zstd.decompress(&packed, CHUNK) {
                         Ok(data) if data.len() as u64 <= room => written.data(&data),
                         Ok(_) if size.is_none() => Err(io::ErrorKind::FileTooLarge.into()),

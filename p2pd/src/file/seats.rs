@@ -24,6 +24,8 @@ const SEATS_OF_PEER: usize = 4;
 const LEAST: u64 = 4096;
 /// counted over so long.
 const OVER: Duration = Duration::from_secs(30);
+/// Bytes that an entry counts for beside its own: a folder may have nothing but empty files.
+const ENTRY: u64 = 64;
 /// Silence after which a peer gives its seat up to one that waits.
 const NOTHING: Duration = Duration::from_secs(10);
 
@@ -58,9 +60,11 @@ impl Moved {
             }
             Event::Ended { ref how, .. } => {
                 (state.compares, state.under_way) = (false, false);
+                self.bytes.fetch_add(ENTRY, Ordering::Relaxed);
                 state.lost += usize::from(!matches!(how, Ended::Moved { .. } | Ended::Same(_)));
             }
             Event::Listed(_) => (state.compares, state.under_way) = (false, false),
+            Event::Linked => drop(self.bytes.fetch_add(ENTRY, Ordering::Relaxed)),
             Event::Kept { .. } => {}
         }
     }

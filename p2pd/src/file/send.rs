@@ -26,8 +26,9 @@ const YES: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 enum Open {
     File(Offer, State),
-    /// A folder, a link, or the end of a folder. True for the end of one of the command line.
-    Other(Vec<u8>, bool),
+    Link(Vec<u8>),
+    /// A folder, or the end of one. True for the end of one of the command line.
+    Folder(Vec<u8>, bool),
 }
 
 #[derive(Debug)]
@@ -56,6 +57,8 @@ struct Sending<'a, T> {
     walked: bool,
     tell: T,
     packer: Packer,
+    /// Leaves holes out.
+    holes: bool,
     next: Number,
     queue: VecDeque<Item>,
     open: BTreeMap<Number, Open>,
@@ -92,6 +95,7 @@ pub(super) fn send(
         walked: false,
         tell,
         packer: Packer::new(packs),
+        holes: false,
         next: 0,
         queue: VecDeque::new(),
         open: BTreeMap::new(),
@@ -119,13 +123,24 @@ impl<T: FnMut(Event<'_>)> Sending<'_, T> {
         let batch = self.batch;
         self.to.put(&Frame::Hello(resume, batch.listing.clone()))?;
         match self.from.frame(YES, &mut self.to)? {
-            Some(Frame::Go) => {}
+            Some(Frame::Go(packs)) => self.go(packs),
             Some(Frame::No(why)) => return Err(gave_up(why)),
             Some(other) => return Err(unexpected(&other)),
-            None => return Err(ended()),
+            None => {
+                let text = "the peer ended: it does not receive files";
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, text));
+            }
         }
         (self.tell)(Event::Listed(&batch.listing));
         Ok(())
+    }
+
+    /// Packs bytes and leaves holes out, if the receiver takes that.
+    fn go(&mut self, packs: bool) {
+        self.holes = packs;
+        if !packs {
+            self.packer = Packer::new(false);
+        }
     }
 
     fn all(&mut self) -> io::Result<usize> {
@@ -180,14 +195,14 @@ impl<T: FnMut(Event<'_>)> Sending<'_, T> {
                 Some(left) => {
                     self.left.1 = left;
                     self.roots += usize::from(!path.contains(&b'/'));
-                    self.entry(Frame::Folder(path.clone()), Open::Other(path, false))?;
+                    self.entry(Frame::Folder(path.clone()), Open::Folder(path, false))?;
                 }
                 None => self.unlisted(&path),
             },
             Some(Step::Link(path, target, meta)) => match self.left.0.checked_sub(1) {
                 Some(left) => {
                     self.left.0 = left;
-                    self.entry(Frame::Link(path.clone(), target, meta), Open::Other(path, false))?;
+                    self.entry(Frame::Link(path.clone(), target, meta), Open::Link(path))?;
                 }
                 None => self.unlisted(&path),
             },
@@ -243,7 +258,7 @@ impl<T: FnMut(Event<'_>)> Sending<'_, T> {
                 Some(Item::Leave(..)) => {
                     if let Some(Item::Leave(path, meta)) = self.queue.pop_front() {
                         let root = !path.contains(&b'/');
-                        self.entry(Frame::Leave(path.clone(), meta), Open::Other(path, root))?;
+                        self.entry(Frame::Leave(path.clone(), meta), Open::Folder(path, root))?;
                     }
                 }
                 _ => return Ok(()),
@@ -283,7 +298,8 @@ impl<T: FnMut(Event<'_>)> Sending<'_, T> {
                     let how = Ended::Moved { bytes, from, digest, kept: None };
                     (self.tell)(Event::Ended { name: &show(&offer.path), how });
                 }
-                Some(Open::Other(..)) => {}
+                Some(Open::Link(_)) => (self.tell)(Event::Linked),
+                Some(Open::Folder(..)) => {}
                 _ => return Err(unexpected(&frame)),
             },
             Frame::Not(n, why) => match self.close(n) {
@@ -301,7 +317,7 @@ impl<T: FnMut(Event<'_>)> Sending<'_, T> {
     fn close(&mut self, n: Number) -> Option<Open> {
         let open = self.open.remove(&n)?;
         self.paths -= open.path().len();
-        if let Open::Other(_, true) = open {
+        if let Open::Folder(_, true) = open {
             self.roots -= 1;
         }
         Some(open)
@@ -357,7 +373,10 @@ impl<T: FnMut(Event<'_>)> Sending<'_, T> {
         let Some(Open::File(offer, _)) = self.open.get(&n) else { return Ok(()) };
         let offer = offer.clone();
         let (from, name) = (hashed.bytes, show(&offer.path));
-        let opened = self.batch.open(&offer.path).and_then(|opened| Content::new(opened, offer.size, hashed));
+        let opened = self
+            .batch
+            .open(&offer.path)
+            .and_then(|opened| Content::new(opened, offer.size, hashed, self.holes));
         let mut content = match opened {
             Ok(content) if is_same(&content, &offer) => content,
             Ok(_) => return self.abort(n, &changed()),
@@ -418,7 +437,7 @@ impl Open {
     fn path(&self) -> &[u8] {
         match self {
             Open::File(offer, _) => &offer.path,
-            Open::Other(path, _) => path,
+            Open::Link(path) | Open::Folder(path, _) => path,
         }
     }
 
@@ -426,7 +445,7 @@ impl Open {
     fn bytes(&self) -> u64 {
         match self {
             Open::File(offer, _) => offer.size.unwrap_or_default(),
-            Open::Other(..) => 0,
+            Open::Link(_) | Open::Folder(..) => 0,
         }
     }
 }
@@ -446,7 +465,7 @@ fn changed() -> io::Error {
 }
 
 fn ended() -> io::Error {
-    io::Error::new(io::ErrorKind::UnexpectedEof, "the peer ended: it does not receive files")
+    io::Error::new(io::ErrorKind::UnexpectedEof, "the peer ended")
 }
 
 fn gave_up(why: Refusal) -> io::Error {

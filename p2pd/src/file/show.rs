@@ -65,9 +65,12 @@ impl Shown {
             Event::Moved { name, bytes } => self.moved(name, bytes),
             Event::Kept { name, kept } => {
                 let more = json!({"kept": kept.map_or(name, |kept| kept.as_str())});
-                let text = kept.map_or(String::new(), |kept| format!(" as {kept}"));
-                self.line("kept", name, more, || format!("kept: {name}{text}"));
+                match kept {
+                    Some(kept) => self.line("kept", name, more, || format!("kept: {name} as {kept}")),
+                    None => self.say.json_line(|| self.event("kept", name, more)),
+                }
             }
+            Event::Linked => self.files += 1,
             Event::Ended { name, ref how } => {
                 if let Some(bar) = self.bars[1].take() {
                     bar.finish_and_clear();

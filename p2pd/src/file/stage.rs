@@ -30,6 +30,9 @@ pub(super) struct Terms {
     pub(super) max_size: u64,
     /// Makes links that lead out of their folder too.
     pub(super) outside_links: bool,
+    /// Takes packed bytes and holes, which cost a sender next to nothing. Strangers that nobody has said yes to send every
+    /// byte.
+    pub(super) packed: bool,
 }
 
 /// File that is offered and not here yet.

@@ -11,7 +11,7 @@ use super::*;
 
 const SOME: u64 = 1 << 30;
 const LIMITS: Limits = Limits { files: SOME, bytes: SOME, parts: SOME, keep: Duration::from_secs(3600) };
-const TERMS: Terms = Terms { max_size: SOME, outside_links: false };
+const TERMS: Terms = Terms { max_size: SOME, outside_links: false, packed: true };
 /// Secret that the sender of [`Folders`] shows.
 const RESUME: Resume = [5; 16];
 /// Groups of files of the tests.
@@ -146,7 +146,7 @@ async fn transfer(inbox: Arc<Inbox>, batch: Batch, terms: Terms, cut: Option<u64
 fn note(into: &mut Vec<String>, event: &Event<'_>) {
     match event {
         Event::Begins { name, from, .. } => into.push(format!("{name} from {from}")),
-        Event::Moved { .. } | Event::Listed(_) | Event::Compares => {}
+        Event::Moved { .. } | Event::Listed(_) | Event::Compares | Event::Linked => {}
         Event::Kept { name, kept } => into.push(format!("{name} kept {kept:?}")),
         Event::Ended { name, how: Ended::Moved { bytes, .. } } => into.push(format!("{name} whole {bytes}")),
         Event::Ended { name, how: Ended::Same(_) } => into.push(format!("{name} same")),
@@ -252,7 +252,7 @@ async fn a_sender_takes_over_what_it_still_sends_on_a_session_that_hangs() {
     assert_eq!(said[0], format!("a from {}", 2 * GROUP));
     let first = hanging.await.unwrap().unwrap_err();
     assert_eq!(first.to_string(), format!("{}: its sender begins anew", peer(1)));
-    assert_eq!(frames(&heard), [Frame::Go, Frame::Take(0, 0), Frame::No(Refusal::InUse)]);
+    assert_eq!(frames(&heard), [Frame::Go(true), Frame::Take(0, 0), Frame::No(Refusal::InUse)]);
     assert_eq!(fs::read(folders.there("a")).unwrap(), data);
     assert_eq!(folders.received(), [("a".into(), 3_000_000)]);
 }
@@ -535,7 +535,7 @@ async fn a_hostile_sender_writes_nowhere_else_and_not_too_much() {
     all.extend([file("big", 101), file("huge", u64::MAX - 1)]);
     let (answers, ended) = spoken(&inbox, Terms { max_size: 100, ..TERMS }, bytes(&all)).await;
     assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
-    assert_eq!(answers[..2], [Frame::Go, Frame::Done(0)]);
+    assert_eq!(answers[..2], [Frame::Go(true), Frame::Done(0)]);
     for (n, answer) in answers[2..].iter().enumerate() {
         let Frame::Not(number, why) = answer else { panic!("{n}: {answer:?}") };
         assert_eq!(*number as usize, n + 1);
@@ -567,7 +567,7 @@ async fn bytes_beyond_what_was_offered_end_it_and_a_wrong_hash_keeps_nothing() {
         vec![Frame::Data(vec![1])],
         vec![Frame::Tree(0, vec![[0; 32]])],
         vec![file("b", 1)],
-        vec![Frame::Go],
+        vec![Frame::Go(true)],
         vec![hello(1, 0)],
         // More than it says, and more than a block may be.
         vec![Frame::Body(0), Frame::Packed(packed.clone())],
@@ -577,9 +577,16 @@ async fn bytes_beyond_what_was_offered_end_it_and_a_wrong_hash_keeps_nothing() {
         over.extend(bytes(&more));
         let (answers, ended) = spoken(&inbox, TERMS, over.clone()).await;
         assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::InvalidData, "{more:?}");
-        assert_eq!(answers[..2], [Frame::Go, Frame::Take(0, 0)], "{more:?}");
+        assert_eq!(answers[..2], [Frame::Go(true), Frame::Take(0, 0)], "{more:?}");
         over.truncate(length);
         let _ = fs::remove_file(dir.path().join(partial("a")));
+    }
+    // Whoever has no yes sends every byte.
+    for cheap in [Frame::Hole(3), Frame::Packed(zstd::bulk::compress(&[0; 3], 1).unwrap())] {
+        let said = bytes(&[hello(1, 0), file("a", 3), Frame::Body(0), cheap]);
+        let (answers, ended) = spoken(&inbox, Terms { packed: false, ..TERMS }, said).await;
+        assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(answers[0], Frame::Go(false));
     }
     let mut wrong = bytes(&[hello(2, 0), file("c", 3), file("d", 3)]);
     wrong.extend(bytes(&[Frame::Body(0), Frame::Data(b"abc".to_vec()), Frame::End([7; 32])]));
@@ -627,7 +634,7 @@ async fn a_link_never_makes_a_later_file_land_outside() {
     assert_eq!(
         answers,
         [
-            Frame::Go,
+            Frame::Go(true),
             Frame::Done(0),
             Frame::Done(1),
             refused(2),
@@ -735,7 +742,11 @@ async fn what_others_sent_is_not_told() {
             said.extend(bytes(&[Frame::Bye]));
             for inbox in [&inbox, &empty] {
                 let (answers, ended) = spoken(inbox, TERMS, said.clone()).await;
-                assert_eq!(answers, [Frame::Go, Frame::Take(0, 0), Frame::Done(0), Frame::Stored], "{name}");
+                assert_eq!(
+                    answers,
+                    [Frame::Go(true), Frame::Take(0, 0), Frame::Done(0), Frame::Stored],
+                    "{name}"
+                );
                 assert_eq!(ended.unwrap(), 0);
             }
         }
@@ -744,7 +755,7 @@ async fn what_others_sent_is_not_told() {
     let stranger = Frame::Hello(None, Listing { files: 2, folders: 1, ..Listing::default() });
     let ask = bytes(&[stranger, file("half", 500_000), folder("d"), file("d/x", 1)]);
     let (answers, _) = spoken(&inbox, TERMS, ask).await;
-    assert_eq!(answers, [Frame::Go, Frame::Take(0, 0), Frame::Done(1), Frame::Take(2, 0)]);
+    assert_eq!(answers, [Frame::Go(true), Frame::Take(0, 0), Frame::Done(1), Frame::Take(2, 0)]);
     assert_eq!(fs::read(folders.there("secret")).unwrap(), b"twelve bytes");
     assert_eq!(fs::read(folders.there("d/x")).unwrap(), b"y");
 }
@@ -760,7 +771,7 @@ async fn there_is_an_end_to_what_all_peers_together_may_send() {
         said
     };
     let (answers, _) = spoken(&inbox, TERMS, last("a")).await;
-    assert_eq!(answers, [Frame::Go, Frame::Take(0, 0), Frame::Done(0)]);
+    assert_eq!(answers, [Frame::Go(true), Frame::Take(0, 0), Frame::Done(0)]);
     let (answers, _) = spoken(&inbox, TERMS, last("b")).await;
     assert_eq!(answers[1], Frame::Not(0, Refusal::TooLarge));
     // Files without bytes have an end too, as have folders and links.
@@ -875,18 +886,18 @@ async fn a_hostile_receiver_is_told_apart() {
     for (said, why) in [
         (vec![hello(1, 0)], "the peer is no receiver"),
         (vec![Frame::No(Refusal::Declined)], "the receiver's user said no"),
-        (vec![Frame::Go, Frame::No(Refusal::Crowded)], "busy and made room"),
-        (vec![Frame::Go, Frame::Take(1, 0)], other),
-        (vec![Frame::Go, Frame::Take(0, 1)], other),
-        (vec![Frame::Go, Frame::Done(0)], other),
-        (vec![Frame::Go, Frame::Same(0)], other),
-        (vec![Frame::Go, Frame::Prove(0, 0)], other),
-        (vec![Frame::Go, Frame::Prove(0, 4)], other),
-        (vec![Frame::Go, Frame::Prove(0, 2), Frame::Same(0)], other),
-        (vec![Frame::Go, Frame::Prove(0, 3), Frame::Take(0, GROUP)], other),
-        (vec![Frame::Go, Frame::Take(0, 0), Frame::Take(0, 0)], other),
-        (vec![Frame::Go, Frame::Stored], other),
-        (vec![Frame::Go], "the peer ended"),
+        (vec![Frame::Go(true), Frame::No(Refusal::Crowded)], "busy and made room"),
+        (vec![Frame::Go(true), Frame::Take(1, 0)], other),
+        (vec![Frame::Go(true), Frame::Take(0, 1)], other),
+        (vec![Frame::Go(true), Frame::Done(0)], other),
+        (vec![Frame::Go(true), Frame::Same(0)], other),
+        (vec![Frame::Go(true), Frame::Prove(0, 0)], other),
+        (vec![Frame::Go(true), Frame::Prove(0, 4)], other),
+        (vec![Frame::Go(true), Frame::Prove(0, 2), Frame::Same(0)], other),
+        (vec![Frame::Go(true), Frame::Prove(0, 3), Frame::Take(0, GROUP)], other),
+        (vec![Frame::Go(true), Frame::Take(0, 0), Frame::Take(0, 0)], other),
+        (vec![Frame::Go(true), Frame::Stored], other),
+        (vec![Frame::Go(true)], "the peer ended"),
         (vec![], "the peer ended: it does not receive files"),
     ] {
         let ended = answered(&folders, "a", bytes(&said)).await.unwrap_err().to_string();

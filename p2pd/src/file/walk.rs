@@ -214,7 +214,7 @@ fn now() -> Meta {
 }
 
 fn file(path: Vec<u8>, found: &Found) -> Step {
-    Step::File(Offer { path, size: Some(found.size), meta: found.meta, sparse: found.sparse })
+    Step::File(Offer { path, size: Some(found.size), meta: found.meta, sparse: found.room < found.size })
 }
 
 fn enter(levels: &mut Vec<Level>, folder: Folder, path: Vec<u8>) -> Step {

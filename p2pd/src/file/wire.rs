@@ -103,7 +103,8 @@ pub(super) enum Frame {
     Abort,
     Bye,
     // Of the receiver.
-    Go,
+    /// True if bytes may be packed, and holes left out.
+    Go(bool),
     /// Nothing is taken any more.
     No(Refusal),
     /// The file is wanted from this byte on.
@@ -353,7 +354,7 @@ impl Frame {
             }
             Frame::Abort => to.push(11),
             Frame::Bye => to.push(12),
-            Frame::Go => to.push(32),
+            Frame::Go(packs) => to.extend([32, u8::from(*packs)]),
             Frame::No(why) => to.extend([33, *why as u8]),
             Frame::Take(n, from) => {
                 with_number(to, 34, *n);
@@ -440,7 +441,11 @@ impl Frame {
             10 => Frame::End(body.array()?),
             11 => Frame::Abort,
             12 => Frame::Bye,
-            32 => Frame::Go,
+            32 => match body.array()? {
+                [0] => Frame::Go(false),
+                [1] => Frame::Go(true),
+                _ => return Err(WireError::Malformed),
+            },
             33 => Frame::No(body.refusal()?),
             34 => Frame::Take(body.u32()?, body.u64()?),
             35 => Frame::Prove(body.u32()?, body.u64()?),
@@ -490,7 +495,8 @@ mod tests {
             Frame::End([3; HASH]),
             Frame::Abort,
             Frame::Bye,
-            Frame::Go,
+            Frame::Go(false),
+            Frame::Go(true),
             Frame::Take(1, 2),
             Frame::Prove(3, 4),
             Frame::Same(5),
