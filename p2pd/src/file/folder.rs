@@ -153,12 +153,12 @@ mod system {
             Ok(made)
         }
 
-        /// Makes a link, in place of another link.
+        /// Makes a link, in place of anything but a folder.
         ///
         /// # Errors
-        /// The system's; `AlreadyExists` where something else has the name.
+        /// The system's; `AlreadyExists` where a folder has the name.
         pub(in crate::file) fn link(&self, target: &[u8], name: &OsStr, meta: &Meta) -> io::Result<()> {
-            if self.look(name).is_ok_and(|found| found.kind == Kind::Link) {
+            if self.look(name).is_ok_and(|found| found.kind != Kind::Folder) {
                 self.remove(name)?;
             }
             rustix::fs::symlinkat(OsStr::from_bytes(target), &self.0, name)?;

@@ -36,6 +36,8 @@ struct Receiving<'a, T> {
     to: Writer,
     tell: T,
     next: Number,
+    /// What the user has said yes to.
+    list: Listing,
     /// Packed bytes and holes are taken.
     packed: bool,
     /// Entries that were announced and have not come.
@@ -82,6 +84,7 @@ pub(super) fn receive(
         next: 0,
         packed: terms.packed,
         announced: list.files.saturating_add(list.folders.saturating_mul(2)),
+        list,
         pending: BTreeMap::new(),
         paths: 0,
         refused: 0,
@@ -174,10 +177,15 @@ impl<'a, T: FnMut(Event<'_>)> Receiving<'a, T> {
         self.to.put(&Frame::Not(n, told))
     }
 
+    /// Refuses what the user was not shown.
+    fn shown(&self, path: &[u8]) -> Result<(), Error> {
+        if self.list.may_have(path) { Ok(()) } else { Err(Refusal::Name.into()) }
+    }
+
     /// Handles an entry that is done at once.
     fn entry(&mut self, path: &[u8], work: impl FnOnce(&mut Self) -> Result<(), Error>) -> io::Result<()> {
         let n = self.number()?;
-        match work(self) {
+        match self.shown(path).and_then(|()| work(self)) {
             Ok(()) => self.to.put(&Frame::Done(n)),
             Err(Error::NotTaken(why)) => self.refuse(n, path, why),
             Err(Error::Stream(why)) => Err(why),
@@ -203,7 +211,7 @@ impl<'a, T: FnMut(Event<'_>)> Receiving<'a, T> {
         if self.pending.len() >= WINDOW || self.paths + offer.path.len() > WINDOW_BYTES {
             return Err(unexpected());
         }
-        match self.stage.look(&offer) {
+        match self.shown(&offer.path).and_then(|()| self.stage.look(&offer)) {
             Ok((spot, state)) => {
                 self.to.put(&match &state {
                     State::Proving { have, .. } => Frame::Prove(n, *have),
@@ -271,7 +279,7 @@ impl<'a, T: FnMut(Event<'_>)> Receiving<'a, T> {
         let (size, group) = (pending.offer.size, tree::group(pending.offer.size));
         let hashed = Hashed::after(group, full.clone());
         let from = hashed.bytes;
-        let written = self.stage.open(&pending).and_then(|file| Ok(Written::new(file, hashed)?));
+        let written = self.stage.open(&pending, from).and_then(|file| Ok(Written::new(file, hashed)?));
         (self.tell)(Event::Begins { name: &name, size, from });
         let received = match written {
             Ok(written) => self.content(written, &pending, &name),

@@ -1,7 +1,7 @@
 //! The sender's side of the protocol in [`wire`](super::wire). Entries are offered ahead of their answers, so that no file
 //! waits for a round trip.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::time::Duration;
 
@@ -70,6 +70,8 @@ struct Sending<'a, T> {
     roots: usize,
     /// Files, folders and bytes that were listed and are not offered yet.
     left: (u64, u64, Option<u64>),
+    /// Folders that are left out, and are walked now.
+    left_out: BTreeSet<Vec<u8>>,
     failed: usize,
     /// Name of the file whose bytes are under way.
     current: Option<String>,
@@ -103,6 +105,7 @@ pub(super) fn send(
         paths: 0,
         roots: 0,
         left: (list.files, list.folders, list.bytes),
+        left_out: BTreeSet::new(),
         failed: 0,
         current: None,
     };
@@ -189,7 +192,17 @@ impl<T: FnMut(Event<'_>)> Sending<'_, T> {
     }
 
     fn offer(&mut self) -> io::Result<()> {
-        match self.walk.next() {
+        let step = self.walk.next();
+        if let Some(Step::Folder(path) | Step::Link(path, ..) | Step::File(Offer { path, .. })) = &step
+            && !self.is_listed(path)
+        {
+            if let Some(Step::Folder(path)) = &step {
+                self.left_out.insert(path.clone());
+            }
+            self.unlisted(path);
+            return Ok(());
+        }
+        match step {
             None => self.walked = true,
             Some(Step::Folder(path)) => match self.left.1.checked_sub(1) {
                 Some(left) => {
@@ -197,7 +210,10 @@ impl<T: FnMut(Event<'_>)> Sending<'_, T> {
                     self.roots += usize::from(!path.contains(&b'/'));
                     self.entry(Frame::Folder(path.clone()), Open::Folder(path, false))?;
                 }
-                None => self.unlisted(&path),
+                None => {
+                    self.unlisted(&path);
+                    self.left_out.insert(path);
+                }
             },
             Some(Step::Link(path, target, meta)) => match self.left.0.checked_sub(1) {
                 Some(left) => {
@@ -219,11 +235,21 @@ impl<T: FnMut(Event<'_>)> Sending<'_, T> {
                     _ => self.unlisted(&offer.path),
                 }
             }
-            Some(Step::Leave(path, meta)) => self.queue.push_back(Item::Leave(path, meta)),
+            Some(Step::Leave(path, meta)) => {
+                if !self.left_out.remove(&path) {
+                    self.queue.push_back(Item::Leave(path, meta));
+                }
+            }
             // The list has said so.
             Some(Step::Left(..)) => {}
         }
         Ok(())
+    }
+
+    /// Returns whether the receiver's user has said yes to an entry, as far as the list tells.
+    fn is_listed(&self, path: &[u8]) -> bool {
+        let parent = path.iter().rposition(|b| *b == b'/').map_or(&[][..], |at| &path[..at]);
+        self.batch.listing.may_have(path) && !self.left_out.contains(parent)
     }
 
     /// Says of an entry that the receiver's user has not seen it in the list.

@@ -330,20 +330,22 @@ impl<'a> Stage<'a> {
         set(file, &Meta { mode: meta.mode & self.inbox.mask, ..*meta })
     }
 
-    /// Opens the partial file.
-    pub(super) fn open(&self, pending: &Pending<'a>) -> Result<File, Error> {
-        match &pending.spot {
+    /// Opens the partial file, of which there are `from` bytes at least.
+    pub(super) fn open(&self, pending: &Pending<'a>, from: u64) -> Result<File, Error> {
+        let file = match &pending.spot {
             Spot::Top(place, _) => match place.begin(pending.offer.size.unwrap_or(u64::MAX))? {
-                Have::Whole(file) | Have::Part(file, _) => Ok(file),
+                Have::Whole(file) | Have::Part(file, _) => file,
             },
             Spot::Inside(names) => {
                 let file = self.parent(names)?.write(&self.part(&pending.offer.path))?;
                 if found(&file)?.kind != Kind::File {
                     return Err(Refusal::NotWritten.into());
                 }
-                Ok(file)
+                file
             }
-        }
+        };
+        // What was compared is there still.
+        if found(&file)?.size < from { Err(Refusal::NotWritten.into()) } else { Ok(file) }
     }
 
     /// Gives a file its name, if it has the sender's hash.

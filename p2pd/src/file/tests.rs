@@ -412,13 +412,23 @@ async fn a_source_that_changed_after_a_cut_arrives_as_it_is_now() {
 /// A file that grows while it is sent, and one that came after the list was made.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_source_that_changes_meanwhile_is_told() {
-    for (name, bytes) in [("d/a", &b"one and more"[..]), ("d/new", b"")] {
+    for (name, bytes, lost, others) in [
+        ("d/a", &b"one and more"[..], 1..=1, 0),
+        ("d/new", b"", 1..=1, 0),
+        ("d/more/new", b"", 2..=2, 0),
+        // Where the list does not show all, the last ones are left out: the new ones, or one file, or `in` and its two.
+        ("d/new", b"", 1..=1, 20),
+        ("d/more/new", b"", 2..=3, 20),
+    ] {
         let folders = tree_of_files();
+        (0..others).for_each(|n| fs::write(folders.here(&format!("d/{n}")), "x").unwrap());
         let batch = folders.batch(&["d"]);
+        fs::create_dir_all(folders.here(name).parent().unwrap()).unwrap();
         fs::write(folders.here(name), bytes).unwrap();
         let (sent, refused, said) = transfer(Arc::new(folders.inbox(false)), batch, TERMS, None).await;
         let failed = said.iter().filter(|said| said.contains("failed: new, or longer than it was")).count();
-        assert_eq!((sent.unwrap(), failed), (1, 1), "{said:?}");
+        assert_eq!(sent.unwrap(), failed, "{name}: {said:?}");
+        assert!(lost.contains(&failed), "{name}: {said:?}");
         assert_eq!(refused.unwrap(), 0);
     }
 }
@@ -688,6 +698,22 @@ async fn links_that_lead_out_of_their_folder_are_made_only_if_the_user_says_so()
             assert_eq!(matches!(answer, Frame::Done(_)), made, "{path} to {target}: {answer:?}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_shows_all_holds() {
+    let dir = tempfile::tempdir().unwrap();
+    let inbox = Arc::new(Inbox::new(dir.path(), true, LIMITS).unwrap());
+    let names = vec![b"cat.jpg".to_vec(), b"d".to_vec()];
+    let list = Listing { files: 1, folders: 1, names, ..Listing::default() };
+    let all =
+        [Frame::Hello(None, list.clone()), folder("d"), file("evil.sh", 0), Frame::Leave("d".into(), META)];
+    let (answers, _) = spoken(&inbox, TERMS, bytes(&all)).await;
+    assert_eq!(answers[1..], [Frame::Done(0), Frame::Not(1, Refusal::Name), Frame::Done(2)]);
+    // A list that is longer shows its first names.
+    let all = [Frame::Hello(None, Listing { files: 2, ..list }), folder("d"), file("d/x", 0)];
+    let (answers, _) = spoken(&inbox, TERMS, bytes(&all)).await;
+    assert_eq!(answers[1..], [Frame::Done(0), Frame::Take(1, 0)]);
 }
 
 /// A file system that takes names for the same that differ in case alone.

@@ -57,6 +57,15 @@ pub(super) struct Listing {
     pub(super) odd_names: Vec<Vec<u8>>,
 }
 
+impl Listing {
+    /// Returns whether what is listed may have this path: any, unless the list has the names of all.
+    pub(super) fn may_have(&self, path: &[u8]) -> bool {
+        let is_whole = self.files.saturating_add(self.folders) <= self.names.len() as u64;
+        let begin = &path[..path.len().min(MAX_NAME)];
+        !is_whole || self.names.iter().any(|name| name == begin)
+    }
+}
+
 /// Permission bits, and time of the last change in seconds and nanoseconds since 1970.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Meta {
