@@ -367,6 +367,33 @@ async fn a_folder_arrives_as_it_is() {
     assert!(said.last().unwrap().contains("d (1)"), "{said:?}");
 }
 
+/// Whoever takes no holes gets their zeros. A cut behind a hole goes on there.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn holes_arrive_as_holes_where_they_are_taken() {
+    use std::os::unix::fs::{FileExt, MetadataExt};
+    for packed in [true, false] {
+        let folders = Folders::new(&[("d/a", b"one")]);
+        let sparse = fs::File::create(folders.here("d/sparse")).unwrap();
+        sparse.write_all_at(&payload(100_000), 5 << 20).unwrap();
+        sparse.set_len(8 << 20).unwrap();
+        let terms = Terms { packed, ..TERMS };
+        let send =
+            async |cut| transfer(Arc::new(folders.inbox(false)), folders.batch(&["d"]), terms, cut).await;
+        if packed {
+            send(Some(60_000)).await.0.unwrap_err();
+        }
+        let (sent, refused, said) = send(None).await;
+        assert_eq!((sent.unwrap(), refused.unwrap()), (0, 0));
+        let from = if packed { 5 << 20 } else { 0 };
+        assert!(said.contains(&format!("d/sparse from {from}")), "{said:?}");
+        let [here, there] = [folders.here("d/sparse"), folders.there("d/sparse")];
+        assert!(fs::read(&here).unwrap() == fs::read(&there).unwrap());
+        let bytes = fs::metadata(&there).unwrap().blocks() * 512;
+        assert_eq!(bytes < 1 << 20, packed, "{bytes}");
+    }
+}
+
 /// Cuts at every part of the transfer: the second send always makes it whole, and nothing but it is left.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_folder_that_was_cut_off_is_gone_on_with() {
