@@ -88,8 +88,10 @@ async fn with_node(task: Task, common: &Common, port: Port, say: Say) -> ExitCod
                 // Nobody answers for others than who is met.
                 config.accept = Accept::Ask;
             }
-            if let Task::Expose(exposing, ..) = &task {
-                forward::prepare(&mut config, exposing);
+            match &task {
+                Task::Expose(exposing, ..) => forward::prepare(&mut config, exposing),
+                Task::Receive(..) | Task::ReceiveByCode(..) => file::prepare(&mut config),
+                _ => {}
             }
             (config.portmap(port.0).hairpin(hairpin).nat_memory(nat_memory), renewals, way)
         }
@@ -101,6 +103,7 @@ async fn with_node(task: Task, common: &Common, port: Port, say: Say) -> ExitCod
     match &task {
         Task::Expose(exposing, ..) => builder = builder.session(exposing.sessions()),
         Task::Listen(..) => builder = builder.session(talk::sessions()),
+        Task::Receive(..) | Task::ReceiveByCode(..) => builder = builder.session(file::sessions()),
         Task::Daemon(..) => builder = builder.session(daemon::settings()),
         _ => {}
     }
@@ -172,23 +175,19 @@ async fn carry_out(
         Task::Service(to, plan, service) => forward::connect(node, (&to, plan), service, say).await,
         Task::Forward(to, plan, wanted) => forward::forward(node, (&to, plan), wanted, say).await,
         Task::Expose(exposing, _, invitation) => forward::expose(node, exposing, invitation, say).await,
-        Task::Send(to, plan, files) => match open(node, &to, plan, say, said).await {
-            Ok(pipe) => file::send(pipe, &files, say).await,
-            Err(code) => code,
-        },
-        Task::SendByCode(role, plan, files) => {
-            let (address, ..) = match meet::meet(node, meet::Purpose::File, &role, say).await {
-                Ok(met) => met,
-                Err(code) => return code,
-            };
-            match open(node, &Target::Address(Box::new(address)), plan, say, said).await {
-                Ok(pipe) => file::send(pipe, &files, say).await,
+        Task::Send(to, plan, batch, packs) => send_files(node, (&to, plan), (batch, packs), say, said).await,
+        Task::SendByCode(role, plan, batch, packs) => {
+            match meet::meet(node, meet::Purpose::File, &role, say).await {
+                Ok((address, ..)) => {
+                    let to = Target::Address(Box::new(address));
+                    send_files(node, (&to, plan), (batch, packs), say, said).await
+                }
                 Err(code) => code,
             }
         }
         Task::ReceiveByCode(role, receiving) => match meet::meet(node, meet::Purpose::File, &role, say).await
         {
-            Ok((_, id, _meeting)) => file::receive_from(node, id, &receiving, say).await,
+            Ok((_, id, _meeting)) => file::receive_from(node, id, receiving, say).await,
             Err(code) => code,
         },
         Task::Pair(role, name) => meet::pair(node, &role, name, say).await,
@@ -381,6 +380,22 @@ async fn all_said(said: &Said) {
     let (done, all) = oneshot::channel();
     if said.send(done).await.is_ok() {
         let _ = all.await;
+    }
+}
+
+async fn send_files(
+    node: &Node,
+    to: (&Target, Plan),
+    files: (file::Batch, bool),
+    say: Say,
+    said: &Said,
+) -> ExitCode {
+    match file::send(node, to, files, say).await {
+        Ok(code) => code,
+        Err(why) => {
+            all_said(said).await;
+            not_opened(&why, say)
+        }
     }
 }
 

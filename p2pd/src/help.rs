@@ -63,10 +63,11 @@ Exit status: 0 when it is interrupted, 1 if the peer was not reached at first or
 pub(crate) const SEND: &str = "\
 Examples:
   there$ p2pd file receive --dir Downloads
-  here$  p2pd file send ADDRESS *.jpg
+  here$  p2pd file send ADDRESS Photos *.jpg
+  here$  tar c Photos | p2pd file send ADDRESS -
 
 The receiver compares the BLAKE3 hash of each file with the sender's before it gives the file its name. One that is
-there already is not sent again.
+there already is not sent again. Links inside of folders are sent as links, and never followed.
 
 Exit status: 0 if the receiver has all of them, 1 if not, 2 for wrong usage.";
 
@@ -75,10 +76,11 @@ Examples:
   p2pd file receive --dir Downloads --accept NODE-ID   # from this node only
   p2pd file receive --once --max-size 2G               # one peer, and then the end
   p2pd file receive --identity p2pd.key                # begun again it goes on with what was cut off
+  p2pd file receive --yes < /dev/null                  # folders too, though nobody can be asked
 
-Names with slashes, backslashes, colons or control characters, hidden ones and those of Windows' devices are refused. A
-connect may send 1,000 files; 64 peers are received from at once, 8 of them from one address. While others wait, a peer
-that sends less than 4 KiB a second makes room.
+Names with slashes, backslashes, colons or control characters, hidden ones and those of Windows' devices are refused, but
+for what is in a folder. A connect may send 1,000 files and folders beside what is in these; 64 peers are received from at
+once, 8 of them from one address. While others wait, a peer that sends less than 4 KiB a second makes room.
 
 Exit status: 0 if all that was offered was received, 1 if not, 2 for wrong usage.";
 

@@ -235,9 +235,12 @@ pub(crate) enum Command {
         /// Address or name of a peer that runs `receive`, in place of a code
         #[arg(long, value_name = "PEER")]
         to: Option<String>,
-        /// Files; folders are not sent
-        #[arg(required = true, value_name = "FILE")]
-        files: Vec<PathBuf>,
+        /// Files and folders; `-` is standard input
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<PathBuf>,
+        /// Do not compress. Otherwise a file is, if its first MiB gets smaller by a tenth
+        #[arg(long)]
+        no_compress: bool,
         #[command(flatten)]
         common: Common,
     },
@@ -308,7 +311,7 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// Returns true if the command goes on until it is interrupted, and then ends with success.
+    /// Returns true if the command ends by itself when it is interrupted.
     pub(crate) fn serves(&self) -> bool {
         match self {
             Command::Listen { .. } | Command::Daemon(_) | Command::Serve(_) => true,
@@ -316,6 +319,8 @@ impl Command {
             Command::Map(map) => map.add.is_some(),
             Command::File(File::Receive(receive)) => !receive.once,
             Command::Receive { code: None, receive } => !receive.once,
+            // It tells its receiver that it was interrupted.
+            Command::File(File::Send { .. }) | Command::Send { .. } => true,
             _ => false,
         }
     }
@@ -347,18 +352,22 @@ impl Lines {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum File {
-    /// Send files to a `p2pd file receive`. After a cut, the same command goes on where the receiver has got to
+    /// Send files and folders to a `p2pd file receive`. After a cut, the same command goes on where the receiver has got to
     #[command(after_long_help = help::SEND)]
     Send {
         /// Address that the peer's `file receive` printed
         address: String,
-        /// Files; folders are not sent
-        #[arg(required = true, value_name = "FILE")]
-        files: Vec<PathBuf>,
+        /// Files and folders; `-` is standard input
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<PathBuf>,
+        /// Do not compress. Otherwise a file is, if its first MiB gets smaller by a tenth
+        #[arg(long)]
+        no_compress: bool,
         #[command(flatten)]
         common: Common,
     },
-    /// Print this node's address, and receive files from whoever knows it, until interrupted
+    /// Print this node's address, and receive files and folders from whoever knows it, until interrupted. At a terminal the
+    /// user is asked about each list
     #[command(after_long_help = help::RECEIVE)]
     Receive(Receive),
 }
@@ -374,6 +383,16 @@ pub(crate) struct Receive {
     /// `NAME (1)`, and its sender does not learn of it
     #[arg(long)]
     pub(crate) overwrite: bool,
+    /// Take whatever is sent, without asking. Without it, and where nobody is at a terminal to be asked, files are taken
+    /// and folders are not
+    #[arg(long, short)]
+    pub(crate) yes: bool,
+    /// Make links of folders as they are sent, also those that lead out of the folder
+    #[arg(long)]
+    pub(crate) outside_links: bool,
+    /// Take no more files, folders and links than these in all, however many connects
+    #[arg(long, value_name = "NUMBER", default_value = "1000000")]
+    pub(crate) max_files: u64,
     /// Take no more bytes than these from one connect, K, M, G and T are allowed behind the number
     #[arg(long, value_name = "BYTES", default_value = "64G", value_parser = bytes)]
     pub(crate) max_size: u64,

@@ -33,10 +33,11 @@ pub(crate) enum Task {
     Nat,
     Check,
     Ping(Target, Box<ping::Wanted>),
-    Send(Target, Plan, Batch),
+    /// True if bytes may be compressed.
+    Send(Target, Plan, Batch, bool),
     Receive(Receiving, Invitation),
     /// Files to whoever has a code.
-    SendByCode(Role, Plan, Batch),
+    SendByCode(Role, Plan, Batch, bool),
     /// Files of the one sender with this code.
     ReceiveByCode(Role, Receiving),
     Pair(Role, Option<Name>),
@@ -98,14 +99,17 @@ impl Task {
                 (Task::Daemon(Prepared::new(&daemon)?, daemon.name), daemon.common, port)
             }
             Command::File(File::Receive(receive)) | Command::Receive { code: None, receive } => {
-                let invitation = Invitation::new("file send", " FILE", None, false, &receive.common);
+                never_plain(&receive.common)?;
+                let invitation = Invitation::new("file send", " PATH", None, false, &receive.common);
                 (Task::Receive(Receiving::new(&receive)?, invitation), receive.common, no_port)
             }
             Command::Receive { code: Some(code), receive } => Self::receive(Role::Guest(code), receive)?,
-            Command::File(File::Send { address, files, common }) => {
-                Self::send(Some(&address), &files, common, say)?
+            Command::File(File::Send { address, paths, no_compress, common }) => {
+                Self::send(Some(&address), &paths, !no_compress, common, say)?
             }
-            Command::Send { to, files, common } => Self::send(to.as_deref(), &files, common, say)?,
+            Command::Send { to, paths, no_compress, common } => {
+                Self::send(to.as_deref(), &paths, !no_compress, common, say)?
+            }
             Command::Pair { code, name, common } => {
                 crate::names::needs_identity(&common).map_err(|_| LASTING)?;
                 needs_broker(&common)?;
@@ -157,27 +161,30 @@ impl Task {
     /// Files to an address, or to whoever has a code.
     fn send(
         to: Option<&str>,
-        files: &[PathBuf],
+        paths: &[PathBuf],
+        packs: bool,
         common: Common,
         say: Say,
     ) -> Result<(Self, Common, Port), String> {
+        never_plain(&common)?;
         let to = to.map(target).transpose()?;
         if to.is_none() {
             needs_broker(&common)?;
         }
-        let files = file::outgoing(files, say)?;
-        let plan = Plan::new().mode(if common.plain { PipeMode::Plain } else { PipeMode::Encrypted });
+        let batch = Batch::new(paths, say)?;
+        let plan = file::plan(Plan::new());
         let task = match to {
-            Some(to) => Task::Send(to, plan, files),
+            Some(to) => Task::Send(to, plan, batch, packs),
             None => {
                 let invitation = Invitation::new("receive", "", None, false, &common);
-                Task::SendByCode(Role::Host(invitation), plan, files)
+                Task::SendByCode(Role::Host(invitation), plan, batch, packs)
             }
         };
         Ok((task, common, (false, 0)))
     }
 
     fn receive(role: Role, receive: Receive) -> Result<(Self, Common, Port), String> {
+        never_plain(&receive.common)?;
         needs_broker(&receive.common)?;
         Ok((Task::ReceiveByCode(role, Receiving::new(&receive)?), receive.common, (false, 0)))
     }
@@ -197,6 +204,7 @@ impl Task {
         match self {
             Task::Listen(Listening::Talk { messages, .. }, ..) => messages.is_none(),
             Task::Listen(Listening::Programs { .. }, ..) | Task::Expose(..) | Task::Daemon(..) => true,
+            Task::Receive(..) | Task::ReceiveByCode(..) => true,
             _ => false,
         }
     }

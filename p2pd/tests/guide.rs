@@ -145,6 +145,13 @@ impl Terminal {
         self.child.stdin.as_mut().unwrap().write_all(b"y\n").unwrap();
     }
 
+    /// Says yes to the list of the next sender, which begins so.
+    fn takes(&mut self, list: &str) {
+        let said = self.says("wants to send ");
+        assert!(said.starts_with(list), "{said}");
+        self.child.stdin.as_mut().unwrap().write_all(b"y\n").unwrap();
+    }
+
     fn ends(mut self) -> (Option<i32>, String) {
         let since = Instant::now();
         loop {
@@ -258,7 +265,14 @@ fn files_and_names_of_the_guide() {
     let files = document!("docs/src/guide/files.md").commands();
     let names = document!("docs/src/guide/names.md").commands();
     let (
-        [("here", by_code), ("there", of_code), ("there", receive), ("here", send)],
+        [
+            ("here", by_code),
+            ("there", of_code),
+            ("there", receive),
+            ("here", send),
+            ("there", always),
+            ("here", piped),
+        ],
         [("there", listen), ("here", connect)],
     ) = (&files[..], &names[..])
     else {
@@ -277,15 +291,29 @@ fn files_and_names_of_the_guide() {
     assert!(other.starts_with(&format!("p2pd receive {code} --config servers.toml")), "{other}");
     // At a terminal there is a QR code behind it.
     sender.says("\u{2588}\u{2580}");
-    let (ended, said) = there.types(&of_code.replace("7-guitar-oxygen", &code)).ends();
+    let mut receiver = there.types(&of_code.replace("7-guitar-oxygen", &code));
+    receiver.takes("2 files, 14 B: ");
+    let (ended, said) = receiver.ends();
     assert_eq!(ended, Some(0), "{said}");
     assert_eq!(std::fs::read_to_string(there.path("Downloads/one.jpg")).unwrap(), "one.jpg");
     assert_eq!(sender.ends().0, Some(0));
     std::fs::remove_dir_all(there.path("Downloads")).unwrap();
-    let receiver = there.types(receive);
-    let (code, said) = here.types(&to(send, &receiver.says("ready: "))).ends();
+    std::fs::create_dir_all(here.path("Photos/2026")).unwrap();
+    std::fs::write(here.path("Photos/2026/three.jpg"), "three.jpg").unwrap();
+    let mut receiver = there.types(receive);
+    let sender = here.types(&to(send, &receiver.says("ready: ")));
+    receiver.takes("3 files in 2 folders, 23 B: Photos, ");
+    let (code, said) = sender.ends();
     assert_eq!(code, Some(0), "{said}");
     assert_eq!(std::fs::read_to_string(there.path("Downloads/two.jpg")).unwrap(), "two.jpg");
+    assert_eq!(std::fs::read_to_string(there.path("Downloads/Photos/2026/three.jpg")).unwrap(), "three.jpg");
+    drop(receiver);
+    // Whatever comes, and standard input.
+    let receiver = there.types(always);
+    let (code, said) = here.types(&to(piped, &receiver.says("ready: "))).ends();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(std::fs::metadata(there.path("Downloads/stdin")).unwrap().len() > 0);
+    drop(receiver);
     std::fs::write(here.path("file"), "by name\n").unwrap();
     let listener = there.types(listen);
     assert!(listener.says("registered: ").starts_with("example.peer, on 1 broker"));

@@ -109,9 +109,9 @@ class Stream:
         where = (source, 0) if source else None
         self.socket = socket.create_connection(at, timeout=timeout, source_address=where)
 
-    def say_first(self, key, peer, session=None):
+    def say_first(self, key, peer, session=None, mode=0, protocol=b""):
         """Sends FIRST and returns the answer's status."""
-        self.hello = Hello(key, peer, session)
+        self.hello = Hello(key, peer, session, mode=mode, protocol=protocol)
         self.socket.sendall(self.hello.first)
         kind, body = read_frame(self.socket)
         if kind != SECOND:

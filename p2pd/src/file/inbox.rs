@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -9,10 +10,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::sync::Notify;
-
+use super::channel::Stop;
+use super::folder::{Folder, Kind, masked};
 use super::name::{FileName, Sender, is_partial};
-use super::wire::Refusal;
+use super::wire::{Meta, Refusal};
 
 /// Part of the disk that is left free: one in this many.
 const LEFT_FREE: u64 = 10;
@@ -24,14 +25,14 @@ const SWEEP: Duration = Duration::from_secs(10);
 const REMEMBERED: usize = 10_000;
 /// Files of one name.
 const NAMESAKES: u32 = 1000;
-/// Most files that are taken in one run, however short.
-const MOST_FILES: u64 = 100_000;
 /// Most files that are not whole yet and do not go on.
 const MOST_PARTS: usize = 1000;
 
 /// Limits over all calls.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
+    /// Files, folders and links in one run, however short.
+    pub(crate) files: u64,
     /// Bytes in one run.
     pub(crate) bytes: u64,
     /// Bytes of files that are not whole yet and do not go on; the oldest go first.
@@ -46,9 +47,13 @@ pub(crate) struct Inbox {
     dir: PathBuf,
     overwrite: bool,
     limits: Limits,
-    /// Files being received: senders and names, in lower case for file systems that ignore case. Each holder is told when
+    /// True if names of the folder that differ in case alone are the same file's.
+    pub(super) folds: bool,
+    /// Permissions that new files may have here.
+    pub(super) mask: u16,
+    /// What is being received: senders and names, in lower case for file systems that ignore case. Each holder is told when
     /// its sender begins anew.
-    busy: Mutex<BTreeMap<Key, Arc<Notify>>>,
+    busy: Mutex<BTreeMap<Key, Arc<Stop>>>,
     /// Files received whole, each with its name in the folder and its length.
     whole: Mutex<BTreeMap<Key, (FileName, u64)>>,
     swept: Mutex<Option<Instant>>,
@@ -65,7 +70,6 @@ pub(crate) struct Place<'a> {
     inbox: &'a Inbox,
     name: FileName,
     sender: Sender,
-    anew: Arc<Notify>,
 }
 
 /// Present part of a file.
@@ -103,28 +107,40 @@ impl Inbox {
         }
         let (busy, whole, swept) = (Mutex::default(), Mutex::default(), Mutex::default());
         let [taken, files] = [(); 2].map(|()| AtomicU64::new(0));
-        Ok(Inbox { dir, overwrite, limits, busy, whole, swept, taken, files })
+        let (folds, mask) = (folds(&dir), masked());
+        Ok(Inbox { dir, overwrite, limits, folds, mask, busy, whole, swept, taken, files })
     }
 
     /// # Errors
-    /// If a file of this name is being received from this sender. Whoever receives it is told to end.
-    pub(crate) fn place(&self, sender: &Sender, name: FileName) -> Result<Place<'_>, Refusal> {
-        let anew = Arc::new(Notify::new());
+    /// If something of this name is being received from this sender. The transfer that receives it is told to end, unless
+    /// it is this one: `Twin`.
+    pub(super) fn place(
+        &self,
+        sender: &Sender,
+        name: FileName,
+        stop: &Arc<Stop>,
+    ) -> Result<Place<'_>, Refusal> {
         match locked(&self.busy).entry(key(sender, &name)) {
+            Entry::Occupied(holder) if Arc::ptr_eq(holder.get(), stop) => return Err(Refusal::Twin),
             Entry::Occupied(holder) => {
-                holder.get().notify_one();
+                holder.get().begun_anew();
                 return Err(Refusal::InUse);
             }
-            Entry::Vacant(free) => drop(free.insert(anew.clone())),
+            Entry::Vacant(free) => drop(free.insert(stop.clone())),
         }
-        let place = Place { inbox: self, name, sender: sender.clone(), anew };
+        let place = Place { inbox: self, name, sender: sender.clone() };
         self.sweep();
         Ok(place)
     }
 
-    /// Returns true if a file of this size is taken.
-    pub(crate) fn takes(&self, size: u64) -> bool {
-        size <= self.room() && self.files.load(Ordering::Relaxed) < MOST_FILES
+    /// Returns true if so many bytes are taken.
+    pub(crate) fn takes(&self, bytes: u64) -> bool {
+        bytes <= self.room()
+    }
+
+    /// Counts one more file, folder or link. Returns false if there were too many.
+    pub(super) fn counts(&self) -> bool {
+        self.files.fetch_add(1, Ordering::Relaxed) < self.limits.files
     }
 
     /// Returns the number of bytes that may still be taken.
@@ -136,6 +152,11 @@ impl Inbox {
     /// Counts bytes that were written.
     pub(crate) fn took(&self, bytes: u64) {
         self.taken.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Opens a folder in this one, and no link to one.
+    fn inner(&self, path: &Path) -> io::Result<Folder> {
+        Folder::open(&self.dir)?.enter(path.file_name().unwrap_or_default())
     }
 
     /// Removes partial files that were begun long ago, and the oldest ones where they are too many bytes. Files being
@@ -151,8 +172,15 @@ impl Inbox {
             .flatten()
             .filter(|entry| entry.file_name().to_str().is_some_and(is_partial))
             .filter_map(|entry| {
-                let found = entry.path().symlink_metadata().ok().filter(std::fs::Metadata::is_file)?;
-                Some((found.modified().ok()?, found.len(), entry.path()))
+                let found = Folder::open(&self.dir).ok()?.look(&entry.file_name()).ok()?;
+                // Holes cost their sender nothing, and count for nothing.
+                let len = match found.kind {
+                    Kind::File => found.room,
+                    Kind::Folder => weight(&self.inner(&entry.path()).ok()?),
+                    _ => return None,
+                };
+                let modified = entry.path().symlink_metadata().ok()?.modified().ok()?;
+                Some((modified, len, entry.path()))
             })
             .collect();
         parts.sort();
@@ -163,8 +191,14 @@ impl Inbox {
                 continue;
             }
             // Locked by whoever receives into it.
-            let file = open(OpenOptions::new().write(true), &path);
-            if file.is_ok_and(|file| lock(&file)) && std::fs::remove_file(&path).is_ok() {
+            let removed = if path.symlink_metadata().is_ok_and(|found| found.is_dir()) {
+                self.inner(&path).is_ok_and(|folder| folder.lock() && clear(&folder).is_ok())
+                    && std::fs::remove_dir(&path).is_ok()
+            } else {
+                let file = open(OpenOptions::new().write(true), &path);
+                file.is_ok_and(|file| lock(&file)) && std::fs::remove_file(&path).is_ok()
+            };
+            if removed {
                 (bytes, files) = (bytes - len, files - 1);
             }
         }
@@ -174,11 +208,6 @@ impl Inbox {
 impl Place<'_> {
     fn path(&self, name: &FileName) -> PathBuf {
         self.inbox.dir.join(name.as_str())
-    }
-
-    /// Waits until the sender begins anew.
-    pub(crate) async fn begun_anew(&self) {
-        self.anew.notified().await;
     }
 
     fn partial(&self) -> PathBuf {
@@ -206,6 +235,15 @@ impl Place<'_> {
     /// # Errors
     /// As those of [`look`](Self::look).
     pub(crate) fn begin(&self, size: u64) -> Result<Have, NotTaken> {
+        // A folder that this sender sent under the name is another thing.
+        if self.partial().symlink_metadata().is_ok_and(|found| found.is_dir()) {
+            let folder = self.inbox.inner(&self.partial())?;
+            if !folder.lock() {
+                return Err(Refusal::InUse.into());
+            }
+            clear(&folder)?;
+            std::fs::remove_dir(self.partial())?;
+        }
         let file = open(OpenOptions::new().read(true).write(true).create(true), &self.partial())?;
         let found = file.metadata()?;
         if !found.is_file() {
@@ -242,8 +280,65 @@ impl Place<'_> {
                 }
             }
             std::fs::rename(self.partial(), path)?;
-            self.inbox.files.fetch_add(1, Ordering::Relaxed);
             self.remember(name.clone(), size);
+            return Ok(name);
+        }
+        Err(io::Error::from(io::ErrorKind::AlreadyExists).into())
+    }
+
+    /// Opens the folder that stands for the one that is received until it is whole, or begins it. Returns true beside it if
+    /// it was there.
+    ///
+    /// # Errors
+    /// If another process receives it, or it cannot be made.
+    pub(super) fn folder(&self) -> Result<(Folder, bool), NotTaken> {
+        let root = Folder::open(&self.inbox.dir)?;
+        let name = OsString::from(self.name.partial(&self.sender));
+        let there = root.look(&name).is_ok_and(|found| found.kind == Kind::Folder);
+        let folder = root.make(&name)?;
+        if !folder.lock() {
+            return Err(Refusal::InUse.into());
+        }
+        self.touch();
+        Ok((folder, there))
+    }
+
+    /// Sets the time from which on the part is kept.
+    pub(super) fn touch(&self) {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let (seconds, nanos) = (now.as_secs() as i64, now.subsec_nanos());
+        let part = self.inbox.inner(&self.partial());
+        let _ = part.and_then(|part| part.set(&Meta { mode: 0o700, seconds, nanos }));
+    }
+
+    /// Gives the whole folder its name, as [`keep`](Self::keep) does for a file. Where folders may be overwritten, its
+    /// content goes into the one that is there, file by file.
+    ///
+    /// # Errors
+    /// If it cannot be renamed.
+    pub(super) fn keep_folder(&self) -> Result<FileName, NotTaken> {
+        for name in (0..NAMESAKES).map(|number| self.name.numbered(number)) {
+            let path = self.path(&name);
+            match std::fs::create_dir(&path) {
+                Ok(()) => {}
+                Err(why) if why.kind() == io::ErrorKind::AlreadyExists => {
+                    if self.inbox.overwrite && path.symlink_metadata()?.is_dir() {
+                        merge(&self.inbox.inner(&self.partial())?, &self.inbox.inner(&path)?)?;
+                        std::fs::remove_dir(self.partial())?;
+                        return Ok(name);
+                    }
+                    continue;
+                }
+                Err(why) => return Err(why.into()),
+            }
+            // An empty folder gives its place up; on Windows it has to go first.
+            if cfg!(windows) {
+                std::fs::remove_dir(&path)?;
+            }
+            if let Err(why) = std::fs::rename(self.partial(), &path) {
+                let _ = std::fs::remove_dir(&path);
+                return Err(why.into());
+            }
             return Ok(name);
         }
         Err(io::Error::from(io::ErrorKind::AlreadyExists).into())
@@ -299,6 +394,64 @@ impl From<io::Error> for NotTaken {
     fn from(why: io::Error) -> Self {
         NotTaken { told: Refusal::NotWritten, why: Some(why) }
     }
+}
+
+/// Returns true if the file system of a folder takes names that differ in case alone for the same.
+fn folds(dir: &Path) -> bool {
+    let probe = dir.join(format!(".p2pd-case-{}", std::process::id()));
+    let made = OpenOptions::new().write(true).create_new(true).open(&probe).is_ok();
+    let folds = made && dir.join(format!(".P2PD-CASE-{}", std::process::id())).symlink_metadata().is_ok();
+    if made {
+        let _ = std::fs::remove_file(&probe);
+    }
+    folds
+}
+
+/// Bytes that the files in a folder take.
+fn weight(folder: &Folder) -> u64 {
+    let Ok(entries) = folder.list() else { return 0 };
+    let of = |name: OsString| match folder.look(&name) {
+        Ok(found) if found.kind == Kind::Folder => folder.enter(&name).map_or(0, |inner| weight(&inner)),
+        Ok(found) => found.room,
+        Err(_) => 0,
+    };
+    entries.flatten().map(of).sum()
+}
+
+/// Removes all that is in a folder.
+fn clear(folder: &Folder) -> io::Result<()> {
+    for name in folder.list()? {
+        let name = name?;
+        match folder.look(&name)?.kind {
+            Kind::Folder => {
+                // Its owner may enter it again, whatever its sender said.
+                clear(&folder.make(&name)?)?;
+                folder.remove_folder(&name)?;
+            }
+            _ => folder.remove(&name)?,
+        }
+    }
+    Ok(())
+}
+
+/// Moves all that is in a folder into another one, over files and links that are there. Folders that both have are merged.
+fn merge(from: &Folder, into: &Folder) -> io::Result<()> {
+    let meta = from.itself()?.meta;
+    for name in from.list()? {
+        let name = name?;
+        let ours = from.look(&name)?;
+        match (ours.kind, into.look(&name).map(|found| found.kind)) {
+            (Kind::Folder, Ok(Kind::Folder)) => {
+                merge(&from.make(&name)?, &into.enter(&name)?)?;
+                // The permissions of the inner one went when it was opened.
+                into.enter(&name)?.set(&ours.meta)?;
+                from.remove_folder(&name)?;
+            }
+            (Kind::Folder, Ok(_)) | (_, Ok(Kind::Folder)) => return Err(io::ErrorKind::AlreadyExists.into()),
+            _ => from.rename(&name, into, &name)?,
+        }
+    }
+    into.set(&meta)
 }
 
 fn key(sender: &Sender, name: &FileName) -> Key {
@@ -379,7 +532,8 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: Limits = Limits { bytes: 1 << 40, parts: 1 << 40, keep: Duration::from_secs(3600) };
+    const LIMITS: Limits =
+        Limits { files: 1000, bytes: 1 << 40, parts: 1 << 40, keep: Duration::from_secs(3600) };
 
     fn name(text: &str) -> FileName {
         FileName::new(text).unwrap()
@@ -402,7 +556,7 @@ mod tests {
 
     /// Receives this; the name that it gets.
     fn receive(inbox: &Inbox, sender: &Sender, as_name: &str, bytes: &str) -> String {
-        let place = inbox.place(sender, name(as_name)).unwrap();
+        let place = inbox.place(sender, name(as_name), &Arc::default()).unwrap();
         let size = bytes.len() as u64;
         let Ok(Have::Part(mut file, 0)) = place.begin(size) else { panic!("{as_name}") };
         file.write_all(bytes.as_bytes()).unwrap();
@@ -419,21 +573,29 @@ mod tests {
     fn what_was_received_stays_for_its_sender_and_is_kept_when_it_is_whole() {
         let dir = tempfile::tempdir().unwrap();
         let inbox = Inbox::new(dir.path(), false, LIMITS).unwrap();
-        let place = inbox.place(&by(1), name("a")).unwrap();
+        let place = inbox.place(&by(1), name("a"), &Arc::default()).unwrap();
         let Ok(Have::Part(mut file, 0)) = place.look(5) else { panic!() };
         file.write_all(b"abc").unwrap();
         drop((file, place));
         assert!(!dir.path().join("a").exists());
-        assert_eq!(have(inbox.place(&by(2), name("a")).unwrap().look(5)), (false, 0), "another's");
+        assert_eq!(
+            have(inbox.place(&by(2), name("a"), &Arc::default()).unwrap().look(5)),
+            (false, 0),
+            "another's"
+        );
 
-        let place = inbox.place(&by(1), name("a")).unwrap();
+        let place = inbox.place(&by(1), name("a"), &Arc::default()).unwrap();
         assert_eq!(have(place.look(5)), (false, 3));
         // A file that has become smaller than what there is of it begins again.
         assert_eq!(have(place.look(2)), (false, 0));
         assert_eq!(place.keep(0).unwrap(), name("a"));
         drop(place);
-        assert_eq!(have(inbox.place(&by(1), name("a")).unwrap().look(0)), (true, 0));
-        assert_eq!(have(inbox.place(&by(2), name("a")).unwrap().look(0)), (false, 0), "another's");
+        assert_eq!(have(inbox.place(&by(1), name("a"), &Arc::default()).unwrap().look(0)), (true, 0));
+        assert_eq!(
+            have(inbox.place(&by(2), name("a"), &Arc::default()).unwrap().look(0)),
+            (false, 0),
+            "another's"
+        );
     }
 
     #[test]
@@ -455,10 +617,10 @@ mod tests {
         assert_eq!(fs::read_to_string(dir.path().join("a.txt")).unwrap(), "old");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 5);
         // Its sender does not send it again.
-        assert_eq!(have(careful.place(&by(3), name("a.txt")).unwrap().look(3)), (true, 3));
+        assert_eq!(have(careful.place(&by(3), name("a.txt"), &Arc::default()).unwrap().look(3)), (true, 3));
 
         let bold = Inbox::new(dir.path(), true, LIMITS).unwrap();
-        let place = bold.place(&by(1), name("a.txt")).unwrap();
+        let place = bold.place(&by(1), name("a.txt"), &Arc::default()).unwrap();
         let Ok(Have::Part(mut file, 0)) = place.look(3) else { panic!() };
         file.write_all(b"newest").unwrap();
         assert_eq!(fs::read_to_string(dir.path().join("a.txt")).unwrap(), "old", "until it is whole");
@@ -470,22 +632,25 @@ mod tests {
     fn one_name_is_received_once_at_a_time_from_one_sender() {
         let dir = tempfile::tempdir().unwrap();
         let [one, other] = [(); 2].map(|()| Inbox::new(dir.path(), false, LIMITS).unwrap());
-        let place = one.place(&by(1), name("A")).unwrap();
-        assert_eq!(one.place(&by(1), name("a")).err(), Some(Refusal::InUse));
-        one.place(&by(2), name("a")).unwrap().look(1).unwrap();
+        let place = one.place(&by(1), name("A"), &Arc::default()).unwrap();
+        assert_eq!(one.place(&by(1), name("a"), &Arc::default()).err(), Some(Refusal::InUse));
+        one.place(&by(2), name("a"), &Arc::default()).unwrap().look(1).unwrap();
         let _file = place.look(1).unwrap();
         if cfg!(unix) {
-            assert_eq!(told(other.place(&by(1), name("A")).unwrap().look(1)), Some(Refusal::InUse));
+            assert_eq!(
+                told(other.place(&by(1), name("A"), &Arc::default()).unwrap().look(1)),
+                Some(Refusal::InUse)
+            );
         }
         drop((place, _file));
-        assert_eq!(have(other.place(&by(1), name("A")).unwrap().look(1)), (false, 0));
+        assert_eq!(have(other.place(&by(1), name("A"), &Arc::default()).unwrap().look(1)), (false, 0));
     }
 
     #[test]
     fn what_was_begun_does_not_stay_for_ever_and_the_oldest_goes_first() {
         let dir = tempfile::tempdir().unwrap();
         let begin = |inbox: &Inbox, n: u8, age: u64| {
-            let place = inbox.place(&by(n), name("a")).unwrap();
+            let place = inbox.place(&by(n), name("a"), &Arc::default()).unwrap();
             let Ok(Have::Part(mut file, 0)) = place.begin(1000) else { panic!() };
             file.write_all(&[7; 100]).unwrap();
             let then = SystemTime::now() - Duration::from_secs(age);
@@ -500,7 +665,7 @@ mod tests {
         Inbox::new(dir.path(), false, LIMITS).unwrap().sweep();
         assert_eq!(parts(dir.path()), 3, "of an hour ago");
         // What is being received stays, however old.
-        let place = inbox.place(&by(2), name("a")).unwrap();
+        let place = inbox.place(&by(2), name("a"), &Arc::default()).unwrap();
         let held = place.begin(1000).unwrap();
         Inbox::new(dir.path(), false, Limits { parts: 250, ..LIMITS }).unwrap().sweep();
         let left = [2, 3, 4].map(|n| dir.path().join(name("a").partial(&by(n))).exists());
@@ -534,7 +699,7 @@ mod tests {
         rustix::fs::mkfifoat(rustix::fs::CWD, partial("d"), 0o600.into()).unwrap();
         let inbox = Inbox::new(dir.path(), false, LIMITS).unwrap();
         for of in ["b", "c", "d"] {
-            let told = told(inbox.place(&by(1), name(of)).unwrap().look(6));
+            let told = told(inbox.place(&by(1), name(of), &Arc::default()).unwrap().look(6));
             assert_eq!(told, Some(Refusal::NotWritten), "{of}");
         }
         assert_eq!(receive(&inbox, &by(1), "a", "secret"), "a (1)");

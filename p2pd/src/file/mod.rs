@@ -1,53 +1,69 @@
-//! `p2pd file send` and `p2pd file receive`: files over a pipe, resumed after a cut, checked by hash. The worked
-//! example of a program on p2pd: [`send`] and [`receive`] know nothing but a stream.
+//! `p2pd file send` and `p2pd file receive`: files and folders over a session, gone on with after a cut, checked by hash.
+//! [`send`](send::send) and [`receive`](receive::receive) know nothing but a stream of bytes.
 
-mod copy;
+mod channel;
+mod consent;
+mod content;
+mod folder;
 mod inbox;
 mod name;
 mod receive;
 mod seats;
 mod send;
 mod show;
+mod stage;
+mod tree;
+mod walk;
 mod wire;
 
 use std::io;
-use std::path::Path;
+use std::io::IsTerminal;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
-use p2pd_core::NodeId;
-use p2pd_tokio::{Node, Pipe};
-use tokio::io::{AsyncRead, AsyncWrite};
+use p2pd_core::{Config, NodeId, Plan, Target};
+use p2pd_tokio::{ConnectError, Node, RecvStream, SendStream, Session, SessionConfig};
+use tokio::time::timeout;
 
+use crate::INTERRUPTED;
+use crate::forward;
 use crate::invitation::Invitation;
 use crate::options::Receive;
 use crate::say::Say;
 use crate::signals::interrupted;
+use channel::{Reader, Stop, Writer};
+use consent::{Consent, ask};
 use inbox::{Inbox, Limits};
 use name::FileName;
 use seats::{Moved, Seats};
-use send::Outgoing;
 use show::Shown;
-use wire::{HASH, Refusal, Resume};
+use stage::Terms;
+use tree::HASH;
+pub(crate) use walk::Batch;
+use wire::{Listing, Refusal, Resume, TAG};
 
 /// Times for which a partial file is kept: for any sender, and for one that was named by `--accept`.
 const KEEP: [Duration; 2] = [Duration::from_secs(7 * 86_400), Duration::from_secs(30 * 86_400)];
 /// Longest wait for the call of a sender that was met: its own deadline, and some more.
 const CALL: Duration = Duration::from_secs(30);
-/// Longest wait for the receiver's end of the pipe.
-const GOODBYE: Duration = Duration::from_secs(5);
+/// Longest time for a peer to open the stream.
+const BEGIN: Duration = Duration::from_secs(10);
+/// Code of streams and sessions that are not served.
+const NOT_SERVED: u32 = 1;
 
-/// Progress of a file.
+/// Progress of a transfer.
 #[derive(Debug)]
 enum Event<'a> {
-    /// The peer is one that sends files.
-    Greeted,
-    /// The two sides compare the part that the receiver has. That takes time and moves no bytes.
+    /// What is listed goes over.
+    Listed(&'a Listing),
+    /// The two sides compare the part that the receiver has, or the user is asked. That takes time and moves no bytes.
     Compares,
-    /// The bytes of the file follow, from this one on.
+    /// The bytes of a file follow, from this one on.
     Begins {
         name: &'a str,
-        size: u64,
+        /// Length in bytes, if it is known.
+        size: Option<u64>,
         from: u64,
     },
     /// The receiver has the first `bytes` bytes.
@@ -58,6 +74,13 @@ enum Event<'a> {
     Ended {
         name: &'a str,
         how: Ended<'a>,
+    },
+    /// A link has arrived.
+    Linked,
+    /// A folder of the command line is whole, under another name where its own was taken.
+    Kept {
+        name: &'a str,
+        kept: Option<&'a FileName>,
     },
 }
 
@@ -72,58 +95,89 @@ enum Ended<'a> {
         /// The name that it got where its own was taken.
         kept: Option<FileName>,
     },
-    /// The file was there already.
-    Same,
+    /// The file was there already, with so many bytes.
+    Same(u64),
     Refused(Refusal),
     Failed(&'a io::Error),
 }
 
-/// Files to be sent, and how many were left out for their names.
-#[derive(Debug)]
-pub(crate) struct Batch {
-    files: Vec<Outgoing>,
-    skipped: usize,
+/// Returns the plan for calls to a receiver.
+pub(crate) fn plan(mut plan: Plan) -> Plan {
+    plan.protocol = wire::protocol();
+    plan
 }
 
-/// Makes the list of files to be sent, before anything is opened. One whose name cannot be sent is left out, and that is
-/// said.
+/// Prepares a node that receives: it takes callers that send files, and no others.
+pub(crate) fn prepare(config: &mut Config) {
+    config.protocols = wire::protocol().into_iter().collect();
+}
+
+/// Returns the settings of a receiver's sessions. Anybody may open one, so each has few streams.
+pub(crate) fn sessions() -> SessionConfig {
+    SessionConfig { streams: 16, window: 4 << 20, kept: 1 << 20, queues: 1 << 20, ..SessionConfig::default() }
+}
+
+/// Sends a batch to a peer. `packs` allows bytes to be compressed.
 ///
 /// # Errors
-/// Says which file is none, or that no name can be sent.
-pub(crate) fn outgoing(paths: &[impl AsRef<Path>], say: Say) -> Result<Batch, String> {
-    let all: Vec<_> = paths.iter().map(|path| Outgoing::new(path.as_ref())).collect::<Result<_, _>>()?;
-    let (files, bad): (Vec<_>, Vec<_>) = all.into_iter().partition(Result::is_ok);
-    let mut bad: Vec<String> = bad.into_iter().filter_map(Result::err).collect();
-    if files.is_empty() {
-        return Err(bad.pop().unwrap_or("no file".into()));
+/// The call's.
+pub(crate) async fn send(
+    node: &Node,
+    (to, plan): (&Target, Plan),
+    (batch, packs): (Batch, bool),
+    say: Say,
+) -> Result<ExitCode, ConnectError> {
+    say.waiting("connecting");
+    let session = tokio::select! {
+        session = node.connect_session_with(to, plan) => session?,
+        () = interrupted() => return Ok(ExitCode::from(INTERRUPTED)),
+    };
+    if let Some(carrier) = session.carrier() {
+        say.opened("connected", &carrier);
     }
-    for why in &bad {
-        say.error(&format!("{why}; it is left out"));
-    }
-    Ok(Batch { files: files.into_iter().flatten().collect(), skipped: bad.len() })
-}
-
-/// Sends files to the peer of a pipe that is open.
-pub(crate) async fn send(pipe: Pipe, Batch { files, skipped }: &Batch, say: Say) -> ExitCode {
-    let mut shown = Shown::new(say, "send", pipe.peer());
-    let resume = resume(pipe.peer()).unwrap_or_else(|why| {
-        say.error(&format!("{why}; a send that is cut off cannot be gone on with"));
-        None
-    });
-    let (mut from, mut to) = tokio::io::split(pipe);
-    let sent = send::send(files, resume, (&mut from, &mut to), |event| shown.tell(&event)).await;
-    match sent {
-        Ok(sent) => {
-            // The receiver has heard of our end, wherever its bytes go through.
-            let _ = tokio::time::timeout(GOODBYE, tokio::io::copy(&mut from, &mut tokio::io::sink())).await;
-            if sent == files.len() && *skipped == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-        }
-        Err(why) => {
-            shown.clear();
+    let following = tokio::spawn(forward::follow(session.clone(), say));
+    let sent = tokio::select! {
+        sent = over(&session, batch, packs, say) => Some(sent),
+        // The receiver hears of it at once, and is free for the next send.
+        () = interrupted() => None,
+    };
+    following.abort();
+    forward::close(&session).await;
+    Ok(match sent {
+        None => ExitCode::from(INTERRUPTED),
+        Some(Ok(0)) => ExitCode::SUCCESS,
+        Some(Ok(_)) => ExitCode::FAILURE,
+        Some(Err(why)) => {
             say.error(&format!("{why}; the same command goes on from there"));
             ExitCode::FAILURE
         }
-    }
+    })
+}
+
+/// Sends a batch over a session. Returns the number of entries that the peer does not have.
+async fn over(session: &Session, batch: Batch, packs: bool, say: Say) -> io::Result<usize> {
+    let (send, recv) = session.open_bi(TAG).await?;
+    let ends = (Reader::new(recv, Arc::default()), Writer::new(send));
+    let peer = session.peer();
+    let resume = resume(peer).unwrap_or_else(|why| {
+        say.error(&format!("{why}; a send that is cut off cannot be gone on with"));
+        None
+    });
+    let sending = tokio::task::spawn_blocking(move || {
+        let mut shown = Shown::new(say, "send", peer);
+        let sent = send::send(&batch, resume, packs, ends, |event| shown.tell(&event));
+        match sent {
+            Ok(failed) => {
+                shown.finish();
+                Ok(failed + batch.skipped)
+            }
+            Err(why) => {
+                shown.clear();
+                Err(why)
+            }
+        }
+    });
+    sending.await.map_err(io::Error::other)?
 }
 
 /// Returns the secret by which this receiver recognises this sender, independent of the node's key. Each receiver gets
@@ -140,7 +194,8 @@ fn resume(receiver: NodeId) -> Result<Option<Resume>, String> {
 #[derive(Debug)]
 pub(crate) struct Receiving {
     inbox: Inbox,
-    max_size: u64,
+    terms: Terms,
+    consent: Consent,
     once: bool,
 }
 
@@ -149,66 +204,124 @@ impl Receiving {
     /// If the folder is none.
     pub(crate) fn new(options: &Receive) -> Result<Self, String> {
         let keep = KEEP[usize::from(!options.common.accept.is_empty())];
-        let limits = Limits { bytes: options.max_bytes, parts: options.max_size, keep };
+        let (files, bytes) = (options.max_files, options.max_bytes);
+        let limits = Limits { files, bytes, parts: options.max_size, keep };
         let inbox = Inbox::new(&options.dir, options.overwrite, limits);
         let inbox = inbox.map_err(|why| format!("--dir {}: {why}", options.dir.display()))?;
-        Ok(Receiving { inbox, max_size: options.max_size, once: options.once })
+        let packed = options.yes || !options.common.accept.is_empty();
+        let terms = Terms { max_size: options.max_size, outside_links: options.outside_links, packed };
+        let consent = if options.yes { Consent::Given } else { Consent::FilesAlone };
+        Ok(Receiving { inbox, terms, consent, once: options.once })
     }
 
-    /// Receives from the first peer that sends files. Returns the number of files that did not arrive.
-    async fn first(&self, node: &Node, say: Say) -> usize {
-        while let Some(pipe) = node.accept().await {
-            say.opened("incoming", &pipe);
+    /// Has the user asked about each list, if there is one at a terminal and nothing else was said.
+    fn asks(&mut self, say: Say) {
+        if matches!(self.consent, Consent::FilesAlone)
+            && io::stdin().is_terminal()
+            && io::stderr().is_terminal()
+        {
+            let (user, questions) = tokio::sync::mpsc::channel(1);
+            tokio::spawn(ask(questions, say));
+            self.consent = Consent::Asked(user);
+            self.terms.packed = true;
+        }
+    }
+
+    /// Receives from the first peer that sends files. Returns the number of entries that did not arrive.
+    async fn first(self: &Arc<Self>, node: &Node, say: Say) -> usize {
+        while let Some(session) = node.accept_session().await {
+            let Some(carrier) = session.carrier() else { continue };
+            say.opened("incoming", &carrier);
             // Whoever sends no files is not the one that was meant.
-            if let (true, failed) =
-                self.one(pipe.peer(), tokio::io::split(pipe), &Moved::default(), say).await
-            {
+            if let (true, failed) = self.one(session, &Arc::default(), &Arc::default(), say).await {
                 return failed;
             }
         }
         0
     }
 
-    /// Receives from one peer. Returns true if the peer was a sender at all, and the number of files that did not
-    /// arrive.
+    /// Receives from the peer of one session. Returns true if the peer was a sender at all, and the number of files that
+    /// did not arrive.
     async fn one(
-        &self,
-        peer: NodeId,
-        halves: (impl AsyncRead + Unpin, impl AsyncWrite + Unpin),
-        moved: &Moved,
+        self: &Arc<Self>,
+        session: Session,
+        stop: &Arc<Stop>,
+        moved: &Arc<Moved>,
         say: Say,
     ) -> (bool, usize) {
-        let mut shown = Shown::new(say, "receive", peer);
-        let mut greeted = false;
-        let received = receive::receive(&self.inbox, self.max_size, peer, halves, |event| {
-            greeted |= matches!(event, Event::Greeted);
-            moved.tell(&event);
-            shown.tell(&event);
-        });
-        let failed = match received.await {
-            Ok(refused) => refused,
-            Err(why) => {
-                shown.clear();
-                say.error(&why.to_string());
-                1
+        let peer = session.peer();
+        let stream = match timeout(BEGIN, stream(&session)).await {
+            Ok(Some(stream)) => stream,
+            _ => {
+                session.close(NOT_SERVED, b"no files were sent");
+                say.error(&format!("{peer} sends no files"));
+                return (false, 1);
             }
         };
-        (greeted, failed)
+        let (send, recv) = stream;
+        let ends = (Reader::new(recv, stop.clone()), Writer::new(send));
+        let (receiving, stop, moved) = (self.clone(), stop.clone(), moved.clone());
+        let working = tokio::task::spawn_blocking(move || {
+            let (mut shown, mut greeted) = (Shown::new(say, "receive", peer), false);
+            let consent = |list: &Listing| receiving.consent.to(peer, list);
+            let Receiving { inbox, terms, .. } = &*receiving;
+            let received = receive::receive(inbox, *terms, (peer, stop), ends, consent, |event| {
+                greeted = true;
+                moved.tell(&event);
+                shown.tell(&event);
+            });
+            match received {
+                Ok(refused) => {
+                    shown.finish();
+                    (greeted, refused)
+                }
+                Err(why) => {
+                    shown.clear();
+                    say.error(&why.to_string());
+                    (greeted, 1)
+                }
+            }
+        });
+        let ended = working.await.unwrap_or((true, 1));
+        // The peer closes it once it has heard the last word.
+        let _ = timeout(BEGIN, session.closed()).await;
+        ended
     }
 }
 
-/// Receives from one peer, which is about to call, and lets it in.
-pub(crate) async fn receive_from(node: &Node, peer: NodeId, receiving: &Receiving, say: Say) -> ExitCode {
+/// Waits for the stream of a sender; `None` where the session ends before.
+async fn stream(session: &Session) -> Option<(SendStream, RecvStream)> {
+    loop {
+        tokio::select! {
+            stream = session.accept_bi() => {
+                let mut stream = stream.ok()?;
+                if stream.1.tag() == TAG {
+                    return Some(stream);
+                }
+                stream.0.reset(NOT_SERVED);
+                stream.1.stop(NOT_SERVED);
+            }
+            one = session.accept_uni() => one.ok()?.stop(NOT_SERVED),
+        }
+    }
+}
+
+/// Receives from one peer, which is about to call, and lets it in. It has proved that it has the code.
+pub(crate) async fn receive_from(node: &Node, peer: NodeId, mut receiving: Receiving, say: Say) -> ExitCode {
+    receiving.asks(say);
+    receiving.terms.packed = true;
     node.answer(peer, true);
     say.waiting("waiting for the sender's call");
-    let Ok(pipe) = tokio::time::timeout(CALL, node.accept()).await else {
+    let Ok(session) = timeout(CALL, node.accept_session()).await else {
         say.still();
         say.error("the sender did not call");
         return ExitCode::FAILURE;
     };
-    let Some(pipe) = pipe else { return ExitCode::FAILURE };
-    say.opened("incoming", &pipe);
-    match receiving.one(pipe.peer(), tokio::io::split(pipe), &Moved::default(), say).await {
+    let Some(session) = session else { return ExitCode::FAILURE };
+    if let Some(carrier) = session.carrier() {
+        say.opened("incoming", &carrier);
+    }
+    match Arc::new(receiving).one(session, &Arc::default(), &Arc::default(), say).await {
         (true, 0) => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
     }
@@ -217,13 +330,19 @@ pub(crate) async fn receive_from(node: &Node, peer: NodeId, receiving: &Receivin
 /// Receives from all peers that come, until interrupted, or from one peer.
 pub(crate) async fn receive(
     node: &Node,
-    receiving: Receiving,
+    mut receiving: Receiving,
     invitation: &Invitation,
     say: Say,
 ) -> ExitCode {
+    receiving.asks(say);
     say.waiting("asking for the outside address");
     say.ready(&node.address().await, node.node_id(), Some(invitation));
-    let failed = if receiving.once {
+    // Nobody is given a pipe without a session; those that come would wait for ever.
+    let others = node.clone();
+    let draining = tokio::spawn(async move { while others.accept().await.is_some() {} });
+    let once = receiving.once;
+    let receiving = Arc::new(receiving);
+    let failed = if once {
         receiving.first(node, say).await
     } else {
         let mut seats = Seats::new(receiving, say);
@@ -231,8 +350,11 @@ pub(crate) async fn receive(
             () = seats.serve(node) => {}
             () = interrupted() => {}
         }
-        seats.failed()
+        let failed = seats.failed();
+        seats.close().await;
+        failed
     };
+    draining.abort();
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 

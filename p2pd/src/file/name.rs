@@ -1,16 +1,18 @@
 //! Names of files as they cross the wire: one place in a folder, for any text of the sender. Others are refused, not
 //! mended: a mended name is one that neither side chose, and two of them may be the same.
 
+use std::ffi::OsString;
 use std::fmt;
 
 use data_encoding::HEXLOWER;
 use p2pd_core::NodeId;
 use p2pd_core::text::is_plain;
 
-use super::wire::Resume;
+use super::folder;
+use super::wire::{MAX_NAME, MAX_PATH, Resume};
 
-/// Longest name in bytes, which is that of most file systems.
-pub(crate) const MAX_NAME: usize = 255;
+/// Most folders on the way to a file, with the one that was sent.
+pub(crate) const MAX_DEPTH: usize = 64;
 /// Suffix of the names of partial files.
 const PART: &str = ".p2pd-part";
 /// Hexadecimal digits that tell senders apart.
@@ -37,6 +39,76 @@ impl Sender {
         };
         Sender(HEXLOWER.encode(&hash.finalize().as_bytes()[..SENDER / 2]))
     }
+
+    /// Returns the name of the partial file of an entry in a folder.
+    pub(crate) fn part(&self, entry: &[u8]) -> String {
+        let hash = HEXLOWER.encode(&blake3::hash(entry).as_bytes()[..8]);
+        format!(".{hash}.{}{PART}", self.0)
+    }
+}
+
+/// Returns the names of a path on the wire, each as this system has it.
+///
+/// # Errors
+/// The error of the path, or of the first name that is none here. The first one is a [`FileName`].
+pub(crate) fn names(path: &[u8]) -> Result<Vec<OsString>, NameError> {
+    if path.len() > MAX_PATH {
+        return Err(NameError::Length);
+    }
+    let mut names = Vec::new();
+    for name in path.split(|b| *b == b'/') {
+        if names.len() > MAX_DEPTH {
+            return Err(NameError::Length);
+        }
+        names.push(if names.is_empty() { top(name)?.as_str().into() } else { entry(name)? });
+    }
+    Ok(names)
+}
+
+/// Returns the name of what is sent itself, the first one of each path.
+///
+/// # Errors
+/// The error of the name.
+pub(crate) fn top(name: &[u8]) -> Result<FileName, NameError> {
+    FileName::new(std::str::from_utf8(name).map_err(|_| NameError::Text)?)
+}
+
+/// Returns the name of an entry in a folder that was sent. Hidden ones are taken: they belong to the folder. On Unix a
+/// name may be any bytes.
+///
+/// # Errors
+/// The error of the name.
+fn entry(name: &[u8]) -> Result<OsString, NameError> {
+    if !(1..=MAX_NAME).contains(&name.len()) {
+        return Err(NameError::Length);
+    }
+    if name == b"." || name == b".." || std::str::from_utf8(name).is_ok_and(is_partial) {
+        return Err(NameError::Dot);
+    }
+    if name.contains(&b'/') {
+        return Err(NameError::Separator);
+    }
+    if name.contains(&0) {
+        return Err(NameError::Control);
+    }
+    if cfg!(not(unix)) {
+        portable(name)?;
+    }
+    folder::name(name).ok_or(NameError::Text)
+}
+
+/// Returns whether every system can have an entry of this name.
+///
+/// # Errors
+/// Says why some cannot.
+pub(crate) fn portable(name: &[u8]) -> Result<(), NameError> {
+    let text = std::str::from_utf8(name).map_err(|_| NameError::Text)?;
+    // A dot in front is one of a hidden file.
+    let visible = text.trim_start_matches('.');
+    if text.contains(['<', '>', '"', '|', '?', '*']) {
+        return Err(NameError::Separator);
+    }
+    FileName::new(if visible.is_empty() { text } else { visible }).map(drop)
 }
 
 /// Returns true if a file of this name is a partial one.
@@ -60,6 +132,8 @@ pub(crate) enum NameError {
     Control,
     /// A device's name on Windows, or an ending that Windows drops.
     Device,
+    /// The name is not UTF-8.
+    Text,
 }
 
 impl FileName {
@@ -132,6 +206,7 @@ impl fmt::Display for NameError {
                 f.write_str("a file's name may have no slash, no backslash and no colon in it")
             }
             NameError::Control => f.write_str("a file's name may have no control characters in it"),
+            NameError::Text => f.write_str("a file's name has to be UTF-8"),
             NameError::Device => {
                 f.write_str("a file's name may not be a device of Windows, nor end with a dot or a space")
             }

@@ -1,300 +1,407 @@
 //! The receiver's side of the protocol in [`wire`](super::wire).
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use p2pd_core::NodeId;
-use p2pd_core::text::shown;
-use subtle::ConstantTimeEq;
-use tokio::fs::File;
-use tokio::io::{AsyncRead, AsyncSeekExt, AsyncWrite, AsyncWriteExt};
 
-use super::copy::{CHUNK, Hashed, Hashing, next, patiently, within};
-use super::inbox::{Have, Inbox, NotTaken, Place};
-use super::name::{FileName, Sender};
-use super::wire::{HASH, Message, Refusal};
+use super::channel::{Reader, Stop, Writer, is_stopped, patience};
+use super::content::Written;
+use super::inbox::{Inbox, NotTaken};
+use super::name::Sender;
+use super::send::{WINDOW, WINDOW_BYTES};
+use super::stage::{Done, Error, Pending, Spot, Stage, State, Terms, unexpected};
+use super::tree::{self, HASH, Hashed};
+use super::walk::show;
+use super::wire::{CHUNK, Frame, Listing, Meta, Number, Offer, Refusal};
 use super::{Ended, Event};
-use crate::talk::Gather;
 
-/// Files that are taken from one pipe.
-pub(crate) const MAX_FILES: usize = 1000;
-/// Time for which a name may be in use before its sender is refused.
-const IN_USE: Duration = Duration::from_secs(3);
+/// Entries of one stream that are refused before nothing more is answered.
+pub(super) const MAX_REFUSED: usize = 10_000;
 /// Longest time for each step of a peer: to introduce itself, to offer its first file, and to begin with it.
 const BEGIN: Duration = Duration::from_secs(10);
+/// Longest time for a sender to hear why nothing is taken any more.
+const GOODBYE: Duration = Duration::from_secs(2);
 /// Bytes of a file after which the disk is looked at again.
 const LOOK: u64 = 16 << 20;
 
-/// Receives the files of one pipe's peer, and reports their progress. Returns the number of files that were refused.
+struct Receiving<'a, T> {
+    inbox: &'a Inbox,
+    stop: Arc<Stop>,
+    stage: Stage<'a>,
+    from: Reader,
+    to: Writer,
+    tell: T,
+    next: Number,
+    /// What the user has said yes to.
+    list: Listing,
+    /// Packed bytes and holes are taken.
+    packed: bool,
+    /// Entries that were announced and have not come.
+    announced: u64,
+    pending: BTreeMap<Number, Pending<'a>>,
+    paths: usize,
+    refused: usize,
+    /// Whether a file has begun.
+    begun: bool,
+    zstd: zstd::bulk::Decompressor<'static>,
+}
+
+/// Receives from the peer of one stream, if `consent` takes the list. Returns the number of entries that were refused.
 ///
 /// # Errors
-/// Those of the pipe, and `InvalidData` for a peer that speaks otherwise. Data received by then stays.
-pub(crate) async fn receive(
+/// Those of the stream, `InvalidData` for a peer that speaks otherwise, and the reason to take nothing. Data received by
+/// then stays.
+pub(super) fn receive(
     inbox: &Inbox,
-    max_size: u64,
-    peer: NodeId,
-    (mut from, mut to): (impl AsyncRead + Unpin, impl AsyncWrite + Unpin),
+    terms: Terms,
+    (peer, stop): (NodeId, Arc<Stop>),
+    (mut from, mut to): (Reader, Writer),
+    consent: impl FnOnce(&Listing) -> Result<(), Refusal>,
     mut tell: impl FnMut(Event<'_>),
 ) -> io::Result<usize> {
-    let sender = match within(BEGIN, Message::read(&mut from)).await? {
-        Some(Message::Hello(resume)) => Sender::new(resume.as_ref(), peer),
-        _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "the peer sends no files")),
+    let Some(Frame::Hello(resume, list)) = from.frame(BEGIN, &mut to)? else {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "the peer sends no files"));
     };
-    tell(Event::Greeted);
-    let (mut refused, mut left) = (0, max_size);
-    for number in 0.. {
-        let next = Message::read(&mut from);
-        let next = if number == 0 { within(BEGIN, next).await } else { patiently(0, next).await };
-        let (size, name) = match next? {
-            None => break,
-            Some(Message::Offer { size, name }) => (size, name),
-            Some(_) => return Err(unexpected()),
-        };
-        let name = match FileName::new(&name) {
-            Ok(name) if number < MAX_FILES => name,
-            taken => {
-                let why = taken.map_or(Refusal::Name, |_| Refusal::TooMany);
-                Message::Refused(why).write(&mut to).await?;
-                // Such a name is shown escaped: it could write on the terminal.
-                tell(Event::Ended { name: &shown(&name).to_string(), how: Ended::Refused(why) });
-                refused += 1;
-                // A peer that goes on offering is not answered for ever.
-                if number > 2 * MAX_FILES {
-                    return Err(unexpected());
-                }
-                continue;
-            }
-        };
-        let how = if size > left || !inbox.takes(size) {
-            Err(Error::NotTaken(Refusal::TooLarge.into()))
-        } else {
-            left -= size;
-            one(inbox, (&sender, &name), size, (&mut from, &mut to), &mut tell).await
-        };
-        match how {
-            Ok(how) => tell(Event::Ended { name: name.as_str(), how }),
-            Err(Error::NotTaken(NotTaken { told, why })) => {
-                let how = why.as_ref().map_or(Ended::Refused(told), Ended::Failed);
-                tell(Event::Ended { name: name.as_str(), how });
-                Message::Refused(told).write(&mut to).await?;
-                refused += 1;
-            }
-            // The sender is in the midst of the bytes: it is told, and given time to hear it.
-            Err(Error::Broken(why)) => {
-                tell(Event::Ended { name: name.as_str(), how: Ended::Failed(&why) });
-                Message::Refused(Refusal::NotWritten).write(&mut to).await?;
-                to.shutdown().await?;
-                let _ = patiently(0, tokio::io::copy(&mut from, &mut tokio::io::sink())).await;
-                return Err(io::Error::new(why.kind(), format!("{name}: {why}")));
-            }
-            Err(Error::Anew) => {
-                let _ = within(BEGIN, Message::Refused(Refusal::InUse).write(&mut to)).await;
-                return Err(io::Error::other(format!("{name}: its sender begins it anew")));
-            }
-            Err(Error::Pipe(why)) => return Err(io::Error::new(why.kind(), format!("{name}: {why}"))),
-        }
-    }
-    to.shutdown().await?;
-    Ok(refused)
-}
-
-/// Reason why a file did not arrive.
-#[derive(Debug)]
-enum Error {
-    /// The file is refused; the next one may follow.
-    NotTaken(NotTaken),
-    /// The file cannot be written any more, while its bytes arrive.
-    Broken(io::Error),
-    /// Its sender sends it on another pipe.
-    Anew,
-    Pipe(io::Error),
-}
-
-async fn one(
-    inbox: &Inbox,
-    (sender, name): (&Sender, &FileName),
-    size: u64,
-    (from, to): (&mut (impl AsyncRead + Unpin), &mut (impl AsyncWrite + Unpin)),
-    tell: &mut impl FnMut(Event<'_>),
-) -> Result<Ended<'static>, Error> {
-    let (place, have) = free(inbox, (sender, name), size).await?;
-    // A sender that was cut off is back before its earlier pipe is known to be dead.
-    tokio::select! {
-        ended = into_place(inbox, (&place, have), (name, size), (from, to), tell) => ended,
-        () = place.begun_anew() => Err(Error::Anew),
-    }
-}
-
-/// Receives a file to its place.
-async fn into_place(
-    inbox: &Inbox,
-    (place, have): (&Place<'_>, Have),
-    (name, size): (&FileName, u64),
-    (from, to): (&mut (impl AsyncRead + Unpin), &mut (impl AsyncWrite + Unpin)),
-    tell: &mut impl FnMut(Event<'_>),
-) -> Result<Ended<'static>, Error> {
     tell(Event::Compares);
-    let (file, hashed) = match have {
-        Have::Whole(file) if size > 0 => {
-            let whole = proven(&mut File::from_std(file), size, (&mut *from, &mut *to)).await?;
-            if whole.is_some() {
-                Message::Done.write(to).await.map_err(Error::Pipe)?;
-                return Ok(Ended::Same);
+    if let Err(why) = consent(&list) {
+        say_no(why, &mut from, &mut to);
+        return Err(io::Error::other(format!("{peer} sends nothing: {}", why.reason())));
+    }
+    tell(Event::Listed(&list));
+    to.put(&Frame::Go(terms.packed))?;
+    let sender = Sender::new(resume.as_ref(), peer);
+    let mut receiving = Receiving {
+        inbox,
+        stage: Stage::new(inbox, terms, (sender, stop.clone()), list.bytes),
+        stop,
+        from,
+        to,
+        tell,
+        next: 0,
+        packed: terms.packed,
+        announced: list.files.saturating_add(list.folders.saturating_mul(2)),
+        list,
+        pending: BTreeMap::new(),
+        paths: 0,
+        refused: 0,
+        begun: false,
+        zstd: zstd::bulk::Decompressor::new()?,
+    };
+    match receiving.all() {
+        Ok(()) => Ok(receiving.refused),
+        Err(why) => {
+            if is_stopped(&why) {
+                let (why, text) = match receiving.stop.is_anew() {
+                    true => (Refusal::InUse, "its sender begins anew"),
+                    false => (Refusal::Crowded, "sent next to nothing, and made room for others"),
+                };
+                say_no(why, &mut receiving.from, &mut receiving.to);
+                return Err(io::Error::other(format!("{peer}: {text}")));
             }
-            // It proved to be another file. What there is of the one that comes is not asked for again.
-            let Have::Part(file, _) = place.begin(size)? else { return Err(unexpected().into()) };
-            (restarted(file, to).await?, Hashed::default())
+            if why.kind() == io::ErrorKind::InvalidData {
+                let _ = receiving.to.flush();
+            }
+            Err(why)
         }
-        // Of nothing there is only one.
-        Have::Whole(_) => {
-            Message::Accept { have: 0 }.write(to).await.map_err(Error::Pipe)?;
-            digest(from).await?;
-            Message::Done.write(to).await.map_err(Error::Pipe)?;
-            return Ok(Ended::Same);
-        }
-        Have::Part(file, 0) => {
-            Message::Accept { have: 0 }.write(to).await.map_err(Error::Pipe)?;
-            (File::from_std(file), Hashed::default())
-        }
-        Have::Part(file, have) => {
-            let mut file = File::from_std(file);
-            match proven(&mut file, have, (&mut *from, &mut *to)).await? {
-                Some(hashed) => {
-                    Message::Begin { from: have }.write(to).await.map_err(Error::Pipe)?;
-                    (file, hashed)
+    }
+}
+
+/// Tells a peer why nothing is taken, before the stream is closed.
+fn say_no(why: Refusal, from: &mut Reader, to: &mut Writer) {
+    if to.put(&Frame::No(why)).and_then(|()| to.end()).is_ok() {
+        // A stream that is dropped with bytes unread may take the word with it.
+        from.drain(GOODBYE);
+    }
+}
+
+impl<'a, T: FnMut(Event<'_>)> Receiving<'a, T> {
+    fn all(&mut self) -> io::Result<()> {
+        loop {
+            let patience = match (self.next, self.begun) {
+                (0, _) => BEGIN,
+                (_, false) if !self.pending.is_empty() => BEGIN + patience(self.proving()) - patience(0),
+                _ => patience(self.proving()),
+            };
+            let Some(frame) = self.from.frame(patience, &mut self.to)? else {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            };
+            match frame {
+                Frame::Folder(path) => self.entry(&path, |it| it.stage.folder(&path))?,
+                Frame::Link(path, target, meta) => self.entry(&path, |it| {
+                    it.stage.link(&path, &target, &meta)?;
+                    (it.tell)(Event::Linked);
+                    Ok(())
+                })?,
+                Frame::Leave(path, meta) => self.entry(&path, |it| it.leave(&path, meta))?,
+                Frame::File(offer) => self.file(offer)?,
+                Frame::Tree(n, hashes) => self.tree(n, hashes)?,
+                Frame::Body(n) => self.body(n)?,
+                Frame::Bye => {
+                    self.to.put(&Frame::Stored)?;
+                    return self.to.end();
                 }
-                None => (restarted(file.into_std().await, to).await?, Hashed::default()),
+                _ => return Err(unexpected()),
             }
         }
-    };
-    let begun = hashed.bytes;
-    tell(Event::Begins { name: name.as_str(), size, from: begun });
-    let (mut chunk, mut look) = (vec![0; CHUNK], begun + LOOK);
-    let (mut gather, mut hashing, mut at) =
-        (Gather::new(&mut *from), Hashing::new(file, hashed).await, begun);
-    while at < size {
-        if at >= look {
-            look = at + LOOK;
-            if inbox.room() == 0 {
-                return Err(Error::Broken(io::Error::new(
-                    io::ErrorKind::StorageFull,
-                    "no more bytes are taken",
-                )));
-            }
-        }
-        let some = next(&mut gather, &mut chunk, size - at);
-        let some = if at == begun { within(BEGIN, some).await } else { patiently(0, some).await };
-        let n = match some {
-            Ok(n) => n,
-            Err(why) => {
-                // What came is there when the name is free again.
-                let _ = hashing.settle().await;
-                return Err(Error::Pipe(why));
-            }
+    }
+
+    /// Most bytes that the sender hashes meanwhile.
+    fn proving(&self) -> u64 {
+        let have = |pending: &Pending<'_>| match pending.state {
+            State::Proving { have, .. } => have,
+            State::Taken(_) => 0,
         };
-        chunk = hashing.write(chunk, n).await.map_err(Error::Broken)?;
-        at += n as u64;
-        inbox.took(n as u64);
-        tell(Event::Moved { name: name.as_str(), bytes: at });
+        self.pending.values().map(have).max().unwrap_or_default()
     }
-    let (file, hashed) = hashing.finish().await.map_err(Error::Broken)?;
-    let (ours, theirs) = (hashed.digest(), digest(from).await?);
-    let kept = keep(place, file, size, ours == theirs).await?;
-    Message::Done.write(to).await.map_err(Error::Pipe)?;
-    // Only now, because it takes longer if there is one like it.
-    let kept = tokio::task::block_in_place(|| place.merge(kept, size));
-    let kept = (kept != *name).then_some(kept);
-    Ok(Ended::Moved { bytes: size, from: begun, digest: ours, kept })
-}
 
-/// Waits a moment for a name that is in use: whoever has it from the same sender is told to end.
-async fn free<'a>(
-    inbox: &'a Inbox,
-    (sender, name): (&Sender, &FileName),
-    size: u64,
-) -> Result<(Place<'a>, Have), NotTaken> {
-    let begin = Instant::now();
-    loop {
-        let found = inbox.place(sender, name.clone()).map_err(NotTaken::from);
-        let found = found.and_then(|place| place.look(size).map(|have| (place, have)));
-        match found {
-            Err(NotTaken { told: Refusal::InUse, .. }) if begin.elapsed() < IN_USE => {
-                tokio::time::sleep(Duration::from_millis(50)).await;
+    /// Counts an entry, and returns its number.
+    fn number(&mut self) -> io::Result<Number> {
+        let n = self.next;
+        self.next = n.checked_add(1).ok_or_else(unexpected)?;
+        self.announced = self.announced.checked_sub(1).ok_or_else(unexpected)?;
+        Ok(n)
+    }
+
+    fn refuse(&mut self, n: Number, path: &[u8], NotTaken { told, why }: NotTaken) -> io::Result<()> {
+        let how = why.as_ref().map_or(Ended::Refused(told), Ended::Failed);
+        // Such a name is shown escaped: it could write on the terminal.
+        (self.tell)(Event::Ended { name: &show(path), how });
+        self.refused += 1;
+        if self.refused > MAX_REFUSED {
+            return Err(unexpected());
+        }
+        self.to.put(&Frame::Not(n, told))
+    }
+
+    /// Refuses what the user was not shown.
+    fn shown(&self, path: &[u8]) -> Result<(), Error> {
+        if self.list.may_have(path) { Ok(()) } else { Err(Refusal::Name.into()) }
+    }
+
+    /// Handles an entry that is done at once.
+    fn entry(&mut self, path: &[u8], work: impl FnOnce(&mut Self) -> Result<(), Error>) -> io::Result<()> {
+        let n = self.number()?;
+        match self.shown(path).and_then(|()| work(self)) {
+            Ok(()) => self.to.put(&Frame::Done(n)),
+            Err(Error::NotTaken(why)) => self.refuse(n, path, why),
+            Err(Error::Stream(why)) => Err(why),
+        }
+    }
+
+    /// Ends a folder.
+    fn leave(&mut self, path: &[u8], meta: Meta) -> Result<(), Error> {
+        let pending = &self.pending;
+        let is_busy = |name: &OsString| {
+            pending.values().any(|pending| matches!(&pending.spot, Spot::Inside(of) if of[0] == *name))
+        };
+        if let Some(kept) = self.stage.leave(path, meta, is_busy)? {
+            let name = show(path);
+            (self.tell)(Event::Kept { name: &name, kept: (kept.as_str() != name).then_some(&kept) });
+        }
+        Ok(())
+    }
+
+    /// Takes an offer in, and answers what is wanted of the file.
+    fn file(&mut self, offer: Offer) -> io::Result<()> {
+        let n = self.number()?;
+        if self.pending.len() >= WINDOW || self.paths + offer.path.len() > WINDOW_BYTES {
+            return Err(unexpected());
+        }
+        match self.shown(&offer.path).and_then(|()| self.stage.look(&offer)) {
+            Ok((spot, state)) => {
+                self.to.put(&match &state {
+                    State::Proving { have, .. } => Frame::Prove(n, *have),
+                    State::Taken(_) => Frame::Take(n, 0),
+                })?;
+                self.paths += offer.path.len();
+                self.pending.insert(n, Pending { offer, spot, state });
+                Ok(())
             }
-            done => return done,
+            Err(Error::NotTaken(why)) => self.refuse(n, &offer.path, why),
+            Err(Error::Stream(why)) => Err(why),
         }
     }
-}
 
-/// Says how much there is, and has the sender prove that it has the same. `None` if it has something else.
-async fn proven(
-    file: &mut File,
-    have: u64,
-    (from, to): (&mut (impl AsyncRead + Unpin), &mut (impl AsyncWrite + Unpin)),
-) -> Result<Option<Hashed>, Error> {
-    Message::Accept { have }.write(to).await.map_err(Error::Pipe)?;
-    // While the sender hashes its own.
-    let ours = Hashed::prefix(file, have).await;
-    match patiently(have, Message::read(from)).await.map_err(Error::Pipe)? {
-        Some(Message::Proof(theirs)) => {
-            let ours = ours.map_err(NotTaken::from)?;
-            Ok(bool::from(ours.digest().ct_eq(&theirs)).then_some(ours))
+    /// Takes in hashes of the part that is here. When all have come, answers from where on the file is wanted.
+    fn tree(&mut self, n: Number, some: Vec<[u8; HASH]>) -> io::Result<()> {
+        let Some(Pending { offer, state: State::Proving { have, hashes, .. }, .. }) =
+            self.pending.get_mut(&n)
+        else {
+            return Err(unexpected());
+        };
+        let group = tree::group(offer.size);
+        let wanted = tree::groups(*have, group);
+        hashes.extend(some);
+        if hashes.len() < wanted {
+            return Ok(());
         }
-        Some(_) => Err(unexpected().into()),
-        None => Err(Error::Pipe(io::ErrorKind::UnexpectedEof.into())),
+        if hashes.len() > wanted {
+            return Err(unexpected());
+        }
+        let Some(mut pending) = self.pending.remove(&n) else { return Err(unexpected()) };
+        self.paths -= pending.offer.path.len();
+        (self.tell)(Event::Compares);
+        match self.stage.compare(&mut pending) {
+            Ok(true) => {
+                let name = show(&pending.offer.path);
+                let how = Ended::Same(pending.offer.size.unwrap_or_default());
+                (self.tell)(Event::Ended { name: &name, how });
+                self.to.put(&Frame::Same(n))
+            }
+            Ok(false) => {
+                let State::Taken(full) = &pending.state else { return Err(unexpected()) };
+                self.to.put(&Frame::Take(n, full.len() as u64 * group))?;
+                self.paths += pending.offer.path.len();
+                self.pending.insert(n, pending);
+                Ok(())
+            }
+            Err(Error::NotTaken(why)) => self.refuse(n, &pending.offer.path, why),
+            Err(Error::Stream(why)) => Err(why),
+        }
+    }
+
+    /// Receives the bytes of a file.
+    fn body(&mut self, n: Number) -> io::Result<()> {
+        let Some(pending) = self.pending.remove(&n) else { return Err(unexpected()) };
+        self.paths -= pending.offer.path.len();
+        let name = show(&pending.offer.path);
+        let State::Taken(full) = &pending.state else {
+            // The sender could not read it any more.
+            return match self.from.frame(patience(0), &mut self.to)? {
+                Some(Frame::Abort) => self.gone(&name),
+                _ => Err(unexpected()),
+            };
+        };
+        let (size, group) = (pending.offer.size, tree::group(pending.offer.size));
+        let hashed = Hashed::after(group, full.clone());
+        let from = hashed.bytes;
+        let written = self.stage.open(&pending, from).and_then(|file| Ok(Written::new(file, hashed)?));
+        (self.tell)(Event::Begins { name: &name, size, from });
+        let received = match written {
+            Ok(written) => self.content(written, &pending, &name),
+            Err(Error::NotTaken(why)) => Ok(Body::Refused(why, true)),
+            Err(Error::Stream(why)) => Err(why),
+        };
+        match received.map_err(|why| named(&name, why))? {
+            Body::Whole(done) => {
+                self.to.put(&Frame::Done(n))?;
+                // Only now, because it takes longer if there is one like it.
+                let kept = match (&pending.spot, done.kept) {
+                    (Spot::Top(place, wanted), Some(kept)) => {
+                        self.to.flush()?;
+                        Some(place.merge(kept, done.bytes)).filter(|kept| kept != wanted)
+                    }
+                    _ => None,
+                };
+                let how = Ended::Moved { bytes: done.bytes, from, digest: done.digest, kept };
+                (self.tell)(Event::Ended { name: &name, how });
+                Ok(())
+            }
+            Body::Gone => self.gone(&name),
+            Body::Refused(why, goes_on) => {
+                self.refuse(n, &pending.offer.path, why)?;
+                if goes_on { self.skip() } else { Ok(()) }
+            }
+        }
+    }
+
+    /// Says of a file that its sender gave it up.
+    fn gone(&mut self, name: &str) -> io::Result<()> {
+        self.refused += 1;
+        let why = io::Error::other("its sender gave it up: it has changed, or cannot be read");
+        (self.tell)(Event::Ended { name, how: Ended::Failed(&why) });
+        Ok(())
+    }
+
+    /// Reads to the end of a file's bytes, which are not kept.
+    fn skip(&mut self) -> io::Result<()> {
+        loop {
+            match self.from.frame(patience(0), &mut self.to)? {
+                Some(Frame::End(_) | Frame::Abort) => return Ok(()),
+                Some(Frame::Data(_) | Frame::Packed(_) | Frame::Hole(_)) => {}
+                Some(_) => return Err(unexpected()),
+                None => return Err(io::ErrorKind::UnexpectedEof.into()),
+            }
+        }
+    }
+
+    /// Writes the bytes of a file, and keeps it.
+    fn content(&mut self, mut written: Written, pending: &Pending<'a>, name: &str) -> io::Result<Body> {
+        let size = pending.offer.size;
+        let (mut counted, mut look) = (0, LOOK);
+        let digest = loop {
+            let wait = if self.begun { patience(0) } else { BEGIN };
+            let frame = match self.from.frame(wait, &mut self.to)? {
+                Some(frame) => frame,
+                None => return Err(io::ErrorKind::UnexpectedEof.into()),
+            };
+            self.begun = true;
+            let room = match size {
+                Some(size) => size - written.hashed.bytes,
+                None => self.stage.left,
+            };
+            let (before, wrote) = (
+                written.hashed.bytes,
+                match frame {
+                    Frame::Data(data) if data.len() as u64 <= room => written.data(&data),
+                    Frame::Packed(_) | Frame::Hole(_) if !self.packed => return Err(unexpected()),
+                    Frame::Packed(packed) => match self.zstd.decompress(&packed, CHUNK) {
+                        Ok(data) if data.len() as u64 <= room => written.data(&data),
+                        Ok(_) if size.is_none() => Err(io::ErrorKind::FileTooLarge.into()),
+                        _ => return Err(unexpected()),
+                    },
+                    Frame::Hole(bytes) if bytes <= room => written.hole(bytes),
+                    Frame::Data(_) | Frame::Hole(_) if size.is_none() => {
+                        Err(io::ErrorKind::FileTooLarge.into())
+                    }
+                    Frame::End(digest) => break digest,
+                    Frame::Abort => return Ok(Body::Gone),
+                    _ => return Err(unexpected()),
+                },
+            );
+            let wrote = wrote.and_then(|()| {
+                self.inbox.took(written.taken - counted);
+                counted = written.taken;
+                if counted < look {
+                    return Ok(());
+                }
+                look = counted + LOOK;
+                match self.inbox.room() {
+                    0 => Err(io::Error::new(io::ErrorKind::StorageFull, "no more bytes are taken")),
+                    _ => Ok(()),
+                }
+            });
+            if let Err(why) = wrote {
+                return Ok(Body::Refused(why.into(), true));
+            }
+            if size.is_none() {
+                self.stage.left -= written.hashed.bytes - before;
+            }
+            (self.tell)(Event::Moved { name, bytes: written.hashed.bytes });
+        };
+        if size.is_some_and(|size| size != written.hashed.bytes) {
+            return Err(unexpected());
+        }
+        Ok(match self.stage.keep(written, pending, digest) {
+            Ok(done) => Body::Whole(done),
+            Err(why) => Body::Refused(why, false),
+        })
     }
 }
 
-/// Begins from nothing.
-async fn restarted(file: std::fs::File, to: &mut (impl AsyncWrite + Unpin)) -> Result<File, Error> {
-    let mut file = File::from_std(file);
-    let emptied = async {
-        file.set_len(0).await?;
-        file.rewind().await
-    };
-    emptied.await.map_err(NotTaken::from)?;
-    Message::Begin { from: 0 }.write(to).await.map_err(Error::Pipe)?;
-    Ok(file)
+/// Outcome of the bytes of a file.
+enum Body {
+    Whole(Done),
+    /// Its sender gave it up.
+    Gone,
+    /// True if its bytes have not ended.
+    Refused(NotTaken, bool),
 }
 
-async fn digest(from: &mut (impl AsyncRead + Unpin)) -> Result<[u8; HASH], Error> {
-    match patiently(0, Message::read(from)).await.map_err(Error::Pipe)? {
-        Some(Message::Digest(digest)) => Ok(digest),
-        Some(_) => Err(unexpected().into()),
-        None => Err(Error::Pipe(io::ErrorKind::UnexpectedEof.into())),
-    }
-}
-
-/// Stores the file for good, if it has the sender's hash.
-async fn keep(place: &Place<'_>, mut file: File, size: u64, same: bool) -> Result<FileName, NotTaken> {
-    if !same {
-        place.discard();
-        return Err(Refusal::Damaged.into());
-    }
-    // What is written to a disk that is full may be told only now.
-    file.flush().await?;
-    file.sync_all().await?;
-    place.keep(size)
-}
-
-fn unexpected() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "the peer sent what was not asked for")
-}
-
-impl From<NotTaken> for Error {
-    fn from(why: NotTaken) -> Self {
-        Error::NotTaken(why)
-    }
-}
-
-impl From<Refusal> for Error {
-    fn from(why: Refusal) -> Self {
-        Error::NotTaken(why.into())
-    }
-}
-
-impl From<io::Error> for Error {
-    fn from(why: io::Error) -> Self {
-        Error::Pipe(why)
-    }
+fn named(name: &str, why: io::Error) -> io::Error {
+    if is_stopped(&why) { why } else { io::Error::new(why.kind(), format!("{name}: {why}")) }
 }

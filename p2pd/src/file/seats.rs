@@ -6,13 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use p2pd_core::NodeId;
-use p2pd_tokio::{Node, Pipe};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::sync::Notify;
+use p2pd_tokio::{Node, Session};
 use tokio::task::{Id, JoinError, JoinSet};
 
-use super::wire::{Message, Refusal};
+use super::channel::Stop;
 use super::{Ended, Event, Receiving};
 use crate::say::Say;
 use crate::talk::{Turns, place};
@@ -21,16 +18,16 @@ use crate::talk::{Turns, place};
 const SEATS: usize = 64;
 /// Most of these peers from one place.
 const SEATS_OF_ONE: usize = 8;
-/// Most pipes of one peer.
+/// Most sessions of one peer.
 const SEATS_OF_PEER: usize = 4;
 /// Bytes a second that keep a seat while others wait,
 const LEAST: u64 = 4096;
 /// counted over so long.
 const OVER: Duration = Duration::from_secs(30);
+/// Bytes that an entry counts for beside its own: a folder may have nothing but empty files.
+const ENTRY: u64 = 64;
 /// Silence after which a peer gives its seat up to one that waits.
 const NOTHING: Duration = Duration::from_secs(10);
-/// Time for a peer that makes room to hear so.
-const GOODBYE: Duration = Duration::from_secs(2);
 
 /// Progress of a peer.
 #[derive(Debug, Default)]
@@ -63,9 +60,12 @@ impl Moved {
             }
             Event::Ended { ref how, .. } => {
                 (state.compares, state.under_way) = (false, false);
-                state.lost += usize::from(!matches!(how, Ended::Moved { .. } | Ended::Same));
+                self.bytes.fetch_add(ENTRY, Ordering::Relaxed);
+                state.lost += usize::from(!matches!(how, Ended::Moved { .. } | Ended::Same(_)));
             }
-            Event::Greeted => {}
+            Event::Listed(_) => (state.compares, state.under_way) = (false, false),
+            Event::Linked => drop(self.bytes.fetch_add(ENTRY, Ordering::Relaxed)),
+            Event::Kept { .. } => {}
         }
     }
 
@@ -85,14 +85,17 @@ impl Moved {
     }
 }
 
+/// Time for peers to be told of the end.
+const FAREWELL: Duration = Duration::from_millis(50);
+
 #[derive(Debug)]
 struct Seat {
     task: Id,
-    peer: NodeId,
+    session: Session,
     place: IpAddr,
     moved: Arc<Moved>,
     rate: Rate,
-    out: Arc<Notify>,
+    stop: Arc<Stop>,
 }
 
 /// Bytes since the last two looks, at least [`OVER`] ago where there were so many.
@@ -135,32 +138,42 @@ pub(super) struct Seats {
     say: Say,
     taken: Vec<Seat>,
     running: JoinSet<usize>,
-    waiting: Turns<Pipe>,
+    waiting: Turns<Session>,
     failed: usize,
 }
 
 impl Seats {
-    pub(super) fn new(receiving: Receiving, say: Say) -> Self {
+    pub(super) fn new(receiving: Arc<Receiving>, say: Say) -> Self {
         let (taken, running, waiting) = (Vec::new(), JoinSet::new(), Turns::default());
-        Seats { receiving: Arc::new(receiving), say, taken, running, waiting, failed: 0 }
+        Seats { receiving, say, taken, running, waiting, failed: 0 }
     }
 
     /// Receives until the node ends.
     pub(super) async fn serve(&mut self, node: &Node) {
         let mut look = tokio::time::interval(Duration::from_secs(1));
         loop {
-            while let Some(pipe) = self.next() {
-                self.seat(pipe);
+            while let Some(session) = self.next() {
+                self.seat(session);
             }
             tokio::select! {
-                pipe = node.accept() => match pipe {
-                    Some(pipe) => self.waiting.push(pipe.remote_addr(), pipe),
+                session = node.accept_session() => match session {
+                    // One whose connection has broken already is not worth a seat.
+                    Some(session) => if let Some(carrier) = session.carrier() {
+                        self.waiting.push(carrier.remote_addr(), session);
+                    },
                     None => return,
                 },
                 Some(ended) = self.running.join_next_with_id() => self.left(ended),
                 _ = look.tick() => self.make_room(),
             }
         }
+    }
+
+    /// Tells the peers that nothing is received any more.
+    pub(super) async fn close(&self) {
+        self.taken.iter().for_each(|seat| seat.session.close(0, b"the receiver ended"));
+        // The sessions' own tasks tell them.
+        tokio::time::sleep(FAREWELL).await;
     }
 
     /// Number of files that have not arrived, and of senders that were cut off.
@@ -178,34 +191,31 @@ impl Seats {
         self.failed += lost;
     }
 
-    /// Returns the next pipe that may begin.
-    fn next(&mut self) -> Option<Pipe> {
+    /// Returns the next session that may begin.
+    fn next(&mut self) -> Option<Session> {
         if self.taken.len() >= SEATS {
             return None;
         }
         let taken = &self.taken;
         self.waiting.next(
             |of| taken.iter().filter(|seat| seat.place == of).count() < SEATS_OF_ONE,
-            |pipe| taken.iter().filter(|seat| seat.peer == pipe.peer()).count() < SEATS_OF_PEER,
+            |session| {
+                taken.iter().filter(|seat| seat.session.peer() == session.peer()).count() < SEATS_OF_PEER
+            },
         )
     }
 
-    fn seat(&mut self, pipe: Pipe) {
-        self.say.opened("incoming", &pipe);
-        let (moved, out) = (Arc::new(Moved::default()), Arc::new(Notify::new()));
-        let (peer, place, rate) = (pipe.peer(), place(pipe.remote_addr().ip()), Rate::new(Instant::now()));
-        let (receiving, say, watched, leave) = (self.receiving.clone(), self.say, moved.clone(), out.clone());
-        let task = self.running.spawn(async move {
-            let (mut from, mut to) = tokio::io::split(pipe);
-            tokio::select! {
-                (_, lost) = receiving.one(peer, (&mut from, &mut to), &watched, say) => return lost,
-                () = leave.notified() => {}
-            }
-            say.error(&format!("{peer} sent next to nothing, and made room for others"));
-            turn_out(from, to).await;
-            1
-        });
-        self.taken.push(Seat { task: task.id(), peer, place, moved, rate, out });
+    fn seat(&mut self, session: Session) {
+        // It has broken while it waited.
+        let Some(carrier) = session.carrier() else { return };
+        self.say.opened("incoming", &carrier);
+        let (moved, stop) = (Arc::new(Moved::default()), Arc::new(Stop::default()));
+        let (held, place) = (session.clone(), place(carrier.remote_addr().ip()));
+        let (receiving, say, watched, asked) =
+            (self.receiving.clone(), self.say, moved.clone(), stop.clone());
+        let task = self.running.spawn(async move { receiving.one(session, &asked, &watched, say).await.1 });
+        let rate = Rate::new(Instant::now());
+        self.taken.push(Seat { task: task.id(), session: held, place, moved, rate, stop });
     }
 
     /// Asks the slowest peer to leave, if somebody waits for its seat and its rate is below [`LEAST`].
@@ -225,41 +235,16 @@ impl Seats {
             }
         }
         if let Some((_, at)) = slowest.filter(|_| !self.waiting.is_empty()) {
-            self.taken[at].out.notify_one();
+            self.taken[at].stop.make_room();
         }
     }
 }
 
-/// Tells a peer that it has to make room for others, before its pipe is closed.
-async fn turn_out(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) {
-    let told = async {
-        Message::Refused(Refusal::Crowded).write(&mut to).await?;
-        to.shutdown().await?;
-        // A pipe that is dropped with bytes unread may take the word with it.
-        tokio::io::copy(&mut from, &mut tokio::io::sink()).await
-    };
-    let _ = tokio::time::timeout(GOODBYE, told).await;
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::wire::HASH;
+    use super::super::tree::HASH;
+    use super::super::wire::{Listing, Refusal};
     use super::*;
-
-    #[tokio::test]
-    async fn who_makes_room_is_told_to_try_later() {
-        let (near, far) = tokio::io::duplex(1 << 10);
-        let (from, to) = tokio::io::split(far);
-        let turned = tokio::spawn(turn_out(from, to));
-        // The sender is in the midst of its bytes.
-        let (mut read, mut write) = tokio::io::split(near);
-        write.write_all(&[7; 700]).await.unwrap();
-        let said = Message::read(&mut read).await.unwrap();
-        assert_eq!(said, Some(Message::Refused(Refusal::Crowded)));
-        assert_eq!(Message::read(&mut read).await.unwrap(), None);
-        drop((read, write));
-        turned.await.unwrap();
-    }
 
     #[test]
     fn a_peer_that_is_left_has_lost_what_was_refused_and_what_is_on_its_way() {
@@ -267,14 +252,15 @@ mod tests {
         let ended = |how| Event::Ended { name: "n", how };
         let arrived = || Ended::Moved { bytes: 9, from: 0, digest: [0; HASH], kept: None };
         for (event, lost) in [
-            (Event::Greeted, 0),
             (Event::Compares, 1),
-            (Event::Begins { name: "n", size: 9, from: 0 }, 1),
+            (Event::Listed(&Listing::default()), 0),
+            (Event::Compares, 1),
+            (Event::Begins { name: "n", size: Some(9), from: 0 }, 1),
             (Event::Moved { name: "n", bytes: 9 }, 1),
             (ended(arrived()), 0),
             (ended(Ended::Refused(Refusal::Name)), 1),
             (Event::Compares, 2),
-            (ended(Ended::Same), 1),
+            (ended(Ended::Same(9)), 1),
         ] {
             moved.tell(&event);
             assert_eq!(moved.lost(), lost, "{event:?}");

@@ -117,7 +117,8 @@ pub(super) async fn peers(node: Node, mut events: Events, say: Say) {
     }
 }
 
-fn is_yes(line: &[u8]) -> bool {
+/// Returns whether a line that the user typed is a yes.
+pub(crate) fn is_yes(line: &[u8]) -> bool {
     let line = line.trim_ascii();
     line.eq_ignore_ascii_case(b"y") || line.eq_ignore_ascii_case(b"yes")
 }

@@ -139,24 +139,62 @@ def j1():
 
 
 class Sender(wire.Stream):
-    """A peer of `file receive`, as far as its first offer."""
+    """A peer of `file receive`, on the one stream of a session, as far as its first offer."""
 
     def __init__(self, victim, source=lab.ATTACKER):
         super().__init__((lab.VICTIM, lab.PORT), source)
-        if self.say_first(wire.Key(), victim.node) != wire.READY or not self.to_pipe():
+        if self.say_first(wire.Key(), victim.node, mode=2, protocol=b"p2pd-files/3") != wire.READY or not self.to_pipe():
             raise ValueError("refused")
-        self.message(b"\0p2pd file 2")
+        # A new session: HAVE, FROM and OPEN of its first stream.
+        self.send(b"\1" + os.urandom(32) + b"\x10" + bytes(8) + b"\x11" + bytes(8) + b"\1" + bytes(4) + b"\7files/3")
+        self.held = self.plain = b""
+        # A list of one file of unknown size, whose name is not told.
+        self.message(b"\0\0" + bytes(16) + struct.pack(">QQQ", 1, 0, 2**64 - 1) + bytes(10))
 
     def message(self, body):
-        self.send(struct.pack(">H", len(body)) + body)
+        framed = struct.pack(">I", len(body)) + body
+        self.send(b"\2" + bytes(4) + struct.pack(">H", len(framed)) + framed)
 
     def offer(self, name, size):
-        self.message(b"\1" + struct.pack(">Q", size) + name)
+        self.message(b"\2\0" + struct.pack(">QHqIH", size, 0o644, 0, 0, len(name)) + name)
+
+    def bytes(self, content):
+        self.message(b"\7" + content)
+
+    def begin(self):
+        self.message(b"\6" + bytes(4))
+
+    def more(self):
+        """Reads a record, and keeps what is DATA of the stream."""
+        self.plain += self.receive()
+        lengths = {4: 9, 5: 9, 6: 13, 7: 5, 16: 9, 17: 9, 18: 9, 19: 5, 20: 5, 21: 5, 3: 5}
+        while self.plain:
+            kind = self.plain[0]
+            if kind == 2:
+                if len(self.plain) < 7:
+                    return
+                length = 7 + struct.unpack(">H", self.plain[5:7])[0]
+                if len(self.plain) < length:
+                    return
+                self.held += self.plain[7:length]
+            elif kind in lengths:
+                length = lengths[kind]
+                if len(self.plain) < length:
+                    return
+            else:
+                raise ValueError(f"frame {kind}")
+            self.plain = self.plain[length:]
 
     def answer(self):
-        """The answer's kind and body, or why there is none."""
+        """The answer behind GO, or why there is none."""
         try:
-            return self.receive()[2:].hex()
+            while True:
+                if len(self.held) >= 4 and len(self.held) >= 4 + (length := struct.unpack(">I", self.held[:4])[0]):
+                    frame, self.held = self.held[4 : 4 + length], self.held[4 + length :]
+                    if frame[:1] != b"\x20":
+                        return frame.hex()
+                else:
+                    self.more()
         except Exception as why:
             return type(why).__name__
 
@@ -188,7 +226,8 @@ def g1():
     honest = Sender(victim)
     honest.offer(b"half.bin", 1000)
     honest.answer()
-    honest.send(b"h" * 500)
+    honest.begin()
+    honest.bytes(b"h" * 500)
     time.sleep(0.5)
     honest.close()
     time.sleep(1)
@@ -205,6 +244,7 @@ def g1():
         try:
             sender = Sender(victim)
             sender.offer(b"big%d" % n, 1 << 23)
+            sender.begin()
             held.append(sender)
         except Exception:
             errors += 1
@@ -216,7 +256,7 @@ def g1():
 
     def trickle():
         for sender in held:
-            sender.send(b"x")
+            sender.bytes(b"x")
 
     with Attack(0.5, trickle):
         command = [lab.PROGRAM, "file", "send", victim.address, path, "--no-servers", "--bind", lab.CALLER]
