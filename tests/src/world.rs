@@ -237,13 +237,12 @@ impl World {
 
 /// Two lines of the first host: to its own home and to the second one. It uses one at a time.
 #[derive(Debug)]
-pub struct TwoLines<'a> {
-    host: &'a Host,
+pub struct TwoLines {
     /// Commands that bring each up.
-    up: [String; 2],
+    pub up: [String; 2],
 }
 
-impl<'a> TwoLines<'a> {
+impl TwoLines {
     /// Devices of the lines.
     pub const DEVICES: [&'static str; 2] = ["eth0", "eth1"];
 
@@ -251,24 +250,23 @@ impl<'a> TwoLines<'a> {
     ///
     /// # Panics
     /// If it cannot be plugged in.
-    pub fn of(world: &'a World) -> Self {
+    pub fn of(world: &World) -> Self {
         let [ours, gateway] = world.lab.plug(0, 1, Self::DEVICES[1]).unwrap();
-        let host = world.lab.host(0);
-        let [a, b, c, _] = host.ip().octets();
+        let [a, b, c, _] = world.lab.host(0).ip().octets();
         let up = [
             format!("link set eth0 up\nroute add default via {a}.{b}.{c}.1\n"),
             format!("addr replace {ours}/24 dev eth1\nlink set eth1 up\nroute add default via {gateway}\n"),
         ];
-        TwoLines { host, up }
+        TwoLines { up }
     }
 
-    /// Leaves the other line and takes this one.
+    /// Leaves the other line and takes this one, in the world that the lines are of.
     ///
     /// # Panics
     /// If a line cannot be set.
-    pub fn go(&self, line: usize) {
+    pub fn go(&self, world: &World, line: usize) {
         let down = format!("link set {} down\n", Self::DEVICES[1 - line]);
-        self.host.ip_batch(&(down + &self.up[line])).unwrap();
+        world.lab.host(0).ip_batch(&(down + &self.up[line])).unwrap();
     }
 }
 

@@ -7,7 +7,7 @@ use p2pd_core::PeerAddress;
 use p2pd_tests::drivers::Driver;
 use p2pd_tests::lab::Child;
 use p2pd_tests::require_lab;
-use p2pd_tests::world::{PATIENCE, World};
+use p2pd_tests::world::{PATIENCE, TwoLines, World};
 
 const PEER: &str = env!("CARGO_BIN_EXE_peer");
 /// Time from the change until the new address is reported.
@@ -16,22 +16,16 @@ const TOLD_WITHIN: Duration = Duration::from_secs(3);
 /// The first host moves between its own home and the second one.
 struct Mover {
     world: World,
-    /// Commands that bring the host's two lines up.
-    up: [String; 2],
+    lines: TwoLines,
 }
 
-const LINES: [&str; 2] = ["eth0", "eth1"];
+const LINES: [&str; 2] = TwoLines::DEVICES;
 
 impl Mover {
     fn new(homes: &[&str], one_way: Duration) -> Mover {
         let world = World::far_apart(homes, one_way);
-        let [ours, gateway] = world.lab.plug(0, 1, LINES[1]).unwrap();
-        let [a, b, c, _] = world.lab.host(0).ip().octets();
-        let up = [
-            format!("link set eth0 up\nroute add default via {a}.{b}.{c}.1\n"),
-            format!("addr replace {ours}/24 dev eth1\nlink set eth1 up\nroute add default via {gateway}\n"),
-        ];
-        Mover { world, up }
+        let lines = TwoLines::of(&world);
+        Mover { world, lines }
     }
 
     fn servers(&self) -> &str {
@@ -40,8 +34,7 @@ impl Mover {
 
     /// Leaves one network and gets into the other.
     fn go(&self, line: usize) -> Instant {
-        let down = format!("link set {} down\n", LINES[1 - line]);
-        self.world.lab.host(0).ip_batch(&(down + &self.up[line])).unwrap();
+        self.lines.go(&self.world, line);
         Instant::now()
     }
 
@@ -140,7 +133,7 @@ fn a_session_of_each_driver_goes_on_while_its_caller_moves_ten_times() {
 fn two_lines(mover: &Mover) {
     let [a, b, c, _] = mover.world.lab.host(0).ip().octets();
     let gateway = format!("{a}.{b}.{c}.1");
-    let worse = mover.up[1].replace("default via", "default metric 200 via");
+    let worse = mover.lines.up[1].replace("default via", "default metric 200 via");
     let better = format!("route del default via {gateway}\nroute add default metric 100 via {gateway}\n");
     mover.world.lab.host(0).ip_batch(&(better + &worse)).unwrap();
 }

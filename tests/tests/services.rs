@@ -222,7 +222,7 @@ fn ssh_nginx_iperf3_dns_and_postgresql_outlive_two_changes_of_network() {
         let asking = scope.spawn(|| clients.dig(2 * secs as u32));
         for line in [1, 0] {
             sleep(BUSY / 3);
-            lines.go(line);
+            lines.go(&world, line);
         }
         asking.join().unwrap()
     });
