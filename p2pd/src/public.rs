@@ -1,7 +1,7 @@
 //! The shipped list of public servers. They learn this machine's address and whom it calls, so their user is asked once.
 
 use std::fs;
-use std::io::{self, IsTerminal, Read};
+use std::io::{self, BufRead, IsTerminal};
 use std::path::Path;
 
 use p2pd::servers::Servers;
@@ -76,9 +76,11 @@ fn keep(file: &Path, hash: &str) -> io::Result<()> {
 }
 
 /// Reads a line and nothing behind it, which is for whoever reads next.
-fn read_line(input: impl Read) -> String {
-    let bytes = input.bytes().map_while(Result::ok).take(ANSWER as usize).take_while(|byte| *byte != b'\n');
-    String::from_utf8_lossy(&bytes.collect::<Vec<_>>()).into_owned()
+fn read_line(input: impl BufRead) -> String {
+    let mut line = Vec::new();
+    // What cannot be read is no answer.
+    let _ = input.take(ANSWER).read_until(b'\n', &mut line);
+    String::from_utf8_lossy(&line).into_owned()
 }
 
 fn is_yes(answer: &str) -> bool {
