@@ -20,7 +20,8 @@ use crate::say::Say;
 use crate::talk::{self, Gather, PIPE, Wanted, named};
 use crate::task::{Listening, Port, Task};
 use crate::{
-    clock, demo, file, forward, interfaces, log, manual, map, names, ping, server, signals, status, trace,
+    clock, demo, file, forward, interfaces, lan, log, manual, map, names, ping, server, signals, status,
+    trace,
 };
 use p2pd::servers::{
     Commands, CredentialError, Renewals, Servers, TurnCredential, WayOut, credentials, log_in,
@@ -59,7 +60,7 @@ pub(crate) async fn run(options: Options) -> ExitCode {
 }
 
 /// Brings a node up for a task, and carries it out.
-async fn with_node(task: Task, common: &Common, port: Port, say: Say) -> ExitCode {
+async fn with_node(mut task: Task, common: &Common, port: Port, say: Say) -> ExitCode {
     let pins = match task.knows_names().then(|| pins(&task, common)).transpose() {
         Ok(pins) => pins,
         Err(why) => return usage(say, &why),
@@ -128,11 +129,40 @@ async fn with_node(task: Task, common: &Common, port: Port, say: Say) -> ExitCod
         node.shutdown().await;
         return code;
     }
-    let code = carry_out(&node, task, (file.as_ref(), way), say, &said).await;
+    let code = in_network(&node, &mut task, common, say).await;
+    let code = match code {
+        Ok(announcement) => {
+            let code = carry_out(&node, task, (file.as_ref(), way), say, &said).await;
+            if let Some(announcement) = announcement {
+                announcement.end().await;
+            }
+            code
+        }
+        Err(code) => code,
+    };
     node.shutdown().await;
     drop(node);
     let _ = following.await;
     code
+}
+
+/// With `--lan`: announces the node of a task that peers call, and searches for the peer of one that calls.
+async fn in_network(
+    node: &Node,
+    task: &mut Task,
+    common: &Common,
+    say: Say,
+) -> Result<Option<lan::Announcement>, ExitCode> {
+    let outcome = match task.target() {
+        _ if !common.lan => Ok(None),
+        Some(to) => lan::find(to, common, say).await.map(|()| None),
+        None if task.is_called() => lan::Announcement::begin(node, common, say).map(Some),
+        None => Ok(None),
+    };
+    outcome.map_err(|why| {
+        say.error(&why);
+        ExitCode::FAILURE
+    })
 }
 
 async fn carry_out(

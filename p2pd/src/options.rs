@@ -72,6 +72,11 @@ pub(crate) struct Common {
     /// to anybody who knows the address
     #[arg(long, value_name = "NODE-ID", value_delimiter = ',')]
     pub(crate) accept: Vec<NodeId>,
+    /// Be found, or find the peer, by node id in the networks of this machine, without any server: by multicast DNS
+    /// (RFC 6762). Who listens announces a tag that changes every 10 minutes, and that only those recognize who know the
+    /// node id. Who calls may give a node id in place of the address
+    #[arg(long)]
+    pub(crate) lan: bool,
     /// Ask for plain pipes, and let peers ask for them
     #[arg(long)]
     pub(crate) plain: bool,
