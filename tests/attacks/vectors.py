@@ -336,6 +336,14 @@ def records(v):
     same((content + names.sign(secret, text, names.usual_nonce(secret, text))).hex(), v["bytes"], "signed")
 
 
+@check("tags")
+def tags(v):
+    salt = unhex(v["salt"])
+    whole = salt + wire.blake2s(b"p2pd lan" + unhex(v["public"]) + salt)[:20]
+    same(wire.base32(whole), v["tag"], "tag")
+    same(wire.base32(salt) + ".local.", v["host"], "host")
+
+
 def main():
     vectors = json.loads(VECTORS.read_text())
     failed = count = 0

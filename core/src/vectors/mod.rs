@@ -8,6 +8,7 @@ mod messages;
 mod names;
 mod relays;
 mod streams;
+mod tags;
 
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -94,7 +95,7 @@ fn nodes() -> Vec<Fields> {
 }
 
 fn whole() -> String {
-    let groups: [(&str, Vec<Fields>); 13] = [
+    let groups: [(&str, Vec<Fields>); 14] = [
         ("nodes", nodes()),
         ("not_ids", addresses::not_ids()),
         ("addresses", addresses::addresses()),
@@ -108,6 +109,7 @@ fn whole() -> String {
         ("relays", relays::relays()),
         ("names", names::names()),
         ("records", names::records()),
+        ("tags", tags::tags()),
     ];
     let mut out = String::from("{\n");
     for (n, (group, vectors)) in groups.iter().enumerate() {
