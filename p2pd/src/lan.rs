@@ -4,11 +4,14 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use mdns_sd::{IfKind, IfPredicate, ResolvedService, ScopedIp, ServiceDaemon, ServiceEvent, ServiceInfo};
+use mdns_sd::{
+    IfKind, IfPredicate, ResolvedService, ScopedIp, ServiceDaemon, ServiceEvent, ServiceInfo, TxtProperty,
+};
 use p2pd_core::lan::{ROTATION, SERVICE, Search, Tag, may_announce};
 use p2pd_core::{NodeId, PeerAddress, Target};
 use p2pd_tokio::Node;
 use serde_json::json;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
@@ -23,13 +26,16 @@ const BESIDE: Duration = Duration::from_millis(300);
 const GRACE: Duration = Duration::from_millis(60);
 /// Longest wait for the farewell to be sent.
 const FAREWELL: Duration = Duration::from_millis(500);
+/// Most records that the thread may keep of strangers while it announces, and time between two looks at their number.
+const MOST_KEPT: i64 = 4096;
+const WATCH: Duration = Duration::from_secs(1);
 /// Time between two looks for the listener's port, while the node opens it.
 const LOOK: Duration = Duration::from_millis(10);
 
 /// Announcement of a node, until it is ended.
 pub(crate) struct Announcement {
-    mdns: ServiceDaemon,
-    renewing: JoinHandle<()>,
+    over: oneshot::Sender<()>,
+    keeping: JoinHandle<()>,
 }
 
 impl Announcement {
@@ -38,58 +44,88 @@ impl Announcement {
     /// # Errors
     /// Says why there is no multicast DNS.
     pub(crate) fn begin(node: &Node, common: &Common, say: Say) -> Result<Self, String> {
-        let mdns = multicast(common)?;
-        let renewing = tokio::spawn(renew(mdns.clone(), node.clone(), nearby(common), say));
-        Ok(Announcement { mdns, renewing })
+        let (over, ended) = oneshot::channel();
+        let keeping = tokio::spawn(keep(multicast(common)?, node.clone(), common.clone(), ended, say));
+        Ok(Announcement { over, keeping })
     }
 
     /// Takes the announcement back.
     pub(crate) async fn end(self) {
-        self.renewing.abort();
-        leave(&self.mdns).await;
+        drop(self.over);
+        let _ = self.keeping.await;
     }
 }
 
-async fn renew(mdns: ServiceDaemon, node: Node, nearby: IfKind, say: Say) {
+/// Announces until `ended`. With each tag the thread is a new one, so that it keeps nothing of what strangers said.
+async fn keep(
+    mut mdns: ServiceDaemon,
+    node: Node,
+    common: Common,
+    mut ended: oneshot::Receiver<()>,
+    say: Say,
+) {
+    // Later on the address may have a router's port in place of the listener's.
     let port = loop {
-        match node.current_address().and_then(|a| a.interfaces().next().map(|i| i.port)) {
-            Some(port) => break port,
-            None => sleep(LOOK).await,
+        if let Some(first) = node.current_address().and_then(|a| a.interfaces().next().copied()) {
+            break first.port;
+        }
+        tokio::select! {
+            () = sleep(LOOK) => {}
+            _ = &mut ended => return leave(&mdns).await,
         }
     };
-    let mut last: Option<String> = None;
     loop {
-        match announce(&mdns, &node.node_id(), port, nearby.clone()) {
-            Ok((tag, name)) => {
-                say.line(
-                    || json!({"event": "announced", "tag": tag.to_string(), "port": port}),
-                    || format!("announced in this network as {tag}"),
-                );
-                if let Some(last) = last.replace(name) {
-                    let _ = mdns.unregister(&last);
-                }
+        match announce(&mdns, &node.node_id(), port, &common) {
+            Ok(tag) => say.line(
+                || json!({"event": "announced", "tag": tag.to_string(), "port": port}),
+                || format!("announced in this network as {tag}"),
+            ),
+            Err(why) => say.error(&format!("--lan: {why}")),
+        }
+        tokio::select! {
+            () = is_due(&mdns) => {}
+            _ = &mut ended => break,
+        }
+        match multicast(&common) {
+            Ok(next) => {
+                leave(&mdns).await;
+                mdns = next;
             }
             Err(why) => say.error(&format!("--lan: {why}")),
         }
-        sleep(ROTATION).await;
+    }
+    leave(&mdns).await;
+}
+
+/// Waits until another tag is due: its time is over, or the thread keeps more records than it may. It keeps what is said
+/// unasked too.
+async fn is_due(mdns: &ServiceDaemon) {
+    let over = Instant::now() + ROTATION;
+    while Instant::now() < over {
+        sleep(WATCH).await;
+        let Ok(asked) = mdns.get_metrics() else { continue };
+        let Ok(Ok(counts)) = timeout(WATCH, asked.recv_async()).await else { continue };
+        let kept: i64 = counts.iter().filter(|(name, _)| name.starts_with("cached-")).map(|(_, n)| n).sum();
+        if kept > MOST_KEPT {
+            return;
+        }
     }
 }
 
-/// Announces a node under a new tag, and returns it with its full name.
-fn announce(mdns: &ServiceDaemon, id: &NodeId, port: u16, nearby: IfKind) -> Result<(Tag, String), String> {
+/// Announces a node under a new tag, and returns the tag.
+fn announce(mdns: &ServiceDaemon, id: &NodeId, port: u16, common: &Common) -> Result<Tag, String> {
     let seed = p2pd_tokio::random_seed().map_err(|why| why.to_string())?;
     let mut salt = [0; 10];
     salt.copy_from_slice(&seed[..10]);
     let tag = Tag::new(id, salt);
-    let nothing: [(&str, &str); 0] = [];
-    let info = ServiceInfo::new(SERVICE, &tag.to_string(), &tag.host(), "", port, &nothing[..]);
+    let text = Vec::<TxtProperty>::new();
+    let info = ServiceInfo::new(SERVICE, &tag.to_string(), &tag.host(), "", port, text);
     let mut info = info.map_err(|why| why.to_string())?.enable_addr_auto();
     // Names are drawn at random. Who claims one of them could have us take another, under which nobody finds us.
     info.set_requires_probe(false);
-    info.set_interfaces(vec![nearby]);
-    let name = info.get_fullname().to_owned();
+    info.set_interfaces(vec![nearby(common)]);
     mdns.register(info).map_err(|why| why.to_string())?;
-    Ok((tag, name))
+    Ok(tag)
 }
 
 /// Puts into a target what is found in the networks of this machine. A name stays as it is.

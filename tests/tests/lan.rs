@@ -85,6 +85,35 @@ fn two_hosts_on_a_cable_find_each_other_by_id_twenty_times_of_twenty() {
     assert_eq!(caller.wait(PATIENCE).unwrap().code(), Some(1));
 }
 
+/// What the guide has people type, in the order of the page: the prompt, and the command.
+#[test]
+fn two_computers_in_one_network_as_the_guide_has_them() {
+    require_lab!();
+    let guide = include_str!("../../docs/src/guide/two-computers.md");
+    let page = guide.split_once("## One network").unwrap().1.split_once("## Two networks").unwrap().0;
+    let typed: Vec<_> = page.lines().filter_map(|line| line.split_once("$ ")).collect();
+    let [("there", id), ("there", listen), ("here", call)] = typed[..] else { panic!("{typed:?}") };
+    let (lab, dir) = (lab(), tempfile::tempdir().unwrap());
+    let path = std::path::Path::new(program()).parent().unwrap().to_str().unwrap();
+    let types = |host: usize, line: &str| {
+        let mut shell = lab.host(host).command("sh");
+        shell.args(["-c", line]).current_dir(&dir).env("HOME", dir.path());
+        shell.env("P2PD_FORBID_PUBLIC_SERVERS", "1");
+        shell.env("PATH", format!("{path}:{}", std::env::var("PATH").unwrap()));
+        let mut child = lab.host(host).spawn(shell).unwrap();
+        drop(child.take_stdin());
+        child
+    };
+    let id = types(0, id).wait_for_line(|line| line.len() == 52, PATIENCE).unwrap();
+    let mut listener = types(0, &format!("exec {listen}"));
+    listener.wait_for_line(|line| line.starts_with("announced in this network as "), PATIENCE).unwrap();
+    let mut caller = types(1, &call.replace("y5cv…", &id));
+    let found = caller.wait_for_line(|line| line.starts_with("found in this network"), PATIENCE).unwrap();
+    assert!(found.ends_with(&id), "{found}");
+    assert!(caller.wait(PATIENCE).unwrap().success());
+    listener.wait_for_line(|line| line == "hello", PATIENCE).unwrap();
+}
+
 /// Name in the form of DNS.
 fn name(text: &str) -> Vec<u8> {
     let labels = text.split('.').flat_map(|label| [&[label.len() as u8], label.as_bytes()].concat());
@@ -102,12 +131,15 @@ fn record(of: &str, kind: u16, data: &[u8]) -> Vec<u8> {
     all
 }
 
-/// An answer that an instance is at these addresses.
-fn answer(label: &str, port: u16, ips: &[Ipv4Addr]) -> Vec<u8> {
-    let (instance, host) = (format!("{label}.{TYPE}"), format!("{}-host.local", &label[..8]));
+/// An answer that an instance is at these addresses; `listed` among those of its type, or not.
+fn answer(label: &str, port: u16, ips: &[Ipv4Addr], listed: bool) -> Vec<u8> {
+    let (instance, host) = (format!("{label}.{TYPE}"), format!("{label}.local"));
     let srv = [&[0, 0, 0, 0][..], &port.to_be_bytes(), &name(&host)].concat();
-    let mut all = vec![0, 0, 0x84, 0, 0, 0, 0, 3 + ips.len() as u8, 0, 0, 0, 0];
-    all.extend(record(TYPE, 12, &name(&instance)));
+    let count = 2 + u8::from(listed) + ips.len() as u8;
+    let mut all = vec![0, 0, 0x84, 0, 0, 0, 0, count, 0, 0, 0, 0];
+    if listed {
+        all.extend(record(TYPE, 12, &name(&instance)));
+    }
     all.extend(record(&instance, 33, &srv));
     all.extend(record(&instance, 16, &[0]));
     ips.iter().for_each(|ip| all.extend(record(&host, 1, &ip.octets())));
@@ -148,8 +180,8 @@ fn who_answers_for_another_is_refused_by_the_hello_and_the_right_one_is_found() 
             let mut held = Vec::new();
             let began = Instant::now();
             while !over.load(Ordering::Relaxed) && began.elapsed() < 2 * PATIENCE {
-                say(&socket, &answer(&tag, port, &ips[..1]));
-                say(&socket, &answer(&tag, port, &ips));
+                say(&socket, &answer(&tag, port, &ips[..1], true));
+                say(&socket, &answer(&tag, port, &ips, true));
                 while let Ok((stream, _)) = door.accept() {
                     dialled.fetch_add(1, Ordering::Relaxed);
                     // It says nothing, so that it costs the caller as much time as it can.
@@ -176,7 +208,7 @@ fn who_answers_for_another_is_refused_by_the_hello_and_the_right_one_is_found() 
 fn a_flood_of_answers_for_others_keeps_nobody_from_being_found() {
     require_lab!();
     let lab = lab();
-    let (_listener, id, _) = listen(&lab);
+    let (mut listener, id, _) = listen(&lab);
     let socket = stranger(&lab);
     let (over, said) = (AtomicBool::new(false), AtomicU32::new(0));
     std::thread::scope(|scope| {
@@ -186,7 +218,7 @@ fn a_flood_of_answers_for_others_keeps_nobody_from_being_found() {
                 for _ in 0..10 {
                     let n = said.fetch_add(1, Ordering::Relaxed);
                     let label: String = format!("{n:048b}").replace('0', "a").replace('1', "b");
-                    say(&socket, &answer(&label, 1 + (n % 60_000) as u16, &[STRANGER]));
+                    say(&socket, &answer(&label, 1 + (n % 60_000) as u16, &[STRANGER], n % 2 == 0));
                 }
                 std::thread::sleep(Duration::from_millis(10));
             }
@@ -200,4 +232,6 @@ fn a_flood_of_answers_for_others_keeps_nobody_from_being_found() {
         over.store(true, Ordering::Relaxed);
     });
     println!("{} answers for others", said.load(Ordering::Relaxed));
+    // The listener has forgotten what it had kept of them, and has announced itself anew.
+    event(&mut listener, "announced");
 }
