@@ -153,11 +153,14 @@ async fn in_network(
     common: &Common,
     say: Say,
 ) -> Result<Option<lan::Announcement>, ExitCode> {
-    let outcome = match task.target() {
-        _ if !common.lan => Ok(None),
-        Some(to) => lan::find(to, common, say).await.map(|()| None),
-        None if task.is_called() => lan::Announcement::begin(node, common, say).map(Some),
-        None => Ok(None),
+    let outcome = if !common.lan {
+        Ok(None)
+    } else if task.is_called() {
+        lan::Announcement::begin(node, common, say).map(Some)
+    } else if let Some(to) = task.target() {
+        lan::find(to, common, say).await.map(|()| None)
+    } else {
+        Ok(None)
     };
     outcome.map_err(|why| {
         say.error(&why);
