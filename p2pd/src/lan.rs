@@ -192,6 +192,8 @@ fn heard(answer: &ResolvedService) -> impl Iterator<Item = (IpAddr, u32)> {
 fn multicast(common: &Common) -> Result<ServiceDaemon, String> {
     let begin = || {
         let mdns = ServiceDaemon::new()?;
+        // A new interface is left out for so long while its IPv6 address is not ready (RFC 4862, section 5.4).
+        mdns.set_ip_check_interval(1)?;
         mdns.disable_interface(IfKind::All)?;
         mdns.enable_interface(nearby(common))?;
         Ok(mdns)
