@@ -23,17 +23,17 @@ use crate::reach::{Reach, reach};
 pub const SERVICE: &str = "_p2pd._tcp.local.";
 /// Time after which a node announces another tag, with another salt.
 pub const ROTATION: Duration = Duration::from_secs(600);
-/// Most answers with the wanted tag that one search looks at.
-pub const MAX_ANSWERS: usize = 32;
 /// Most addresses of one answer that are looked at.
 pub const MAX_ADDRESSES: usize = 16;
+/// Most addresses that a node announces, each with a tag of its own.
+pub const MAX_ANNOUNCED: usize = 8;
 
 /// Length of the salt and of the hash, in bytes.
 const SALT: usize = 10;
 const HASH: usize = 20;
 
-/// Name under which a node is announced: a salt, and a hash of it with the node's id. Its text is a label of DNS, 48 small
-/// base32 characters.
+/// Name under which an address of a node is announced: a salt, and a hash of it with node id, port and address. So nobody
+/// can have the tag lead elsewhere who does not know the id. Its text is a label of DNS, 48 small base32 characters.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Tag {
     salt: [u8; SALT],
@@ -44,21 +44,26 @@ impl Tag {
     /// Length of the text.
     pub const TEXT_LEN: usize = 48;
 
-    /// Returns the tag of a node with this salt, which is to be random.
-    pub fn new(id: &NodeId, salt: [u8; 10]) -> Self {
+    /// Returns the tag of a node's listener with this salt, which is to be random.
+    pub fn new(id: &NodeId, at: (IpAddr, u16), salt: [u8; 10]) -> Self {
         let mut hash = Blake2s::<U32>::new();
         hash.update(b"p2pd lan");
         hash.update(id.as_bytes());
         hash.update(salt);
+        hash.update(at.1.to_be_bytes());
+        match at.0 {
+            IpAddr::V4(ip) => hash.update(ip.octets()),
+            IpAddr::V6(ip) => hash.update(ip.octets()),
+        }
         let whole: [u8; 32] = hash.finalize().into();
         let mut hash = [0; HASH];
         hash.copy_from_slice(&whole[..HASH]);
         Tag { salt, hash }
     }
 
-    /// Returns true if the tag is this node's.
-    pub fn is_of(&self, id: &NodeId) -> bool {
-        *self == Tag::new(id, self.salt)
+    /// Returns true if the tag is of this node's listener.
+    pub fn is_of(&self, id: &NodeId, at: (IpAddr, u16)) -> bool {
+        *self == Tag::new(id, at, self.salt)
     }
 
     /// Returns the name of the host in the records: the text of the salt, never the machine's name.
@@ -113,22 +118,21 @@ pub fn may_announce(ip: IpAddr) -> bool {
 #[derive(Clone, Debug)]
 pub struct Search {
     wanted: NodeId,
-    found: Vec<PeerInterface>,
-    answers: usize,
+    found: Vec<(IpAddr, u16)>,
 }
 
 impl Search {
     /// Begins a search.
     pub fn new(wanted: NodeId) -> Self {
-        Search { wanted, found: Vec::new(), answers: 0 }
+        Search { wanted, found: Vec::new() }
     }
 
     /// Takes an answer in: the instance's full name, its port, and its addresses, each with the index of the interface that
     /// heard it. Returns true if it gave an address that is new.
     ///
-    /// An answer counts if its tag is the wanted node's. An address counts if it is a private or a link-local one, in the
-    /// prefix of an address in use on the interface that heard it. One answer gives one new address of a family, and a
-    /// search [`MAX_INTERFACES`] of each. Who is there is proven by the hello.
+    /// An address counts if the tag is the wanted node's at this address and port. It has to be a private or a link-local
+    /// one, in the prefix of an address in use on the interface that heard it. A search takes [`MAX_INTERFACES`] of a
+    /// family. Who is there is proven by the hello.
     pub fn hear(
         &mut self,
         name: &str,
@@ -137,36 +141,20 @@ impl Search {
         ours: &[Interface],
     ) -> bool {
         let tag = name.split_once('.').and_then(|(label, _)| label.parse::<Tag>().ok());
-        let is_wanted = tag.is_some_and(|tag| tag.is_of(&self.wanted));
-        if !is_wanted || port == 0 || self.answers == MAX_ANSWERS {
+        let Some(tag) = tag.filter(|_| port != 0) else { return false };
+        let near = |ip, index| {
+            may_announce(ip)
+                && ours.iter().any(|i| i.index == index && i.used && is_on_link(i.ip, i.prefix, ip))
+        };
+        let mut heard = heard.into_iter().take(MAX_ADDRESSES);
+        let found = heard.find(|(ip, index)| near(*ip, *index) && tag.is_of(&self.wanted, (*ip, port)));
+        let Some((ip, _)) = found else { return false };
+        let of_family = self.found.iter().filter(|(other, _)| other.is_ipv4() == ip.is_ipv4()).count();
+        if of_family == MAX_INTERFACES || self.found.contains(&(ip, port)) {
             return false;
         }
-        self.answers += 1;
-        let near = |ip, index| {
-            ours.iter().any(|i| i.index == index && i.used && is_on_link(i.ip, i.prefix, ip))
-                && may_announce(ip)
-        };
-        let mut usable: Vec<IpAddr> = heard
-            .into_iter()
-            .take(MAX_ADDRESSES)
-            .filter(|(ip, index)| near(*ip, *index))
-            .map(|(ip, _)| ip)
-            .filter(|ip| !self.found.iter().any(|f| (f.internal, f.port) == (*ip, port)))
-            .collect();
-        // A link-local address is good for want of another one.
-        usable.sort_by_key(|ip| (is_link_local(*ip), *ip));
-        let before = self.found.len();
-        for v4 in [true, false] {
-            let of_family = self.found.iter().filter(|f| f.internal.is_ipv4() == v4).count();
-            let Some(ip) = usable.iter().find(|ip| ip.is_ipv4() == v4) else { continue };
-            if of_family < MAX_INTERFACES {
-                let delta = Delta { kind: DeltaType::NotApplicable, value: 0 };
-                let index = of_family as u16;
-                let nat = NatType::OpenInternet;
-                self.found.push(PeerInterface { index, external: *ip, internal: *ip, port, nat, delta });
-            }
-        }
-        self.found.len() > before
+        self.found.push((ip, port));
+        true
     }
 
     /// Returns the address of the node: what was found, and behind it what is left room for of an address that was known
@@ -175,7 +163,16 @@ impl Search {
         if self.found.is_empty() {
             return None;
         }
-        let mut all = self.found.clone();
+        // A link-local address is good for want of another one.
+        let mut found = self.found.clone();
+        found.sort_by_key(|(ip, _)| is_link_local(*ip));
+        let mut all: Vec<PeerInterface> = Vec::new();
+        for (ip, port) in found {
+            let index = all.iter().filter(|i| i.internal.is_ipv4() == ip.is_ipv4()).count() as u16;
+            let delta = Delta { kind: DeltaType::NotApplicable, value: 0 };
+            let nat = NatType::OpenInternet;
+            all.push(PeerInterface { index, external: ip, internal: ip, port, nat, delta });
+        }
         for more in known.iter().flat_map(|address| address.interfaces()) {
             let of_family = all.iter().filter(|i| i.internal.is_ipv4() == more.internal.is_ipv4()).count();
             let is_there = all.iter().any(|i| (i.external, i.port) == (more.external, more.port));
@@ -212,26 +209,38 @@ mod tests {
         ]
     }
 
-    fn name(n: u8, salt: u8) -> String {
-        format!("{}.{SERVICE}", Tag::new(&id(n), [salt; 10]))
+    fn tag(n: u8, at: &str, port: u16, salt: u8) -> Tag {
+        Tag::new(&id(n), (ip(at), port), [salt; 10])
     }
 
-    fn hear(search: &mut Search, name: &str, port: u16, heard: &[(&str, u32)]) -> bool {
-        search.hear(name, port, heard.iter().map(|(text, index)| (ip(text), *index)), &ours())
+    /// Has a search hear that this node says to be there, by a tag that is right.
+    fn hear(search: &mut Search, n: u8, port: u16, at: (&str, u32)) -> bool {
+        let name = format!("{}.{SERVICE}", tag(n, at.0, port, 0));
+        search.hear(&name, port, [(ip(at.0), at.1)], &ours())
     }
 
     #[test]
     fn a_tag_is_known_by_who_knows_the_id_and_differs_with_each_salt() {
-        let tag = Tag::new(&id(1), [7; 10]);
-        assert_eq!(tag.to_string(), "a4dqobyha4dqobyhwmknridzyv4654y3pgdrp3x55dmupl6x");
+        let at = |text: &str, port| (ip(text), port);
+        let tag = self::tag(1, "192.168.7.9", 40404, 7);
+        assert_eq!(tag.to_string(), "a4dqobyha4dqobyhpqsakrogevmh5qezz665qy5owjtolesf");
+        assert_eq!(
+            self::tag(1, "fd07::9", 40404, 7).to_string(),
+            "a4dqobyha4dqobyhivgdt4nhk44sukegyxfjzi6evwa7m2n3"
+        );
         assert_eq!(tag.host(), "a4dqobyha4dqobyh.local.");
         assert_eq!(tag.to_string().parse(), Ok(tag));
         assert_eq!(tag.to_string().to_uppercase().parse(), Ok(tag));
-        assert_eq!([1, 2].map(|n| tag.is_of(&id(n))), [true, false]);
-        let other = Tag::new(&id(1), [8; 10]);
-        assert!(other.is_of(&id(1)) && other.hash != tag.hash);
+        assert!(tag.is_of(&id(1), at("192.168.7.9", 40404)));
+        for (n, text, port) in
+            [(2, "192.168.7.9", 40404), (1, "192.168.7.8", 40404), (1, "192.168.7.9", 40405)]
+        {
+            assert!(!tag.is_of(&id(n), at(text, port)), "{n} {text} {port}");
+        }
+        let other = self::tag(1, "192.168.7.9", 40404, 8);
+        assert!(other.is_of(&id(1), at("192.168.7.9", 40404)) && other.hash != tag.hash);
         // The same hash with another salt is nobody's.
-        assert!(!Tag { salt: other.salt, ..tag }.is_of(&id(1)));
+        assert!(!Tag { salt: other.salt, ..tag }.is_of(&id(1), at("192.168.7.9", 40404)));
         for text in ["", "a", &tag.to_string()[1..], &"1".repeat(48), &"é".repeat(24)] {
             assert_eq!(text.parse::<Tag>(), Err(NotATag), "{text}");
         }
@@ -241,56 +250,65 @@ mod tests {
     fn what_is_near_is_found_and_nothing_else_is() {
         let mut search = Search::new(id(1));
         let near = ("192.168.7.9", 2);
-        for (name, port, heard) in [
-            (name(2, 0), 5, near),
-            (name(1, 0), 0, near),
-            (Tag::new(&id(1), [0; 10]).to_string(), 5, near),
-            (format!("x{}", name(1, 0)), 5, near),
-            (format!("{} (2)", Tag::new(&id(1), [0; 10])), 5, near),
-            ("é".repeat(40), 5, near),
+        for (n, port, at) in [
+            (2, 5, near),
+            (1, 0, near),
             // Heard by another interface, on one that is not used, beyond the prefix, of the internet, loopback.
-            (name(1, 0), 5, ("192.168.7.9", 3)),
-            (name(1, 0), 5, ("10.0.0.9", 3)),
-            (name(1, 0), 5, ("192.168.8.9", 2)),
-            (name(1, 0), 5, ("203.0.113.9", 4)),
-            (name(1, 0), 5, ("8.8.8.8", 2)),
-            (name(1, 0), 5, ("127.0.0.1", 2)),
-            (name(1, 0), 5, ("fd08::9", 2)),
+            (1, 5, ("192.168.7.9", 3)),
+            (1, 5, ("10.0.0.9", 3)),
+            (1, 5, ("192.168.8.9", 2)),
+            (1, 5, ("203.0.113.9", 4)),
+            (1, 5, ("8.8.8.8", 2)),
+            (1, 5, ("127.0.0.1", 2)),
+            (1, 5, ("fd08::9", 2)),
         ] {
-            assert!(!hear(&mut search, &name, port, &[heard]), "{name} {heard:?}");
+            assert!(!hear(&mut search, n, port, at), "{n} {port} {at:?}");
+        }
+        // Names that are none, and a right one with another port, or with another address.
+        let right = tag(1, near.0, 5, 0).to_string();
+        for (name, port, at) in [
+            (right.clone(), 5, near),
+            (format!("x{right}.{SERVICE}"), 5, near),
+            (format!("{right} (2).{SERVICE}"), 5, near),
+            ("é".repeat(40), 5, near),
+            (format!("{right}.{SERVICE}"), 6, near),
+            (format!("{right}.{SERVICE}"), 5, ("192.168.7.8", 2)),
+        ] {
+            assert!(!search.hear(&name, port, [(ip(at.0), at.1)], &ours()), "{name} {port} {at:?}");
         }
         assert_eq!(search.address(None), None);
-        assert!(hear(&mut search, &name(1, 0), 5, &[near, ("fd07::9", 2), ("8.8.8.8", 2)]));
+        // Among 16 addresses the right one is found, behind them it is not looked at.
+        let mut heard = vec![(ip("192.168.7.8"), 2); 16];
+        heard.push((ip(near.0), 2));
+        let name = format!("{right}.{SERVICE}");
+        assert!(!search.hear(&name, 5, heard.clone(), &ours()));
+        assert!(search.hear(&name, 5, heard.drain(1..), &ours()));
+        // The same again is not new, another port is.
+        assert!(!hear(&mut search, 1, 5, near));
+        assert!(hear(&mut search, 1, 6, near));
+        assert!(hear(&mut search, 1, 5, ("fd07::9", 2)));
         let id = id(1);
         assert_eq!(
             search.address(None).unwrap().to_string(),
-            format!("None-[0,192.168.7.9,192.168.7.9,5,1,1,0]-[0,fd07::9,fd07::9,5,1,1,0]-{id}")
+            format!(
+                "None-[0,192.168.7.9,192.168.7.9,5,1,1,0]|[1,192.168.7.9,192.168.7.9,6,1,1,0]-[0,fd07::9,fd07::9,5,1,1,0]-{id}"
+            )
         );
-        // The same again is not new, another port is.
-        assert!(!hear(&mut search, &name(1, 0), 5, &[near]));
-        assert!(hear(&mut search, &name(1, 1), 6, &[near]));
     }
 
     #[test]
-    fn an_answer_gives_one_address_of_a_family_a_search_three_and_the_rest_is_not_heard() {
+    fn a_search_takes_three_addresses_of_a_family_and_link_local_ones_last() {
         let mut search = Search::new(id(1));
-        let many: Vec<String> = (10..40).map(|n| format!("192.168.7.{n}")).collect();
-        let many: Vec<(&str, u32)> = many.iter().map(|ip| (ip.as_str(), 2)).collect();
-        assert_eq!(
-            [(); 5].map(|()| hear(&mut search, &name(1, 0), 5, &many)),
-            [true, true, true, false, false]
-        );
-        let found: Vec<String> = search.found.iter().map(|f| f.internal.to_string()).collect();
-        assert_eq!(found, ["192.168.7.10", "192.168.7.11", "192.168.7.12"]);
-
-        // Of one answer 16 addresses are looked at, and of a search 32 answers.
-        let mut search = Search::new(id(1));
-        let mut late = vec![("8.8.8.8", 2); 16];
-        late.push(("192.168.7.9", 2));
-        for _ in 0..MAX_ANSWERS {
-            assert!(!hear(&mut search, &name(1, 0), 5, &late));
-        }
-        assert!(!hear(&mut search, &name(1, 0), 5, &[("192.168.7.9", 2)]));
+        let all = ["169.254.1.9", "192.168.7.10", "192.168.7.11", "192.168.7.12"];
+        let linked = [Interface::new(2, ip("169.254.1.1"), 16), ours()[0]];
+        let heard = all.map(|at| {
+            let name = format!("{}.{SERVICE}", tag(1, at, 5, 0));
+            search.hear(&name, 5, [(ip(at), 2)], &linked)
+        });
+        assert_eq!(heard, [true, true, true, false]);
+        let address = search.address(None).unwrap();
+        let found: Vec<String> = address.v4().iter().map(|i| i.internal.to_string()).collect();
+        assert_eq!(found, ["192.168.7.10", "192.168.7.11", "169.254.1.9"]);
     }
 
     #[test]
@@ -302,8 +320,8 @@ mod tests {
         .parse()
         .unwrap();
         let mut search = Search::new(node);
-        for (salt, at) in [(0, "192.168.7.9"), (1, "192.168.7.8")] {
-            assert!(hear(&mut search, &name(1, salt), 5, &[(at, 2)]));
+        for at in ["192.168.7.9", "192.168.7.8"] {
+            assert!(hear(&mut search, 1, 5, (at, 2)));
         }
         assert_eq!(
             search.address(Some(&known)).unwrap().to_string(),

@@ -1,13 +1,13 @@
 //! `--lan`: announces the node in its networks, and finds peers there by their ids, by multicast DNS on a thread of
 //! `mdns-sd`'s. What is announced and believed is `p2pd_core::lan`'s decision.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use mdns_sd::{
     IfKind, IfPredicate, ResolvedService, ScopedIp, ServiceDaemon, ServiceEvent, ServiceInfo, TxtProperty,
 };
-use p2pd_core::lan::{ROTATION, SERVICE, Search, Tag, may_announce};
+use p2pd_core::lan::{MAX_ANNOUNCED, ROTATION, SERVICE, Search, Tag, may_announce};
 use p2pd_core::{NodeId, PeerAddress, Target};
 use p2pd_tokio::Node;
 use serde_json::json;
@@ -22,7 +22,10 @@ use crate::say::Say;
 const ALONE: Duration = Duration::from_millis(3500);
 /// Longest search for a peer whose address is known.
 const BESIDE: Duration = Duration::from_millis(300);
-/// Wait for further answers behind the first: an honest one comes up to 50 ms after the question, a forged one at once.
+/// Shortest search, so that who answers unasked does not end it before others were asked: the question leaves within 50 ms,
+/// and a responder takes up to 50 ms more.
+const ASKED: Duration = Duration::from_millis(150);
+/// Wait for further answers behind the first.
 const GRACE: Duration = Duration::from_millis(60);
 /// Longest wait for the farewell to be sent.
 const FAREWELL: Duration = Duration::from_millis(500);
@@ -39,7 +42,7 @@ pub(crate) struct Announcement {
 }
 
 impl Announcement {
-    /// Announces the node, under another tag each [`ROTATION`].
+    /// Announces the node, under other tags each [`ROTATION`].
     ///
     /// # Errors
     /// Says why there is no multicast DNS.
@@ -56,7 +59,7 @@ impl Announcement {
     }
 }
 
-/// Announces until `ended`. With each tag the thread is a new one, so that it keeps nothing of what strangers said.
+/// Announces until `ended`. Each time the thread is a new one, so that it keeps nothing of what strangers said.
 async fn keep(
     mut mdns: ServiceDaemon,
     node: Node,
@@ -75,15 +78,19 @@ async fn keep(
         }
     };
     loop {
-        match announce(&mdns, &node.node_id(), port, &common) {
-            Ok(tag) => say.line(
-                || json!({"event": "announced", "tag": tag.to_string(), "port": port}),
-                || format!("announced in this network as {tag}"),
-            ),
+        let ours = addresses(&common);
+        match announce(&mdns, &node.node_id(), &ours, port, &common) {
+            Ok(tags) => {
+                let at: Vec<String> = ours.iter().map(|ip| SocketAddr::new(*ip, port).to_string()).collect();
+                say.line(
+                    || json!({"event": "announced", "at": at, "tags": tags}),
+                    || format!("announced in this network at {}", at.join(", ")),
+                );
+            }
             Err(why) => say.error(&format!("--lan: {why}")),
         }
         tokio::select! {
-            () = is_due(&mdns) => {}
+            () = is_due(&mdns, &ours, &common) => {}
             _ = &mut ended => break,
         }
         match multicast(&common) {
@@ -97,12 +104,15 @@ async fn keep(
     leave(&mdns).await;
 }
 
-/// Waits until another tag is due: its time is over, or the thread keeps more records than it may. It keeps what is said
-/// unasked too.
-async fn is_due(mdns: &ServiceDaemon) {
+/// Waits until other tags are due: their time is over, our addresses have changed, or the thread keeps more records than it
+/// may. It keeps what is said unasked too.
+async fn is_due(mdns: &ServiceDaemon, ours: &[IpAddr], common: &Common) {
     let over = Instant::now() + ROTATION;
     while Instant::now() < over {
         sleep(WATCH).await;
+        if addresses(common) != ours {
+            return;
+        }
         let Ok(asked) = mdns.get_metrics() else { continue };
         let Ok(Ok(counts)) = timeout(WATCH, asked.recv_async()).await else { continue };
         let kept: i64 = counts.iter().filter(|(name, _)| name.starts_with("cached-")).map(|(_, n)| n).sum();
@@ -112,20 +122,37 @@ async fn is_due(mdns: &ServiceDaemon) {
     }
 }
 
-/// Announces a node under a new tag, and returns the tag.
-fn announce(mdns: &ServiceDaemon, id: &NodeId, port: u16, common: &Common) -> Result<Tag, String> {
-    let seed = p2pd_tokio::random_seed().map_err(|why| why.to_string())?;
-    let mut salt = [0; 10];
-    salt.copy_from_slice(&seed[..10]);
-    let tag = Tag::new(id, salt);
-    let text = Vec::<TxtProperty>::new();
-    let info = ServiceInfo::new(SERVICE, &tag.to_string(), &tag.host(), "", port, text);
-    let mut info = info.map_err(|why| why.to_string())?.enable_addr_auto();
-    // Names are drawn at random. Who claims one of them could have us take another, under which nobody finds us.
-    info.set_requires_probe(false);
-    info.set_interfaces(vec![nearby(common)]);
-    mdns.register(info).map_err(|why| why.to_string())?;
-    Ok(tag)
+/// Our addresses to announce.
+fn addresses(common: &Common) -> Vec<IpAddr> {
+    let all = p2pd_sys::interfaces(common.bind, &common.interfaces()).unwrap_or_default();
+    let ours = all.into_iter().filter(|i| i.used && may_announce(i.ip)).map(|i| i.ip);
+    ours.take(MAX_ANNOUNCED).collect()
+}
+
+/// Announces a node's addresses, each under a new tag, and returns the tags.
+fn announce(
+    mdns: &ServiceDaemon,
+    id: &NodeId,
+    ours: &[IpAddr],
+    port: u16,
+    common: &Common,
+) -> Result<Vec<String>, String> {
+    let mut tags = Vec::new();
+    for ip in ours {
+        let seed = p2pd_tokio::random_seed().map_err(|why| why.to_string())?;
+        let mut salt = [0; 10];
+        salt.copy_from_slice(&seed[..10]);
+        let tag = Tag::new(id, (*ip, port), salt);
+        let text = Vec::<TxtProperty>::new();
+        let info = ServiceInfo::new(SERVICE, &tag.to_string(), &tag.host(), *ip, port, text);
+        let mut info = info.map_err(|why| why.to_string())?;
+        // Names are drawn at random. Who claims one of them could have us take another, under which nobody finds us.
+        info.set_requires_probe(false);
+        info.set_interfaces(vec![nearby(common)]);
+        mdns.register(info).map_err(|why| why.to_string())?;
+        tags.push(tag.to_string());
+    }
+    Ok(tags)
 }
 
 /// Puts into a target what is found in the networks of this machine. A name stays as it is.
@@ -164,11 +191,12 @@ async fn search(
     let mdns = multicast(common)?;
     let answers = mdns.browse(SERVICE).map_err(|why| why.to_string())?;
     let mut search = Search::new(id);
-    let mut until = Instant::now() + limit;
+    let began = Instant::now();
+    let mut until = began + limit;
     while let Ok(Ok(event)) = timeout_at(until, answers.recv_async()).await {
         let ServiceEvent::ServiceResolved(answer) = event else { continue };
         if search.hear(&answer.fullname, answer.port, heard(&answer), &ours) {
-            until = until.min(Instant::now() + GRACE);
+            until = until.min((began + ASKED).max(Instant::now() + GRACE));
         }
     }
     // The call need not wait for this.

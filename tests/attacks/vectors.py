@@ -2,6 +2,7 @@
 """Checks docs/src/protocol/vectors.json by this second implementation, which was written from the pages beside it:
 `tests/attacks/vectors.py`. Ends with 77 where Python has no `cryptography`."""
 
+import ipaddress
 import json
 import os
 import pathlib
@@ -339,7 +340,8 @@ def records(v):
 @check("tags")
 def tags(v):
     salt = unhex(v["salt"])
-    whole = salt + wire.blake2s(b"p2pd lan" + unhex(v["public"]) + salt)[:20]
+    at = struct.pack(">H", v["port"]) + ipaddress.ip_address(v["ip"]).packed
+    whole = salt + wire.blake2s(b"p2pd lan" + unhex(v["public"]) + salt + at)[:20]
     same(wire.base32(whole), v["tag"], "tag")
     same(wire.base32(salt) + ".local.", v["host"], "host")
 
