@@ -145,6 +145,8 @@ impl Search {
         let near = |ip, index| {
             may_announce(ip)
                 && ours.iter().any(|i| i.index == index && i.used && is_on_link(i.ip, i.prefix, ip))
+                // A link-local address of this machine leads to no other node.
+                && !(is_link_local(ip) && ours.iter().any(|i| i.ip == ip))
         };
         let mut heard = heard.into_iter().take(MAX_ADDRESSES);
         let found = heard.find(|(ip, index)| near(*ip, *index) && tag.is_of(&self.wanted, (*ip, port)));
@@ -301,6 +303,9 @@ mod tests {
         let mut search = Search::new(id(1));
         let all = ["169.254.1.9", "192.168.7.10", "192.168.7.11", "192.168.7.12"];
         let linked = [Interface::new(2, ip("169.254.1.1"), 16), ours()[0]];
+        // Our own one does not count.
+        let own = format!("{}.{SERVICE}", tag(1, "169.254.1.1", 5, 0));
+        assert!(!search.hear(&own, 5, [(ip("169.254.1.1"), 2)], &linked));
         let heard = all.map(|at| {
             let name = format!("{}.{SERVICE}", tag(1, at, 5, 0));
             search.hear(&name, 5, [(ip(at), 2)], &linked)
