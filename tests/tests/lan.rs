@@ -57,7 +57,12 @@ fn listen(lab: &Lab) -> (Child, String, String) {
 
 /// Calls by id. Returns the times of the search and of the call in ms, and the address that was found.
 fn call(lab: &Lab, id: &str) -> ([f64; 2], String) {
-    let mut caller = run(lab, 1, &["connect", id]);
+    call_at(lab, id, id)
+}
+
+/// Calls this id or address of a node.
+fn call_at(lab: &Lab, to: &str, id: &str) -> ([f64; 2], String) {
+    let mut caller = run(lab, 1, &["connect", to]);
     drop(caller.take_stdin());
     let found = event(&mut caller, "found");
     let connected = event(&mut caller, "connected");
@@ -83,6 +88,11 @@ fn two_hosts_on_a_cable_find_each_other_by_id_twenty_times_of_twenty() {
     }
     times.sort();
     println!("of {}: median {} ms, longest {} ms", times.len(), times[times.len() / 2], times[19]);
+    // An address that is no longer right is mended.
+    std::thread::sleep(APART);
+    let old = format!("None-[0,192.168.7.99,192.168.7.99,9,1,1,0]-0-{id}");
+    let (_, found) = call_at(&lab, &old, &id);
+    assert!(found.contains("[1,192.168.7.99,192.168.7.99,9,1,1,0]"), "{found}");
     // Another start has another tag. An id that is not there is not found, and one alone needs the option.
     listener.terminate().unwrap();
     drop(listener);
@@ -92,6 +102,42 @@ fn two_hosts_on_a_cable_find_each_other_by_id_twenty_times_of_twenty() {
     let why = caller.wait_for_line(|line| line.contains("nobody in this network"), PATIENCE).unwrap();
     assert!(why.contains(&id), "{why}");
     assert_eq!(caller.wait(PATIENCE).unwrap().code(), Some(1));
+}
+
+#[test]
+fn what_is_said_names_neither_node_nor_machine_and_is_taken_back() {
+    require_lab!();
+    let lab = lab();
+    let ear: UdpSocket = lab.host(1).enter(|| {
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP)).unwrap();
+        socket.set_reuse_address(true).unwrap();
+        socket.set_reuse_port(true).unwrap();
+        socket.bind(&SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 5353).into()).unwrap();
+        socket.join_multicast_v4(&Ipv4Addr::new(224, 0, 0, 251), &CALLER).unwrap();
+        socket.into()
+    });
+    ear.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    let (mut listener, id, tag) = listen(&lab);
+    std::thread::sleep(3 * APART);
+    call(&lab, &id);
+    listener.terminate().unwrap();
+    assert!(listener.wait(PATIENCE).unwrap().success());
+    let mut heard = Vec::new();
+    let mut buffer = [0; 9000];
+    while let Ok(length) = ear.recv(&mut buffer) {
+        heard.push(buffer[..length].to_vec());
+    }
+    let has = |packet: &[u8], part: &[u8]| packet.windows(part.len()).any(|window| window == part);
+    let of = |part: &[u8]| heard.iter().filter(|packet| has(packet, part)).count();
+    let key = data_encoding::BASE32_NOPAD.decode(id.to_ascii_uppercase().as_bytes()).unwrap();
+    let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    println!("{} packets, {} with the tag", heard.len(), of(tag.as_bytes()));
+    assert!(of(tag.as_bytes()) >= 3, "two announcements and an answer, or a farewell");
+    assert_eq!([of(id.as_bytes()), of(&key), of(machine.trim().as_bytes())], [0, 0, 0]);
+    // The last word on it has no time to live.
+    let last = heard.iter().rfind(|packet| has(packet, tag.as_bytes())).unwrap();
+    let answers = [name(TYPE), vec![0, 12, 0, 1, 0, 0, 0, 0]].concat();
+    assert!(has(last, &answers), "{last:?}");
 }
 
 /// What the guide has people type, in the order of the page: the prompt, and the command.
