@@ -153,7 +153,7 @@ pub(crate) enum Command {
     /// Connect to a peer: standard input to it, its bytes to standard output
     #[command(after_long_help = help::CONNECT)]
     Connect {
-        /// Address that the peer's `listen` or `addr` printed, or the peer's name: NAME.peer
+        /// Address that the peer's `listen` or `addr` printed, or the peer's name: NAME.peer. With `--lan` a node id is enough
         address: String,
         /// Strategies to try, in this order. A relay needs a TURN server in the list, and begins when the others
         /// have ended or after 3 s
@@ -567,7 +567,7 @@ fn bytes(text: &str) -> Result<u64, &'static str> {
 /// `p2pd ping`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Ping {
-    /// Address that the peer's `listen` or `addr` printed, or the peer's name: NAME.peer
+    /// Address that the peer's `listen` or `addr` printed, or the peer's name: NAME.peer. With `--lan` a node id is enough
     pub(crate) address: String,
     /// Ask so often
     #[arg(short, long, value_name = "N", default_value = "4", value_parser = clap::value_parser!(u32).range(1..))]
