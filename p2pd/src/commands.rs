@@ -21,7 +21,7 @@ use crate::say::Say;
 use crate::talk::{self, Gather, PIPE, Wanted, named};
 use crate::task::{Listening, Port, Task};
 use crate::{
-    clock, demo, file, forward, interfaces, log, manual, map, meet, names, peers, ping, public, server,
+    clock, demo, file, forward, interfaces, lan, log, manual, map, meet, names, peers, ping, public, server,
     signals, status, trace,
 };
 use p2pd::servers::{
@@ -65,7 +65,7 @@ pub(crate) async fn run(options: Options) -> ExitCode {
 }
 
 /// Brings a node up for a task, and carries it out.
-async fn with_node(task: Task, common: &Common, port: Port, say: Say) -> ExitCode {
+async fn with_node(mut task: Task, common: &Common, port: Port, say: Say) -> ExitCode {
     let pins = match task.knows_names().then(|| pins(&task, common)).transpose() {
         Ok(pins) => pins,
         Err(why) => return usage(say, &why),
@@ -142,11 +142,43 @@ async fn with_node(task: Task, common: &Common, port: Port, say: Say) -> ExitCod
         node.shutdown().await;
         return code;
     }
-    let code = carry_out(&node, task, (file.as_ref(), way, listed), say, &said).await;
+    let code = in_network(&node, &mut task, common, say).await;
+    let code = match code {
+        Ok(announcement) => {
+            let code = carry_out(&node, task, (file.as_ref(), way, listed), say, &said).await;
+            if let Some(announcement) = announcement {
+                announcement.end().await;
+            }
+            code
+        }
+        Err(code) => code,
+    };
     node.shutdown().await;
     drop(node);
     let _ = following.await;
     code
+}
+
+/// With `--lan`: announces the node of a task that peers call, and searches for the peer of one that calls.
+async fn in_network(
+    node: &Node,
+    task: &mut Task,
+    common: &Common,
+    say: Say,
+) -> Result<Option<lan::Announcement>, ExitCode> {
+    let outcome = if !common.lan {
+        Ok(None)
+    } else if task.is_called() {
+        lan::Announcement::begin(node, common, say).map(Some)
+    } else if let Some(to) = task.target() {
+        lan::find(to, common, say).await.map(|()| None)
+    } else {
+        Ok(None)
+    };
+    outcome.map_err(|why| {
+        say.error(&why);
+        ExitCode::FAILURE
+    })
 }
 
 async fn carry_out(

@@ -25,11 +25,13 @@ Examples:
   p2pd listen --echo                                             # every peer gets back what it sends
   p2pd listen --messages --each ./answer                         # a program answers each line of a caller
   p2pd listen --many --exec ./chat --verbose                     # a program for each caller
+  p2pd listen --lan --identity p2pd.key                          # is found in this network by its node id
   p2pd listen --accept NODE-ID                                   # nobody else; searches ports for this one";
 
 pub(crate) const CONNECT: &str = "\
 Examples:
   p2pd connect ADDRESS < file
+  p2pd connect NODE-ID --lan --no-servers            # whoever has this id in this network
   p2pd connect ADDRESS --strategies punch --timeout 60
   p2pd connect ADDRESS --exec ./receive.py           # a program gets the socket, as descriptor 3
   p2pd connect ADDRESS --streams                     # goes on when the network changes

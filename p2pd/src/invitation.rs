@@ -28,6 +28,9 @@ impl Invitation {
         if common.no_servers {
             options += " --no-servers";
         }
+        if common.lan {
+            options += " --lan";
+        }
         if let Some(list) = &common.config {
             options += &format!(" --config {}", quoted(&file_name(list)));
         }

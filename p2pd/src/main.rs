@@ -12,6 +12,7 @@ mod forward;
 mod help;
 mod interfaces;
 mod invitation;
+mod lan;
 mod limits;
 mod log;
 mod manual;

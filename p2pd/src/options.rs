@@ -76,6 +76,11 @@ pub(crate) struct Common {
     /// peer of `p2pd peers`. Default: to anybody who knows the address
     #[arg(long, value_name = "NODE-ID|paired", value_delimiter = ',')]
     pub(crate) accept: Vec<Accepted>,
+    /// Be found, or find the peer, by node id in the networks of this machine, without any server: by multicast DNS
+    /// (RFC 6762). Who listens announces a tag that changes every 10 minutes, and that only those recognize who know the
+    /// node id. Who calls may give a node id in place of the address
+    #[arg(long)]
+    pub(crate) lan: bool,
     /// Ask for plain pipes, and let peers ask for them
     #[arg(long)]
     pub(crate) plain: bool,
@@ -152,7 +157,7 @@ pub(crate) enum Command {
     /// Connect to a peer: standard input to it, its bytes to standard output
     #[command(after_long_help = help::CONNECT)]
     Connect {
-        /// Address that the peer's `listen` or `addr` printed, or the peer's name: NAME.peer
+        /// Address that the peer's `listen` or `addr` printed, or the peer's name: NAME.peer. With `--lan` a node id is enough
         address: String,
         /// Strategies to try, in this order. A relay needs a TURN server in the list, and begins when the others
         /// have ended or after 3 s
@@ -647,7 +652,7 @@ fn bytes(text: &str) -> Result<u64, &'static str> {
 /// `p2pd ping`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Ping {
-    /// Address that the peer's `listen` or `addr` printed, or the peer's name: NAME.peer
+    /// Address that the peer's `listen` or `addr` printed, or the peer's name: NAME.peer. With `--lan` a node id is enough
     pub(crate) address: String,
     /// Ask so often
     #[arg(short, long, value_name = "N", default_value = "4", value_parser = clap::value_parser!(u32).range(1..))]

@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use p2pd_core::{Name, PipeMode, Plan, Strategy, Target};
+use p2pd_core::{Name, NodeId, PeerAddress, PipeMode, Plan, Strategy, Target};
 
 use crate::daemon::Prepared;
 use crate::exec::Program;
@@ -92,7 +92,7 @@ impl Task {
             Command::Nat { common } => (Task::Nat, common, no_port),
             Command::Ping(ping) => {
                 let wanted = Box::new(ping::Wanted::new(&ping));
-                (Task::Ping(target(&ping.address)?, wanted), ping.common, no_port)
+                (Task::Ping(target(&ping.address, &ping.common)?, wanted), ping.common, no_port)
             }
             Command::Daemon(daemon) => {
                 let port = (daemon.port.wanted(), daemon.port.external());
@@ -119,7 +119,8 @@ impl Task {
             Command::Expose(expose) => Self::expose(expose)?,
             Command::Forward(Forward { address, pairs, socks, strategies, timeout, common }) => {
                 never_plain(&common)?;
-                let (to, wanted) = (target(&address)?, forward::Wanted::all(&pairs, socks.as_ref())?);
+                let (to, wanted) =
+                    (target(&address, &common)?, forward::Wanted::all(&pairs, socks.as_ref())?);
                 (Task::Forward(to, forward::plan(plan(strategies, timeout)), wanted), common, no_port)
             }
             Command::Connect {
@@ -134,7 +135,7 @@ impl Task {
                 lines,
                 common,
             } => {
-                let (to, program) = (target(&address)?, Program::new(exec, stdio));
+                let (to, program) = (target(&address, &common)?, Program::new(exec, stdio));
                 let mode =
                     if common.plain || program.is_some() { PipeMode::Plain } else { PipeMode::Encrypted };
                 let plan = plan(strategies, timeout).mode(mode).relay_first(relay_first);
@@ -167,7 +168,7 @@ impl Task {
         say: Say,
     ) -> Result<(Self, Common, Port), String> {
         never_plain(&common)?;
-        let to = to.map(target).transpose()?;
+        let to = to.map(|to| target(to, &common)).transpose()?;
         if to.is_none() {
             needs_broker(&common)?;
         }
@@ -222,6 +223,20 @@ impl Task {
         }
     }
 
+    /// Returns true if peers call the node.
+    pub(crate) fn is_called(&self) -> bool {
+        matches!(self, Task::Listen(..) | Task::Daemon(..) | Task::Expose(..) | Task::Receive(..))
+    }
+
+    /// Returns whom it calls.
+    pub(crate) fn target(&mut self) -> Option<&mut Target> {
+        match self {
+            Task::Connect(to, ..) | Task::Send(to, ..) | Task::Ping(to, _) | Task::Stream(to, _) => Some(to),
+            Task::Service(to, ..) | Task::Forward(to, ..) => Some(to),
+            _ => None,
+        }
+    }
+
     /// Returns true if it has to do with names, or may have.
     pub(crate) fn knows_names(&self) -> bool {
         match self {
@@ -235,8 +250,16 @@ impl Task {
     }
 }
 
-fn target(text: &str) -> Result<Target, String> {
-    peers::target(text).map_err(|why| why.to_string())
+/// Reads whom to call. By `--lan` a node id is enough.
+fn target(text: &str, common: &Common) -> Result<Target, String> {
+    match text.trim().parse::<NodeId>() {
+        Ok(id) if common.lan => {
+            let address = PeerAddress::new(&[], &[], id.to_node_text());
+            address.map(|address| Target::Address(Box::new(address))).map_err(|why| why.to_string())
+        }
+        Ok(_) => Err("this is a node id without an address: --lan searches for it in this network".into()),
+        Err(_) => peers::target(text).map_err(|why| why.to_string()),
+    }
 }
 
 fn needs_broker(common: &Common) -> Result<(), String> {

@@ -236,3 +236,11 @@ fn a_peer_that_is_gone_ends_a_transfer_with_1() {
     let rest: Vec<String> = said.map(Result::unwrap).collect();
     assert!(rest.len() == 1 && rest[0].starts_with("p2pd: the pipe broke: "), "{rest:?}");
 }
+
+#[test]
+fn a_node_id_alone_needs_a_search_and_says_so() {
+    let id = "a".repeat(51) + "q";
+    let (code, _, said) = ends(p2pd(&["connect", &id]).args(LOCAL));
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("a node id without an address: --lan"), "{said}");
+}

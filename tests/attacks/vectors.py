@@ -2,6 +2,7 @@
 """Checks docs/src/protocol/vectors.json by this second implementation, which was written from the pages beside it:
 `tests/attacks/vectors.py`. Ends with 77 where Python has no `cryptography`."""
 
+import ipaddress
 import json
 import os
 import pathlib
@@ -345,6 +346,15 @@ def records(v):
     content = names.contents(public(secret), v["sequence"], v["expiry"], v["of"], v["address"].encode())
     text = names.CONTEXT + content
     same((content + names.sign(secret, text, names.usual_nonce(secret, text))).hex(), v["bytes"], "signed")
+
+
+@check("tags")
+def tags(v):
+    salt = unhex(v["salt"])
+    at = struct.pack(">H", v["port"]) + ipaddress.ip_address(v["ip"]).packed
+    whole = salt + wire.blake2s(b"p2pd lan" + unhex(v["public"]) + salt + at)[:20]
+    same(wire.base32(whole), v["tag"], "tag")
+    same(wire.base32(salt) + ".local.", v["host"], "host")
 
 
 def main():

@@ -9,6 +9,7 @@ mod messages;
 mod names;
 mod relays;
 mod streams;
+mod tags;
 
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -95,7 +96,7 @@ fn nodes() -> Vec<Fields> {
 }
 
 fn whole() -> String {
-    let groups: [(&str, Vec<Fields>); 14] = [
+    let groups: [(&str, Vec<Fields>); 15] = [
         ("nodes", nodes()),
         ("not_ids", addresses::not_ids()),
         ("addresses", addresses::addresses()),
@@ -110,6 +111,7 @@ fn whole() -> String {
         ("names", names::names()),
         ("records", names::records()),
         ("meetings", meetings::meetings()),
+        ("tags", tags::tags()),
     ];
     let mut out = String::from("{\n");
     for (n, (group, vectors)) in groups.iter().enumerate() {

@@ -40,7 +40,7 @@ pub(crate) struct Expose {
 /// Services of a peer.
 #[derive(Debug, Args)]
 pub(crate) struct Forward {
-    /// Address that the peer's `expose` printed, or the peer's name: NAME.peer
+    /// Address that the peer's `expose` printed, or the peer's name: NAME.peer. With `--lan` a node id is enough
     pub(crate) address: String,
     /// Pairs of a service and the place to listen at: `ssh 2222`, `web :8080` for all addresses, `dns udp:5353`,
     /// `db unix:./db.sock`. A port alone is reached from this machine only

@@ -1,0 +1,346 @@
+//! Nodes of one network found by their ids, by DNS-SD over multicast DNS (RFC 6763, RFC 6762): what is announced, and what is
+//! believed of what is heard. A driver sends and receives the records.
+//!
+//! An instance's name is a [`Tag`], from which nobody learns the node's id who does not know it.
+
+use core::fmt;
+use core::str::FromStr;
+use core::time::Duration;
+use std::net::IpAddr;
+
+use blake2::digest::consts::U32;
+use blake2::{Blake2s, Digest};
+use data_encoding::BASE32_NOPAD;
+
+use crate::address::{MAX_INTERFACES, PeerAddress, PeerInterface, is_link_local};
+use crate::identity::NodeId;
+use crate::io::Interface;
+use crate::nat::{Delta, DeltaType, NatType};
+use crate::prefix::is_on_link;
+use crate::reach::{Reach, reach};
+
+/// Type of the service, with its domain.
+pub const SERVICE: &str = "_p2pd._tcp.local.";
+/// Time after which a node announces another tag, with another salt.
+pub const ROTATION: Duration = Duration::from_secs(600);
+/// Most addresses of one answer that are looked at.
+pub const MAX_ADDRESSES: usize = 16;
+/// Most addresses that a node announces, each with a tag of its own.
+pub const MAX_ANNOUNCED: usize = 8;
+
+/// Length of the salt and of the hash, in bytes.
+const SALT: usize = 10;
+const HASH: usize = 20;
+
+/// Name under which an address of a node is announced: a salt, and a hash of it with node id, port and address. So nobody
+/// can have the tag lead elsewhere who does not know the id. Its text is a label of DNS, 48 small base32 characters.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Tag {
+    salt: [u8; SALT],
+    hash: [u8; HASH],
+}
+
+impl Tag {
+    /// Length of the text.
+    pub const TEXT_LEN: usize = 48;
+
+    /// Returns the tag of a node's listener with this salt, which is to be random.
+    pub fn new(id: &NodeId, at: (IpAddr, u16), salt: [u8; 10]) -> Self {
+        let mut hash = Blake2s::<U32>::new();
+        hash.update(b"p2pd lan");
+        hash.update(id.as_bytes());
+        hash.update(salt);
+        hash.update(at.1.to_be_bytes());
+        match at.0 {
+            IpAddr::V4(ip) => hash.update(ip.octets()),
+            IpAddr::V6(ip) => hash.update(ip.octets()),
+        }
+        let whole: [u8; 32] = hash.finalize().into();
+        let mut hash = [0; HASH];
+        hash.copy_from_slice(&whole[..HASH]);
+        Tag { salt, hash }
+    }
+
+    /// Returns true if the tag is of this node's listener.
+    pub fn is_of(&self, id: &NodeId, at: (IpAddr, u16)) -> bool {
+        *self == Tag::new(id, at, self.salt)
+    }
+
+    /// Returns the name of the host in the records: the text of the salt, never the machine's name.
+    pub fn host(&self) -> String {
+        format!("{}.local.", BASE32_NOPAD.encode(&self.salt).to_ascii_lowercase())
+    }
+}
+
+impl fmt::Display for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut bytes = [0; SALT + HASH];
+        bytes[..SALT].copy_from_slice(&self.salt);
+        bytes[SALT..].copy_from_slice(&self.hash);
+        f.write_str(&BASE32_NOPAD.encode(&bytes).to_ascii_lowercase())
+    }
+}
+
+/// Text that is no [`Tag`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NotATag;
+
+impl fmt::Display for NotATag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a tag has {} characters of a-z and 2-7", Tag::TEXT_LEN)
+    }
+}
+
+impl std::error::Error for NotATag {}
+
+impl FromStr for Tag {
+    type Err = NotATag;
+    fn from_str(text: &str) -> Result<Self, NotATag> {
+        if text.len() != Tag::TEXT_LEN {
+            return Err(NotATag);
+        }
+        // DNS makes no difference between capital and small letters.
+        let bytes = BASE32_NOPAD.decode(text.to_ascii_uppercase().as_bytes()).map_err(|_| NotATag)?;
+        let mut tag = Tag { salt: [0; SALT], hash: [0; HASH] };
+        let (salt, hash) = bytes.split_at_checked(SALT).ok_or(NotATag)?;
+        tag.salt.copy_from_slice(salt);
+        tag.hash.copy_from_slice(hash);
+        Ok(tag)
+    }
+}
+
+/// Returns true if a node may be announced by this address of its own: one of a private network or of a link.
+pub fn may_announce(ip: IpAddr) -> bool {
+    reach(ip, &[]) == Reach::Inside
+}
+
+/// Search for a node in the networks of this machine.
+#[derive(Clone, Debug)]
+pub struct Search {
+    wanted: NodeId,
+    found: Vec<(IpAddr, u16)>,
+}
+
+impl Search {
+    /// Begins a search.
+    pub fn new(wanted: NodeId) -> Self {
+        Search { wanted, found: Vec::new() }
+    }
+
+    /// Takes an answer in: the instance's full name, its port, and its addresses, each with the index of the interface that
+    /// heard it. Returns true if it gave an address that is new.
+    ///
+    /// An address counts if the tag is the wanted node's at this address and port. It has to be a private or a link-local
+    /// one, in the prefix of an address in use on the interface that heard it. A search takes [`MAX_INTERFACES`] of a
+    /// family. Who is there is proven by the hello.
+    pub fn hear(
+        &mut self,
+        name: &str,
+        port: u16,
+        heard: impl IntoIterator<Item = (IpAddr, u32)>,
+        ours: &[Interface],
+    ) -> bool {
+        let tag = name.split_once('.').and_then(|(label, _)| label.parse::<Tag>().ok());
+        let Some(tag) = tag.filter(|_| port != 0) else { return false };
+        let near = |ip, index| {
+            may_announce(ip)
+                && ours.iter().any(|i| i.index == index && i.used && is_on_link(i.ip, i.prefix, ip))
+                // A link-local address of this machine leads to no other node.
+                && !(is_link_local(ip) && ours.iter().any(|i| i.ip == ip))
+        };
+        let mut heard = heard.into_iter().take(MAX_ADDRESSES);
+        let found = heard.find(|(ip, index)| near(*ip, *index) && tag.is_of(&self.wanted, (*ip, port)));
+        let Some((ip, _)) = found else { return false };
+        let of_family = self.found.iter().filter(|(other, _)| other.is_ipv4() == ip.is_ipv4()).count();
+        if of_family == MAX_INTERFACES || self.found.contains(&(ip, port)) {
+            return false;
+        }
+        self.found.push((ip, port));
+        true
+    }
+
+    /// Returns the address of the node: what was found, and behind it what is left room for of an address that was known
+    /// before, with its brokers. `None` if nothing was found.
+    pub fn address(&self, known: Option<&PeerAddress>) -> Option<PeerAddress> {
+        if self.found.is_empty() {
+            return None;
+        }
+        // A link-local address is good for want of another one.
+        let mut found = self.found.clone();
+        found.sort_by_key(|(ip, _)| is_link_local(*ip));
+        let mut all: Vec<PeerInterface> = Vec::new();
+        for (ip, port) in found {
+            let index = all.iter().filter(|i| i.internal.is_ipv4() == ip.is_ipv4()).count() as u16;
+            let delta = Delta { kind: DeltaType::NotApplicable, value: 0 };
+            let nat = NatType::OpenInternet;
+            all.push(PeerInterface { index, external: ip, internal: ip, port, nat, delta });
+        }
+        for more in known.iter().flat_map(|address| address.interfaces()) {
+            let of_family = all.iter().filter(|i| i.internal.is_ipv4() == more.internal.is_ipv4()).count();
+            let is_there = all.iter().any(|i| (i.external, i.port) == (more.external, more.port));
+            if of_family < MAX_INTERFACES && !is_there {
+                all.push(PeerInterface { index: of_family as u16, ..*more });
+            }
+        }
+        let brokers = known.map_or(&[][..], |address| address.brokers());
+        PeerAddress::new(brokers, &all, self.wanted.to_node_text()).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::SecretKey;
+
+    fn id(n: u8) -> NodeId {
+        SecretKey::from_bytes([n; 32]).node_id()
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn ours() -> [Interface; 4] {
+        let mut unused = Interface::new(3, ip("10.0.0.1"), 8);
+        unused.used = false;
+        [
+            Interface::new(2, ip("192.168.7.2"), 24),
+            Interface::new(2, ip("fd07::2"), 64),
+            unused,
+            Interface::new(4, ip("203.0.113.2"), 24),
+        ]
+    }
+
+    fn tag(n: u8, at: &str, port: u16, salt: u8) -> Tag {
+        Tag::new(&id(n), (ip(at), port), [salt; 10])
+    }
+
+    /// Has a search hear that this node says to be there, by a tag that is right.
+    fn hear(search: &mut Search, n: u8, port: u16, at: (&str, u32)) -> bool {
+        let name = format!("{}.{SERVICE}", tag(n, at.0, port, 0));
+        search.hear(&name, port, [(ip(at.0), at.1)], &ours())
+    }
+
+    #[test]
+    fn a_tag_is_known_by_who_knows_the_id_and_differs_with_each_salt() {
+        let at = |text: &str, port| (ip(text), port);
+        let tag = self::tag(1, "192.168.7.9", 40404, 7);
+        assert_eq!(tag.to_string(), "a4dqobyha4dqobyhpqsakrogevmh5qezz665qy5owjtolesf");
+        assert_eq!(
+            self::tag(1, "fd07::9", 40404, 7).to_string(),
+            "a4dqobyha4dqobyhivgdt4nhk44sukegyxfjzi6evwa7m2n3"
+        );
+        assert_eq!(tag.host(), "a4dqobyha4dqobyh.local.");
+        assert_eq!(tag.to_string().parse(), Ok(tag));
+        assert_eq!(tag.to_string().to_uppercase().parse(), Ok(tag));
+        assert!(tag.is_of(&id(1), at("192.168.7.9", 40404)));
+        for (n, text, port) in
+            [(2, "192.168.7.9", 40404), (1, "192.168.7.8", 40404), (1, "192.168.7.9", 40405)]
+        {
+            assert!(!tag.is_of(&id(n), at(text, port)), "{n} {text} {port}");
+        }
+        let other = self::tag(1, "192.168.7.9", 40404, 8);
+        assert!(other.is_of(&id(1), at("192.168.7.9", 40404)) && other.hash != tag.hash);
+        // The same hash with another salt is nobody's.
+        assert!(!Tag { salt: other.salt, ..tag }.is_of(&id(1), at("192.168.7.9", 40404)));
+        for text in ["", "a", &tag.to_string()[1..], &"1".repeat(48), &"é".repeat(24)] {
+            assert_eq!(text.parse::<Tag>(), Err(NotATag), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_near_is_found_and_nothing_else_is() {
+        let mut search = Search::new(id(1));
+        let near = ("192.168.7.9", 2);
+        for (n, port, at) in [
+            (2, 5, near),
+            (1, 0, near),
+            // Heard by another interface, on one that is not used, beyond the prefix, of the internet, loopback.
+            (1, 5, ("192.168.7.9", 3)),
+            (1, 5, ("10.0.0.9", 3)),
+            (1, 5, ("192.168.8.9", 2)),
+            (1, 5, ("203.0.113.9", 4)),
+            (1, 5, ("8.8.8.8", 2)),
+            (1, 5, ("127.0.0.1", 2)),
+            (1, 5, ("fd08::9", 2)),
+        ] {
+            assert!(!hear(&mut search, n, port, at), "{n} {port} {at:?}");
+        }
+        // Names that are none, and a right one with another port, or with another address.
+        let right = tag(1, near.0, 5, 0).to_string();
+        for (name, port, at) in [
+            (right.clone(), 5, near),
+            (format!("x{right}.{SERVICE}"), 5, near),
+            (format!("{right} (2).{SERVICE}"), 5, near),
+            ("é".repeat(40), 5, near),
+            (format!("{right}.{SERVICE}"), 6, near),
+            (format!("{right}.{SERVICE}"), 5, ("192.168.7.8", 2)),
+        ] {
+            assert!(!search.hear(&name, port, [(ip(at.0), at.1)], &ours()), "{name} {port} {at:?}");
+        }
+        assert_eq!(search.address(None), None);
+        // Among 16 addresses the right one is found, behind them it is not looked at.
+        let mut heard = vec![(ip("192.168.7.8"), 2); 16];
+        heard.push((ip(near.0), 2));
+        let name = format!("{right}.{SERVICE}");
+        assert!(!search.hear(&name, 5, heard.clone(), &ours()));
+        assert!(search.hear(&name, 5, heard.drain(1..), &ours()));
+        // The same again is not new, another port is.
+        assert!(!hear(&mut search, 1, 5, near));
+        assert!(hear(&mut search, 1, 6, near));
+        assert!(hear(&mut search, 1, 5, ("fd07::9", 2)));
+        let id = id(1);
+        assert_eq!(
+            search.address(None).unwrap().to_string(),
+            format!(
+                "None-[0,192.168.7.9,192.168.7.9,5,1,1,0]|[1,192.168.7.9,192.168.7.9,6,1,1,0]-[0,fd07::9,fd07::9,5,1,1,0]-{id}"
+            )
+        );
+    }
+
+    #[test]
+    fn a_search_takes_three_addresses_of_a_family_and_link_local_ones_last() {
+        let mut search = Search::new(id(1));
+        let all = ["169.254.1.9", "192.168.7.10", "192.168.7.11", "192.168.7.12"];
+        let linked = [Interface::new(2, ip("169.254.1.1"), 16), ours()[0]];
+        // Our own one does not count.
+        let own = format!("{}.{SERVICE}", tag(1, "169.254.1.1", 5, 0));
+        assert!(!search.hear(&own, 5, [(ip("169.254.1.1"), 2)], &linked));
+        let heard = all.map(|at| {
+            let name = format!("{}.{SERVICE}", tag(1, at, 5, 0));
+            search.hear(&name, 5, [(ip(at), 2)], &linked)
+        });
+        assert_eq!(heard, [true, true, true, false]);
+        let address = search.address(None).unwrap();
+        let found: Vec<String> = address.v4().iter().map(|i| i.internal.to_string()).collect();
+        assert_eq!(found, ["192.168.7.10", "192.168.7.11", "169.254.1.9"]);
+    }
+
+    #[test]
+    fn what_was_known_comes_behind_what_was_found_as_far_as_there_is_room() {
+        let node = id(1);
+        let known: PeerAddress = format!(
+            "3-[0,198.51.100.1,10.1.1.1,5,5,1,0]|[1,192.168.7.9,192.168.7.9,5,1,1,0]|[2,198.51.100.2,10.1.1.2,5,5,1,0]-0-{node}"
+        )
+        .parse()
+        .unwrap();
+        let mut search = Search::new(node);
+        for at in ["192.168.7.9", "192.168.7.8"] {
+            assert!(hear(&mut search, 1, 5, (at, 2)));
+        }
+        assert_eq!(
+            search.address(Some(&known)).unwrap().to_string(),
+            format!(
+                "3-[0,192.168.7.9,192.168.7.9,5,1,1,0]|[1,192.168.7.8,192.168.7.8,5,1,1,0]|[2,198.51.100.1,10.1.1.1,5,5,1,0]-0-{node}"
+            )
+        );
+    }
+
+    #[test]
+    fn a_node_is_announced_in_private_networks_and_on_links_alone() {
+        let all = ["192.168.7.1", "10.0.0.1", "169.254.3.4", "fd00::1", "fe80::1"];
+        assert_eq!(all.map(|text| may_announce(ip(text))), [true; 5]);
+        let none = ["203.0.113.1", "8.8.8.8", "127.0.0.1", "::1", "2001:db8::1", "224.0.0.251"];
+        assert_eq!(none.map(|text| may_announce(ip(text))), [false; 6]);
+    }
+}
