@@ -41,6 +41,9 @@ struct Api {
 
 /// Prints once, or with `--watch` until interrupted.
 pub(crate) async fn run(options: &options::Status, say: Say) -> ExitCode {
+    if !options.api.ip().is_loopback() {
+        return usage(say, &format!("--api {}: the API is a loopback address of this machine", options.api));
+    }
     let file = options.token_file.clone().or_else(|| crate::secret::at_home("token"));
     let token = match (&options.unix, file.as_deref().map(crate::secret::load)) {
         (Some(_), _) | (_, None | Some(Ok(None))) => None,
@@ -51,7 +54,7 @@ pub(crate) async fn run(options: &options::Status, say: Say) -> ExitCode {
     let watching = async {
         loop {
             let text = match api.look().await {
-                Ok(all) if say.is_json() => format!("{all}\n"),
+                Ok(all) if say.is_json() => print::for_programs(&all.to_string()) + "\n",
                 Ok(all) => table(&all),
                 Err(why) => {
                     say.error(&why);

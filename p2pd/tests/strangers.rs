@@ -189,24 +189,22 @@ fn names_of_files_here_and_of_senders() {
         command.arg(&path);
     });
 
-    // A sender that is not this program, and offers a name.
-    let message = |body: &[u8]| [&(body.len() as u16).to_be_bytes(), body].concat();
-    let offer = [&[1][..], &9_u64.to_be_bytes(), HOSTILE.as_bytes()].concat();
-    let bytes = [message(b"\0p2pd file 2"), message(&offer)].concat();
-    for json in [false, true] {
-        let mut receiver = p2pd(if json { &["--json"] } else { &[] });
-        receiver
-            .args(["file", "receive", "--no-servers", "--once", "--dir"])
-            .arg(dir.path().join("in"))
-            .args(LOCAL);
-        let (_receiver, address, mut said) = ready(&mut receiver, json);
-        let mut sender = Running(
-            p2pd(&["connect", &address, "--no-servers"]).args(LOCAL).stdin(Stdio::piped()).spawn().unwrap(),
-        );
-        sender.0.stdin.take().unwrap().write_all(&bytes).unwrap();
-        until(&mut said, MARK);
-        assert!(!dir.path().join("in").join(HOSTILE).exists());
-    }
+    // A sender of such a name, and its receiver. Whichever of them refuses it says which it is.
+    let name = HOSTILE.replace('\0', "");
+    let path = dir.path().join(&name);
+    fs::write(&path, "x").unwrap();
+    let mut receiver = p2pd(&["file", "receive", "--no-servers", "--dir"]);
+    receiver.arg(dir.path().join("in")).args(LOCAL);
+    let (mut receiver, address, mut said) = ready(&mut receiver, false);
+    let sent = says(&["file", "send", &address, "--no-servers"], &|command| {
+        command.arg(&path).args(LOCAL);
+    });
+    assert!(sent.iter().any(|sent| sent.contains(MARK)), "{sent:?}");
+    let _ = receiver.0.kill();
+    let mut rest = String::new();
+    said.read_to_string(&mut rest).unwrap();
+    harmless(&rest);
+    assert!(!dir.path().join("in").join(&name).exists());
 }
 
 /// STUN's header, and an error with a reason (RFC 8489).

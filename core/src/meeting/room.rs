@@ -334,7 +334,9 @@ impl Room {
                     None => env.stats.bad_messages += 1,
                 }
             }
-            (Joining::Leaving { exchange: ours, .. }, Message::Done(exchange)) if exchange == *ours => {
+            (Joining::Leaving { exchange: ours, reply: Some(_), .. }, Message::Done(exchange))
+                if exchange == *ours =>
+            {
                 self.done(env);
             }
             (Joining::Leaving { exchange: ours, reply: Some(reply), .. }, Message::Host { exchange, .. })

@@ -54,7 +54,7 @@ impl World {
     }
 
     pub fn stats(&self, n: usize) -> Stats {
-        self.hosts[n].node.stats()
+        self.hosts[n].node.stats().refusals()
     }
 
     pub fn is_pipe(&self, end: End) -> bool {

@@ -274,7 +274,7 @@ fn our_user_is_asked_about_48_strangers_over_brokers_at_a_time() {
     assert_eq!(world.asked(0).len(), 48);
     assert_eq!((world.refused(&calls, Refusal::Busy), world.stats(0).refused), (32, 32));
     world.run(30 * S);
-    assert_eq!(world.refused(&calls, Refusal::NotAccepted), 48);
+    assert_eq!(world.refused(&calls, Refusal::Unanswered), 48);
 }
 
 #[test]

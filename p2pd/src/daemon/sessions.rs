@@ -20,6 +20,7 @@ use super::answer::Refused;
 use super::call::Name;
 use super::events::failure;
 use crate::limits::Places;
+use crate::talk::place;
 
 /// Sessions at a time.
 const MAX_SESSIONS: usize = 256;
@@ -221,7 +222,8 @@ pub(super) async fn accept(daemon: Arc<Daemon>) {
         let base = session.peer().to_string();
         let mut names = std::iter::once(base.clone()).chain((2..).map(|n| format!("{base}.{n}"))).map(Name);
         // One that has lost its stream already is nobody's in particular.
-        let from = session.carrier().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |c| c.remote_addr().ip());
+        let from =
+            session.carrier().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |c| place(c.remote_addr().ip()));
         let name = {
             let all = daemon.sessions.all();
             names.find(|name| !all.contains_key(name)).filter(|_| all.len() < MAX_SESSIONS)

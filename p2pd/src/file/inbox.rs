@@ -23,6 +23,8 @@ const LEFT_AT_MOST: u64 = 4 << 30;
 const SWEEP: Duration = Duration::from_secs(10);
 /// Files that were received whole and are known again when they are offered once more.
 const REMEMBERED: usize = 10_000;
+/// Earlier files of its name that a file is compared with.
+const COMPARED: u32 = 8;
 /// Files of one name.
 const NAMESAKES: u32 = 1000;
 /// Most files that are not whole yet and do not go on.
@@ -354,8 +356,7 @@ impl Place<'_> {
 
     /// Removes a file that was kept, if one of its namesakes is the same. Gives the name under which it is there.
     pub(crate) fn merge(&self, kept: FileName, size: u64) -> FileName {
-        let earlier =
-            (0..NAMESAKES).map(|number| self.name.numbered(number)).take_while(|name| *name != kept);
+        let earlier = (0..COMPARED).map(|number| self.name.numbered(number)).take_while(|name| *name != kept);
         for name in earlier {
             if is_same(&self.path(&name), &self.path(&kept), size).unwrap_or(false) {
                 if std::fs::remove_file(self.path(&kept)).is_ok() {

@@ -219,7 +219,8 @@ fn is_device(stem: &str) -> bool {
     let stem = stem.to_ascii_lowercase();
     matches!(&*stem, "con" | "prn" | "aux" | "nul")
         || ["com", "lpt"].iter().any(|port| {
-            stem.strip_prefix(port).is_some_and(|n| n.len() == 1 && n.as_bytes()[0].is_ascii_digit())
+            let is_digit = |n: char| n.is_ascii_digit() || "\u{b9}\u{b2}\u{b3}".contains(n);
+            stem.strip_prefix(port).is_some_and(|n| n.chars().count() == 1 && n.chars().all(is_digit))
         })
 }
 

@@ -327,7 +327,9 @@ impl<'a> Stage<'a> {
 
     /// Gives a file its permissions and time.
     fn finish(&self, file: &File, meta: &Meta) -> io::Result<()> {
-        set(file, &Meta { mode: meta.mode & self.inbox.mask, ..*meta })
+        // From somebody that nobody has said yes to nothing comes that can be run.
+        let bits = if self.terms.packed { 0o777 } else { 0o666 };
+        set(file, &Meta { mode: meta.mode & self.inbox.mask & bits, ..*meta })
     }
 
     /// Opens the partial file, of which there are `from` bytes at least.
