@@ -79,16 +79,6 @@ fn ready(command: &mut Command, json: bool) -> (Running, String, BufReader<Child
     }
 }
 
-/// Reads until something is in it, which has to be harmless by then.
-fn until(said: &mut impl BufRead, mark: &str) -> String {
-    let mut all = String::new();
-    while !all.contains(mark) {
-        assert_ne!(said.read_line(&mut all).unwrap(), 0, "ended without {mark}: {all}");
-    }
-    harmless(&all);
-    all
-}
-
 fn list(dir: &Path, text: &str) -> String {
     let path = dir.join("servers.toml");
     fs::write(&path, text).unwrap();

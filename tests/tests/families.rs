@@ -132,7 +132,9 @@ fn two_firewalls_without_a_nat_are_punched_over_ipv6() {
         lab.host(host).nft(FIREWALL).unwrap();
     }
     lab.host(2).sysctl(&[("net/ipv6/conf/all/forwarding", "1")]).unwrap();
-    lab.host(2).ip_batch("addr add 2001:db8:5::1/128 dev lo\naddr add 2001:db8:5::2/128 dev lo\n").unwrap();
+    lab.host(2)
+        .ip_batch("addr add 2001:db8:5::1/128 dev lo nodad\naddr add 2001:db8:5::2/128 dev lo nodad\n")
+        .unwrap();
     let folder = tempfile::tempdir().unwrap();
     let list = folder.path().join("servers.toml");
     let run = |host: usize, args: &[&str]| {
