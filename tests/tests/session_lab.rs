@@ -153,6 +153,7 @@ fn beside_one_that_stands(strategy: &str) {
 }
 
 #[test]
+#[ignore = "its rates want a quiet machine: cargo test -p p2pd-tests --test session_lab iperf3 -- --ignored"]
 fn iperf3_over_a_stream_goes_on_beside_one_that_stands_still() {
     require_lab!(Mosquitto, Coturn, Iperf3);
     for strategy in ["punch", "udp", "relay"] {
