@@ -122,12 +122,6 @@ pub struct Failures {
 }
 
 impl Stats {
-    /// Returns the counters of what was refused and dropped, and zero for all else.
-    pub fn refusals(self) -> Stats {
-        let Stats { opened, open_times, accepted, moved, failed, .. } = Stats::default();
-        Stats { opened, open_times, accepted, moved, failed, ..self }
-    }
-
     /// Counts what goes out to the driver.
     pub(crate) fn note(&mut self, output: &Output) {
         match output {

@@ -100,7 +100,7 @@ struct Driver<R: Runtime> {
     calls: Calls<Sender<Called<R>>>,
     names: NameCalls<Sender<Result<NameAnswer, NameError>>>,
     allocations: HashMap<PipeId, Sender<Result<Allocation<R>, AllocateError>>>,
-    /// Who is told the news of a meeting, and whether we are its host.
+    /// Receivers of the news of meetings, and whether we are the host of each.
     meetings: HashMap<MeetingId, (Sender<MeetingNews>, bool)>,
     out: Outputs<R>,
     /// Tasks that wait for the end.

@@ -97,7 +97,9 @@ async fn with_node(mut task: Task, common: &Common, port: Port, say: Say) -> Exi
         }
         Err(why) => return usage(say, &why),
     };
-    let listed = Listed::of(&config);
+    if let Task::Check(listed) = &mut task {
+        *listed = Listed::of(&config);
+    }
     // P2PD's documents have a node answer ECHO on what peers open to it.
     let mut builder = Node::builder(config).echo(matches!(task, Task::Daemon(..)));
     match &task {
@@ -145,7 +147,7 @@ async fn with_node(mut task: Task, common: &Common, port: Port, say: Say) -> Exi
     let code = in_network(&node, &mut task, common, say).await;
     let code = match code {
         Ok(announcement) => {
-            let code = carry_out(&node, task, (file.as_ref(), way, listed), say, &said).await;
+            let code = carry_out(&node, task, (file.as_ref(), way), say, &said).await;
             if let Some(announcement) = announcement {
                 announcement.end().await;
             }
@@ -184,12 +186,12 @@ async fn in_network(
 async fn carry_out(
     node: &Node,
     task: Task,
-    (file, way, listed): (Option<&PinFile>, Option<WayOut>, Listed),
+    (file, way): (Option<&PinFile>, Option<WayOut>),
     say: Say,
     said: &Said,
 ) -> ExitCode {
     match task {
-        Task::Check => checks::run(node, listed, say).await,
+        Task::Check(listed) => checks::run(node, listed, say).await,
         Task::Name(command) => match file {
             Some(file) => names::run(node, &command, file, say).await,
             None => ExitCode::FAILURE,
@@ -429,6 +431,12 @@ async fn send_files(
             not_opened(&why, say)
         }
     }
+}
+
+/// Closes the pipes that come to a node of which sessions alone are wanted. Otherwise their peers would wait for ever.
+pub(crate) fn close_pipes(node: &Node) -> JoinHandle<()> {
+    let node = node.clone();
+    tokio::spawn(async move { while node.accept().await.is_some() {} })
 }
 
 /// Says why there is no connection, and returns the exit code.

@@ -25,6 +25,8 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use crate::say::Say;
+
 /// Type of the text.
 pub(crate) const TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// Readers at a time.
@@ -44,7 +46,7 @@ pub(crate) enum Way {
 pub(crate) struct Metrics {
     /// Bytes by direction and strategy.
     bytes: [[AtomicU64; Strategy::ALL.len()]; 2],
-    /// Whether each broker is ready, of those whose state has changed.
+    /// Brokers whose state has changed, and whether each is ready.
     brokers: Mutex<BTreeMap<u16, bool>>,
 }
 
@@ -128,49 +130,42 @@ impl Count {
 pub(crate) fn of_servers(counts: &Counts) -> String {
     let mut table = Table::default();
     let Counts { mqtt, stun, turn, allocations, .. } = counts;
-    for (what, n) in [
-        ("accepted", mqtt.accepted),
-        ("refused", mqtt.refused),
-        ("evicted", mqtt.evicted),
-        ("violations", mqtt.violations),
-        ("stalled", mqtt.stalled),
-    ] {
-        table.counter(
-            "p2pd_mqtt_connections",
-            "Connections to the broker, by what became of them",
-            &[("outcome", what.into())],
-            n,
-        );
-    }
-    for (what, n) in [("published", mqtt.published), ("delivered", mqtt.delivered), ("dropped", mqtt.dropped)]
-    {
-        table.counter("p2pd_mqtt_messages", "Messages at the broker", &[("outcome", what.into())], n);
-    }
-    for (what, n) in [
-        ("answered", stun.answered),
-        ("refused", stun.refused),
-        ("malformed", stun.malformed),
-        ("over_rate", stun.over_rate),
-    ] {
-        table.counter("p2pd_stun_requests", "Requests to the STUN server", &[("outcome", what.into())], n);
-    }
+    table.counters(
+        ("p2pd_mqtt_connections", "Connections to the broker, by what became of them", "outcome"),
+        &[
+            ("accepted", mqtt.accepted),
+            ("refused", mqtt.refused),
+            ("evicted", mqtt.evicted),
+            ("violations", mqtt.violations),
+            ("stalled", mqtt.stalled),
+        ],
+    );
+    table.counters(
+        ("p2pd_mqtt_messages", "Messages at the broker", "outcome"),
+        &[("published", mqtt.published), ("delivered", mqtt.delivered), ("dropped", mqtt.dropped)],
+    );
+    table.counters(
+        ("p2pd_stun_requests", "Requests to the STUN server", "outcome"),
+        &[
+            ("answered", stun.answered),
+            ("refused", stun.refused),
+            ("malformed", stun.malformed),
+            ("over_rate", stun.over_rate),
+        ],
+    );
     if let Some(turn) = turn {
         table.counter("p2pd_turn_allocations", "Allocations that were made", &[], turn.allocated);
         table.gauge("p2pd_turn_allocations_open", "Allocations now", &[], *allocations as u64);
-        for (what, n) in [
-            ("over_quota", turn.over_quota),
-            ("malformed", turn.malformed),
-            ("over_rate", turn.over_rate),
-            ("forbidden", turn.forbidden),
-            ("over_bytes", turn.over_bytes),
-        ] {
-            table.counter(
-                "p2pd_turn_dropped",
-                "What the TURN server refused or dropped",
-                &[("reason", what.into())],
-                n,
-            );
-        }
+        table.counters(
+            ("p2pd_turn_dropped", "What the TURN server refused or dropped", "reason"),
+            &[
+                ("over_quota", turn.over_quota),
+                ("malformed", turn.malformed),
+                ("over_rate", turn.over_rate),
+                ("forbidden", turn.forbidden),
+                ("over_bytes", turn.over_bytes),
+            ],
+        );
     }
     table.text()
 }
@@ -195,47 +190,53 @@ enum Value {
 
 impl Table {
     fn of_node(&mut self, stats: &Stats) {
-        let by = |strategy: Strategy| ("strategy", strategy.name().to_owned());
-        for (strategy, n) in stats.opened.iter() {
-            self.counter("p2pd_opened", "Calls of ours that got a connection", &[by(strategy)], n);
-        }
-        for (strategy, n) in stats.accepted.iter() {
-            self.counter("p2pd_accepted", "Connections that peers opened", &[by(strategy)], n);
-        }
-        for (strategy, n) in stats.moved.iter() {
-            self.counter("p2pd_moved", "Relayed pipes that went over to another path", &[by(strategy)], n);
+        for (name, help, counts) in [
+            ("p2pd_opened", "Calls of ours that got a connection", stats.opened),
+            ("p2pd_accepted", "Connections that peers opened", stats.accepted),
+            ("p2pd_moved", "Relayed pipes that went over to another path", stats.moved),
+        ] {
+            let counts: Vec<_> = counts.iter().map(|(strategy, n)| (strategy.name(), n)).collect();
+            self.counters((name, help, "strategy"), &counts);
         }
         let failed = &stats.failed;
-        for (reason, n) in [
-            ("deadline_passed", failed.deadline_passed),
-            ("strategies_failed", failed.strategies_failed),
-            ("refused_by_peer", failed.refused_by_peer),
-            ("name", failed.name),
-            ("shutdown", failed.shutdown),
-        ] {
-            self.counter(
-                "p2pd_failed",
-                "Calls of ours that got no connection",
-                &[("reason", reason.into())],
-                n,
-            );
-        }
+        self.counters(
+            ("p2pd_failed", "Calls of ours that got no connection", "reason"),
+            &[
+                ("deadline_passed", failed.deadline_passed),
+                ("strategies_failed", failed.strategies_failed),
+                ("refused_by_peer", failed.refused_by_peer),
+                ("name", failed.name),
+                ("shutdown", failed.shutdown),
+            ],
+        );
         let help = "Time from a call of ours to its connection";
         self.add("p2pd_open_seconds", help, MetricType::Histogram, &[], Value::Times(stats.open_times));
-        for (reason, n) in [
-            ("bad_hello", stats.bad_hellos),
-            ("not_accepted", stats.refused),
-            ("streams_over_limit", stats.streams_over_limit),
-            ("tainted_stream", stats.streams_refused_as_tainted),
-            ("messages_over_limit", stats.messages_over_limit),
-            ("bad_message", stats.bad_messages),
-            ("repeated_message", stats.repeated_messages),
-            ("stale_message", stats.stale_messages),
-            ("bad_stun", stats.bad_stun),
-            ("unknown_id", stats.unknown_ids),
-            ("datagram_not_taken", stats.datagrams_dropped),
-        ] {
-            self.counter("p2pd_refused", "What was refused or dropped", &[("reason", reason.into())], n);
+        self.counters(
+            ("p2pd_refused", "What was refused or dropped", "reason"),
+            &[
+                ("bad_hello", stats.bad_hellos),
+                ("not_accepted", stats.refused),
+                ("streams_over_limit", stats.streams_over_limit),
+                ("tainted_stream", stats.streams_refused_as_tainted),
+                ("messages_over_limit", stats.messages_over_limit),
+                ("bad_message", stats.bad_messages),
+                ("repeated_message", stats.repeated_messages),
+                ("stale_message", stats.stale_messages),
+                ("bad_stun", stats.bad_stun),
+                ("unknown_id", stats.unknown_ids),
+                ("datagram_not_taken", stats.datagrams_dropped),
+            ],
+        );
+    }
+
+    /// Adds a counter for each value of one label.
+    fn counters(
+        &mut self,
+        (name, help, label): (&'static str, &'static str, &'static str),
+        all: &[(&str, u64)],
+    ) {
+        for (value, n) in all {
+            self.counter(name, help, &[(label, (*value).to_owned())], *n);
         }
     }
 
@@ -307,16 +308,16 @@ impl Value {
 pub(crate) struct Port(TcpListener);
 
 impl Port {
-    /// Opens the port.
+    /// Opens the port that is asked for, if one is, and says where it is.
     ///
     /// # Errors
     /// Says what the system has against it.
-    pub(crate) async fn open(at: SocketAddr) -> Result<Self, String> {
-        TcpListener::bind(at).await.map(Port).map_err(|why| format!("--metrics {at}: {why}"))
-    }
-
-    pub(crate) fn at(&self) -> io::Result<SocketAddr> {
-        self.0.local_addr()
+    pub(crate) async fn open(at: Option<SocketAddr>, say: Say) -> Result<Option<Self>, String> {
+        let Some(at) = at else { return Ok(None) };
+        let named = |why: io::Error| format!("--metrics {at}: {why}");
+        let listener = TcpListener::bind(at).await.map_err(named)?;
+        say.metrics(listener.local_addr().map_err(named)?);
+        Ok(Some(Port(listener)))
     }
 
     /// Answers for ever, each reader once.

@@ -210,7 +210,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         common: Common,
     },
-    /// What there is to do with server lists
+    /// Check a server list
     #[command(subcommand)]
     Servers(ServersCommand),
     /// List this machine's network interfaces, their addresses and gateways, and what the internet sees of each
@@ -240,14 +240,8 @@ pub(crate) enum Command {
         /// Address or name of a peer that runs `receive`, in place of a code
         #[arg(long, value_name = "PEER")]
         to: Option<String>,
-        /// Files and folders; `-` is standard input
-        #[arg(required = true, value_name = "PATH")]
-        paths: Vec<PathBuf>,
-        /// Do not compress. Otherwise a file is, if its first MiB gets smaller by a tenth
-        #[arg(long)]
-        no_compress: bool,
         #[command(flatten)]
-        common: Common,
+        send: Send,
     },
     /// Receive files from the one sender that printed this code, or, without a code, as `file receive`
     #[command(after_long_help = help::RECEIVE_CODE)]
@@ -362,19 +356,26 @@ pub(crate) enum File {
     Send {
         /// Address that the peer's `file receive` printed
         address: String,
-        /// Files and folders; `-` is standard input
-        #[arg(required = true, value_name = "PATH")]
-        paths: Vec<PathBuf>,
-        /// Do not compress. Otherwise a file is, if its first MiB gets smaller by a tenth
-        #[arg(long)]
-        no_compress: bool,
         #[command(flatten)]
-        common: Common,
+        send: Send,
     },
     /// Print this node's address, and receive files and folders from whoever knows it, until interrupted. At a terminal the
     /// user is asked about each list
     #[command(after_long_help = help::RECEIVE)]
     Receive(Receive),
+}
+
+#[derive(Debug, Args)]
+#[group(skip)]
+pub(crate) struct Send {
+    /// Files and folders; `-` is standard input
+    #[arg(required = true, value_name = "PATH")]
+    pub(crate) paths: Vec<PathBuf>,
+    /// Do not compress. Otherwise a file is, if its first MiB gets smaller by a tenth
+    #[arg(long)]
+    pub(crate) no_compress: bool,
+    #[command(flatten)]
+    pub(crate) common: Common,
 }
 
 #[derive(Debug, Args)]

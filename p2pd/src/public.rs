@@ -1,13 +1,14 @@
 //! The shipped list of public servers. They learn this machine's address and whom it calls, so their user is asked once.
 
 use std::fs;
-use std::io::{self, BufRead, IsTerminal};
+use std::io::{self, BufRead};
 use std::path::Path;
 
 use p2pd::servers::Servers;
 
 use crate::print;
 use crate::say::Say;
+use crate::talk::Input;
 
 /// File in the user's folder with the hash of each list that was agreed to.
 const FILE: &str = "public-servers";
@@ -27,7 +28,7 @@ pub(crate) fn agree(servers: &Servers, say: Say) -> Result<(), String> {
     if file.as_deref().is_some_and(|file| knows(file, &hash)) {
         return Ok(());
     }
-    if say.is_json() || !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+    if say.is_json() || !Input::can_ask() {
         say.warning(&format!(
             "no --config: public servers of others are used, which learn this machine's address: {names}"
         ));

@@ -34,12 +34,9 @@ pub(crate) async fn run(options: &Serve, say: Say) -> ExitCode {
         mqtt_port: options.mqtt_port,
         stun_ports: [options.stun_port, options.stun_second_port.unwrap_or(second_port)],
     };
-    let metrics = match options.metrics {
-        Some(at) => match Port::open(at).await {
-            Ok(port) => Some(port),
-            Err(why) => return usage(say, &why),
-        },
-        None => None,
+    let metrics = match Port::open(options.metrics, say).await {
+        Ok(port) => port,
+        Err(why) => return usage(say, &why),
     };
     let mut started = Serving::start(&wanted).await;
     // Nobody asked for the relay: where there is no way to the internet, the rest is served.
@@ -64,9 +61,6 @@ pub(crate) async fn run(options: &Serve, say: Say) -> ExitCode {
         if let Err(why) = write(path, &serving.servers(&host, options.id)) {
             return usage(say, &format!("{}: {why}", path.display()));
         }
-    }
-    if let Some(at) = metrics.as_ref().and_then(|port| port.at().ok()) {
-        say.metrics(at);
     }
     say.serving(&Running {
         mqtt: serving.mqtt(),

@@ -1,12 +1,11 @@
 //! Tasks that a node is brought up for, made of the command line.
 
 use std::ffi::OsString;
-use std::io::IsTerminal;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use p2pd_core::{Name, NodeId, PeerAddress, PipeMode, Plan, Strategy, Target};
 
+use crate::checks::Listed;
 use crate::daemon::Prepared;
 use crate::exec::Program;
 use crate::file::{self, Batch, Receiving};
@@ -14,9 +13,9 @@ use crate::forward::options::{Expose, Forward};
 use crate::forward::{self, Exposing, ServiceName};
 use crate::invitation::Invitation;
 use crate::meet::Role;
-use crate::options::{Command, Common, File, NameCommand, Receive, ServersCommand, StrategyName};
+use crate::options::{Command, Common, File, NameCommand, Receive, Send, ServersCommand, StrategyName};
 use crate::say::Say;
-use crate::talk::Wanted;
+use crate::talk::{Input, Wanted};
 use crate::{peers, ping};
 
 /// Task that a node is brought up for.
@@ -31,7 +30,8 @@ pub(crate) enum Task {
     Forward(Target, Plan, Vec<forward::Wanted>),
     Addr,
     Nat,
-    Check,
+    /// The servers of the list, which is read later on.
+    Check(Listed),
     Ping(Target, Box<ping::Wanted>),
     /// True if bytes may be compressed.
     Send(Target, Plan, Batch, bool),
@@ -104,12 +104,8 @@ impl Task {
                 (Task::Receive(Receiving::new(&receive)?, invitation), receive.common, no_port)
             }
             Command::Receive { code: Some(code), receive } => Self::receive(Role::Guest(code), receive)?,
-            Command::File(File::Send { address, paths, no_compress, common }) => {
-                Self::send(Some(&address), &paths, !no_compress, common, say)?
-            }
-            Command::Send { to, paths, no_compress, common } => {
-                Self::send(to.as_deref(), &paths, !no_compress, common, say)?
-            }
+            Command::File(File::Send { address, send }) => Self::send(Some(&address), send, say)?,
+            Command::Send { to, send } => Self::send(to.as_deref(), send, say)?,
             Command::Pair { code, name, common } => {
                 crate::names::needs_identity(&common).map_err(|_| LASTING)?;
                 needs_broker(&common)?;
@@ -152,7 +148,9 @@ impl Task {
                 };
                 (task, common, no_port)
             }
-            Command::Servers(ServersCommand::Check { common }) => (Task::Check, common, no_port),
+            Command::Servers(ServersCommand::Check { common }) => {
+                (Task::Check(Listed::default()), common, no_port)
+            }
             Command::Addr { common } => (Task::Addr, common, no_port),
             // What needs no node has been done by now.
             _ => return Err("there is nothing to do".into()),
@@ -160,19 +158,14 @@ impl Task {
     }
 
     /// Files to an address, or to whoever has a code.
-    fn send(
-        to: Option<&str>,
-        paths: &[PathBuf],
-        packs: bool,
-        common: Common,
-        say: Say,
-    ) -> Result<(Self, Common, Port), String> {
+    fn send(to: Option<&str>, send: Send, say: Say) -> Result<(Self, Common, Port), String> {
+        let Send { paths, no_compress, common } = send;
         never_plain(&common)?;
         let to = to.map(|to| target(to, &common)).transpose()?;
         if to.is_none() {
             needs_broker(&common)?;
         }
-        let batch = Batch::new(paths, say)?;
+        let (batch, packs) = (Batch::new(&paths, say)?, !no_compress);
         let plan = file::plan(Plan::new());
         let task = match to {
             Some(to) => Task::Send(to, plan, batch, packs),
@@ -192,8 +185,7 @@ impl Task {
 
     fn expose(options: Expose) -> Result<(Self, Common, Port), String> {
         never_plain(&options.common)?;
-        let asks = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
-        let exposing = Exposing::new(&options, asks)?;
+        let exposing = Exposing::new(&options, Input::can_ask())?;
         let invitation =
             Invitation::new("forward", &exposing.example(), options.name, false, &options.common);
         let port = (options.port.wanted(), options.port.external());
@@ -244,7 +236,7 @@ impl Task {
                 matches!(to, Target::Name(_))
             }
             Task::Service(to, ..) | Task::Forward(to, ..) => matches!(to, Target::Name(_)),
-            Task::Name(_) | Task::Daemon(..) | Task::Check => true,
+            Task::Name(_) | Task::Daemon(..) | Task::Check(_) => true,
             _ => self.holds().is_some(),
         }
     }

@@ -19,7 +19,7 @@ const FILE: usize = 9 << 20;
 struct Services<'a> {
     host: &'a Host,
     dir: &'a Path,
-    /// What runs, ended with this.
+    /// Servers that run, ended with this.
     running: Vec<Child>,
 }
 

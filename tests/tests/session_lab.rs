@@ -81,7 +81,7 @@ fn a_session_goes_on_over_a_relay_that_is_killed_twice() {
 
 const IPERF: u16 = 5201;
 const STILL: u16 = 7000;
-/// What is written to the stream that stands still: more than the windows and buffers on its way hold.
+/// Bytes for the stream that stands still: more than the windows and buffers on its way hold.
 const MOST: usize = 64 << 20;
 /// A stream that takes nothing for so long stands still.
 const STANDS: Duration = Duration::from_secs(2);
@@ -153,7 +153,7 @@ fn beside_one_that_stands(strategy: &str) {
 }
 
 #[test]
-#[ignore = "its rates want a quiet machine: cargo test -p p2pd-tests --test session_lab iperf3 -- --ignored"]
+#[ignore = "its rates want a quiet machine: tests/long/iperf3"]
 fn iperf3_over_a_stream_goes_on_beside_one_that_stands_still() {
     require_lab!(Mosquitto, Coturn, Iperf3);
     for strategy in ["punch", "udp", "relay"] {

@@ -88,7 +88,7 @@ pub enum MeetingError {
     TooMany,
     /// The node was shut down.
     Shutdown,
-    /// This build has no meetings: the core's feature `meetings` is off.
+    /// A build without meetings: the core's feature `meetings` is off.
     NotBuilt,
 }
 

@@ -53,8 +53,13 @@ impl World {
         self.hosts[n].node.address()
     }
 
+    /// Returns the counters of what the node refused and dropped, with zero for all else.
     pub fn stats(&self, n: usize) -> Stats {
-        self.hosts[n].node.stats().refusals()
+        let mut stats = self.hosts[n].node.stats();
+        let none = Stats::default();
+        (stats.opened, stats.accepted, stats.moved) = (none.opened, none.accepted, none.moved);
+        (stats.open_times, stats.failed) = (none.open_times, none.failed);
+        stats
     }
 
     pub fn is_pipe(&self, end: End) -> bool {

@@ -31,7 +31,7 @@ pub(super) fn patience(bytes: u64) -> Duration {
 /// Request to a transfer to end.
 #[derive(Debug, Default)]
 pub(super) struct Stop {
-    /// Its sender begins it anew on another stream, rather than that others need its place.
+    /// True if its sender begins it anew on another stream, rather than that others need its place.
     anew: AtomicBool,
     asked: Notify,
 }

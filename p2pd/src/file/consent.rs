@@ -23,7 +23,7 @@ const LATE: Duration = Duration::from_secs(3);
 /// Names that are shown of a list.
 const SHOWN: usize = 5;
 
-/// Who says yes to what peers want to send.
+/// Way to a yes or a no to what peers want to send.
 #[derive(Debug)]
 pub(super) enum Consent {
     /// Everything is taken (`--yes`).

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::wire::Meta;
 
-/// What a name in a folder stands for.
+/// Thing that a name in a folder stands for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Kind {
     File,

@@ -53,7 +53,7 @@ pub(crate) struct Inbox {
     pub(super) folds: bool,
     /// Permissions that new files may have here.
     pub(super) mask: u16,
-    /// What is being received: senders and names, in lower case for file systems that ignore case. Each holder is told when
+    /// Senders and names of what is being received, in lower case for file systems that ignore case. Each holder is told when
     /// its sender begins anew.
     busy: Mutex<BTreeMap<Key, Arc<Stop>>>,
     /// Files received whole, each with its name in the folder and its length.

@@ -17,7 +17,6 @@ mod walk;
 mod wire;
 
 use std::io;
-use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,11 +26,13 @@ use p2pd_tokio::{ConnectError, Node, RecvStream, SendStream, Session, SessionCon
 use tokio::time::timeout;
 
 use crate::INTERRUPTED;
+use crate::commands::close_pipes;
 use crate::forward;
 use crate::invitation::Invitation;
 use crate::options::Receive;
 use crate::say::Say;
 use crate::signals::interrupted;
+use crate::talk::Input;
 use channel::{Reader, Stop, Writer};
 use consent::{Consent, ask};
 use inbox::{Inbox, Limits};
@@ -55,7 +56,7 @@ const NOT_SERVED: u32 = 1;
 /// Progress of a transfer.
 #[derive(Debug)]
 enum Event<'a> {
-    /// What is listed goes over.
+    /// The listed entries follow.
     Listed(&'a Listing),
     /// The two sides compare the part that the receiver has, or the user is asked. That takes time and moves no bytes.
     Compares,
@@ -216,10 +217,7 @@ impl Receiving {
 
     /// Has the user asked about each list, if there is one at a terminal and nothing else was said.
     fn asks(&mut self, say: Say) {
-        if matches!(self.consent, Consent::FilesAlone)
-            && io::stdin().is_terminal()
-            && io::stderr().is_terminal()
-        {
+        if matches!(self.consent, Consent::FilesAlone) && Input::can_ask() {
             let (user, questions) = tokio::sync::mpsc::channel(1);
             tokio::spawn(ask(questions, say));
             self.consent = Consent::Asked(user);
@@ -337,9 +335,7 @@ pub(crate) async fn receive(
     receiving.asks(say);
     say.waiting("asking for the outside address");
     say.ready(&node.address().await, node.node_id(), Some(invitation));
-    // Nobody is given a pipe without a session; those that come would wait for ever.
-    let others = node.clone();
-    let draining = tokio::spawn(async move { while others.accept().await.is_some() {} });
+    let draining = close_pipes(node);
     let once = receiving.once;
     let receiving = Arc::new(receiving);
     let failed = if once {

@@ -36,7 +36,7 @@ struct Receiving<'a, T> {
     to: Writer,
     tell: T,
     next: Number,
-    /// What the user has said yes to.
+    /// List that the user has said yes to.
     list: Listing,
     /// Packed bytes and holes are taken.
     packed: bool,
@@ -45,7 +45,7 @@ struct Receiving<'a, T> {
     pending: BTreeMap<Number, Pending<'a>>,
     paths: usize,
     refused: usize,
-    /// Whether a file has begun.
+    /// True once a file has begun.
     begun: bool,
     zstd: zstd::bulk::Decompressor<'static>,
 }
@@ -396,7 +396,7 @@ impl<'a, T: FnMut(Event<'_>)> Receiving<'a, T> {
 /// Outcome of the bytes of a file.
 enum Body {
     Whole(Done),
-    /// Its sender gave it up.
+    /// The sender gave it up.
     Gone,
     /// True if its bytes have not ended.
     Refused(NotTaken, bool),

@@ -1,4 +1,4 @@
-//! Where what a sender sends goes: files beside each other, and folders under the names of parts until they are whole.
+//! Places of what a sender sends: files beside each other, and folders under the names of parts until they are whole.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -23,7 +23,7 @@ pub(super) const MAX_FILES: usize = 1000;
 /// Time for which a name may be in use before its sender is refused.
 const IN_USE: Duration = Duration::from_secs(3);
 
-/// What is taken from one peer.
+/// Terms on which things are taken from one peer.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Terms {
     /// Bytes.
@@ -42,7 +42,7 @@ pub(super) struct Pending<'a> {
     pub(super) state: State,
 }
 
-/// Where a file goes.
+/// Place of a file.
 pub(super) enum Spot<'a> {
     /// Into the folder that is received into.
     Top(Place<'a>, FileName),
@@ -75,7 +75,7 @@ impl Drop for Staged<'_> {
 
 /// Reason why something did not arrive.
 pub(super) enum Error {
-    /// It is refused; the next one may follow.
+    /// A refusal; the next one may follow.
     NotTaken(NotTaken),
     Stream(io::Error),
 }

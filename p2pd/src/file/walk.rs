@@ -1,5 +1,5 @@
-//! What is sent: files, and folders with all that is in them. It is walked twice, for the list and for the sending, so
-//! that no list of it is ever held.
+//! Files that are sent, and folders with all that is in them. They are walked twice, for the list and for the sending, so
+//! that no list of them is ever held.
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};

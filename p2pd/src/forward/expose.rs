@@ -19,7 +19,7 @@ use super::copy::{Stream, join};
 use super::place::{Local, Place, Service, look_up};
 use super::wire::{Answer, CROWDED, Destination, Host, ServiceName, Wish};
 use super::{ask, datagrams, link, options};
-use crate::commands::{addresses, usage};
+use crate::commands::{addresses, close_pipes, usage};
 use crate::invitation::Invitation;
 use crate::limits::{Held, Places};
 use crate::metrics::{Metrics, Port, Way};
@@ -178,12 +178,9 @@ async fn within<T>(connecting: impl Future<Output = io::Result<T>>) -> Result<T,
 
 /// Serves until interrupted.
 pub(crate) async fn run(node: &Node, exposing: Exposing, invitation: Invitation, say: Say) -> ExitCode {
-    let port = match exposing.metrics_at {
-        Some(at) => match Port::open(at).await {
-            Ok(port) => Some(port),
-            Err(why) => return usage(say, &why),
-        },
-        None => None,
+    let port = match Port::open(exposing.metrics_at, say).await {
+        Ok(port) => port,
+        Err(why) => return usage(say, &why),
     };
     for (name, at) in &exposing.services {
         say.line(
@@ -198,9 +195,6 @@ pub(crate) async fn run(node: &Node, exposing: Exposing, invitation: Invitation,
     let (followed, events) = (metrics.clone(), node.events());
     let following = tokio::spawn(async move { followed.follow(events).await });
     let reading = port.map(|port| {
-        if let Ok(at) = port.at() {
-            say.metrics(at);
-        }
         let node = node.clone();
         tokio::spawn(port.serve(move || {
             let (node, metrics) = (node.clone(), metrics.clone());
@@ -210,9 +204,7 @@ pub(crate) async fn run(node: &Node, exposing: Exposing, invitation: Invitation,
     let telling = tokio::spawn(addresses(node.clone(), node.events(), Some(invitation), say));
     let asking =
         (exposing.who == Who::Asked).then(|| tokio::spawn(ask::peers(node.clone(), node.events(), say)));
-    // Nobody is given a pipe without a session; those that come would wait for ever.
-    let others = node.clone();
-    let draining = tokio::spawn(async move { while others.accept().await.is_some() {} });
+    let draining = close_pipes(node);
     tokio::select! {
         () = serve(node, Arc::new(exposing), say) => {}
         () = interrupted() => {}

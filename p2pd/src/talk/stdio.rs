@@ -46,6 +46,11 @@ impl Input {
         io::stdin().is_terminal()
     }
 
+    /// Returns true if somebody at a terminal can be asked.
+    pub(crate) fn can_ask() -> bool {
+        Input::is_terminal() && io::stderr().is_terminal()
+    }
+
     /// Returns true if the input has ended.
     pub(crate) fn has_ended(&self) -> bool {
         self.ended
