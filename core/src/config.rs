@@ -566,9 +566,8 @@ pub struct Plan {
     pub protocol: Option<ProtocolTag>,
     /// The whole connect ends after this long. Default 20 s, at most an hour.
     pub timeout: Duration,
-    /// The relay begins at once. If it is the first, the pipe moves to what another strategy opens within the timeout,
-    /// and back if that breaks: [`Event::Moved`](crate::Event::Moved). Such a pipe is sealed on every path, also where
-    /// a plain one was asked for. Default: no. A peer that does not know of it does not answer to the relay.
+    /// The relay begins at once, and the first way is the pipe. A session that begins on the relay goes over to what
+    /// another strategy opens later, and back if that breaks; a pipe stays. Default: no.
     pub relay_first: bool,
 }
 

@@ -47,8 +47,6 @@ pub(crate) enum Owner {
     Proof(PipeId),
     /// The allocation with this id.
     Allocation(PipeId),
-    /// The relay with this id, whose pipe has moved to this stream.
-    Carrier(PipeId),
     /// The mapping of our port with this number.
     Mapping(u32),
     /// The client of the time servers.
@@ -151,7 +149,6 @@ impl Cx {
             | Input::Connected { sock, .. }
             | Input::Datagram { sock, .. }
             | Input::Stream { sock, .. }
-            | Input::Writable { sock }
             | Input::Eof { sock } => self.owner(*sock),
             Input::Timeout
             | Input::Clock(_)
@@ -251,10 +248,6 @@ impl Cx {
 
     pub(crate) fn send(&mut self, sock: SockId, data: Bytes) {
         self.queue.push_back(Output::SendStream { sock, data });
-    }
-
-    pub(crate) fn await_writable(&mut self, sock: SockId) {
-        self.queue.push_back(Output::AwaitWritable { sock });
     }
 
     pub(crate) fn read(&mut self, sock: SockId, credit: u32) {

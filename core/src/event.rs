@@ -358,31 +358,8 @@ pub enum Event {
         /// Report on every strategy.
         report: Box<Report>,
     },
-    /// The bytes of a pipe that was relayed at first go another way from now on. They go to the peer directly, or over
-    /// the relay again, as the direct path broke. Each end says this of its own direction.
-    Moved {
-        /// Pipe that moved.
-        pipe: PipeId,
-        /// The peer.
-        peer: NodeId,
-        /// The strategy that opened the path.
-        strategy: Strategy,
-        /// Local end of the path, as in [`PipeStart`](crate::pipe::PipeStart).
-        local: SocketAddr,
-        /// The peer's end, as we see it.
-        remote: SocketAddr,
-    },
-    /// A connect that has its pipe over a relay, and was to have a better path, found none.
-    StaysRelayed {
-        /// Connect that stays on the relay.
-        connect: ConnectId,
-        /// Reason why no other strategy goes on.
-        reason: FailReason,
-        /// Attempts of the other strategies.
-        report: Box<Report>,
-    },
     /// The address under a pipe that was handed out, or its interface, is gone, and the pipe with it. Reading and
-    /// writing fail with [`PipeEnd::AddressGone`](crate::PipeEnd::AddressGone). Relayed pipes move.
+    /// writing fail with [`PipeEnd::AddressGone`](crate::PipeEnd::AddressGone). Relayed pipes are not among these.
     PipeGone {
         /// The peer.
         peer: NodeId,

@@ -186,11 +186,6 @@ pub enum Output {
         /// Bytes to append.
         data: Bytes,
     },
-    /// Asks for [`Input::Writable`] once the system has taken all bytes that were given to the stream so far.
-    AwaitWritable {
-        /// The connected stream.
-        sock: SockId,
-    },
     /// Allows `credit` more bytes to be read from a stream. A stream starts with none, so a stranger can never make the
     /// driver hold more than the core granted. Not one byte past a hello is taken out of the system's buffer before the
     /// user has the stream.
@@ -324,11 +319,6 @@ pub enum Input<'a> {
         sock: SockId,
         /// The bytes, at least one.
         data: &'a [u8],
-    },
-    /// The system has taken all bytes that a stream was given before [`Output::AwaitWritable`].
-    Writable {
-        /// Stream whose output the system has taken.
-        sock: SockId,
     },
     /// The other end of a stream will send no more. The id lives on until it is closed.
     Eof {

@@ -41,8 +41,6 @@ pub struct Stats {
     pub open_times: Times,
     /// Pipes and carriers that peers opened.
     pub accepted: ByStrategy,
-    /// Relayed pipes whose bytes went over to this strategy's path.
-    pub moved: ByStrategy,
     /// Calls of ours that ended without a pipe.
     pub failed: Failures,
 }
@@ -127,7 +125,6 @@ impl Stats {
         match output {
             Output::Detach { pipe, .. } => self.note_pipe(pipe),
             Output::OpenRelayed { start, .. } => self.note_pipe(start),
-            Output::Event(Event::Moved { strategy, .. }) => self.moved.add(*strategy, 1),
             Output::Event(Event::Failed { reason, .. }) => {
                 let failed = &mut self.failed;
                 *match reason {

@@ -79,7 +79,7 @@ impl Letter {
                 address: Box::new(address),
             })),
             Matter::Relay(address, relayed) => {
-                Body::TurnRequest { terms, moves: false, relayed, address: Box::new(address) }
+                Body::TurnRequest { terms, relayed, address: Box::new(address) }
             }
             Matter::Echo(payload) => Body::Echo(SmallVec::from_vec(payload)),
             Matter::Clock(about, wall) => Body::Clock { about: MessageId(about), wall },

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use mio::{Interest, Registry, Token};
 use p2pd_core::pipe::session::{
-    CarrierId, Opening, Session, SessionConfig, SessionEvent, SessionToken, Side,
+    CarrierId, CarrierKind, Opening, Session, SessionConfig, SessionEvent, SessionToken, Side,
 };
 use p2pd_core::{ConnectId, Event, Instant, NodeId, PipeMode, Plan, Target, ToTarget};
-use p2pd_sys::session::{Again, Ferry, Greeter, Registry as Known};
+use p2pd_sys::session::{Calls, Ferry, Greeter, Registry as Known};
 use p2pd_sys::{Clock, ConnectError, PipeInfo};
 
 use crate::node::{News, Node};
@@ -75,10 +75,7 @@ struct One {
 #[derive(Debug)]
 struct Caller {
     to: Target,
-    plan: Plan,
-    again: Again,
-    calling: Option<ConnectId>,
-    at: Option<Instant>,
+    calls: Calls,
 }
 
 #[derive(Debug)]
@@ -126,8 +123,10 @@ impl Sessions {
         let to = to.to_target().map_err(ConnectError::Target)?;
         let plan = plan.mode(PipeMode::Session);
         let token = p2pd_sys::random_seed().map_err(|why| ConnectError::Lost(p2pd_sys::failure(&why)))?;
-        let call = node.connect(&to, plan.clone())?;
-        let caller = Caller { to, plan, again: Again::default(), calling: Some(call), at: None };
+        let mut caller = Caller { to, calls: Calls::new(plan.clone()) };
+        // The first one, which is due at once.
+        let plan = caller.calls.poll(self.clock.now(), true, false).unwrap_or(plan);
+        let call = node.connect(&caller.to, plan)?;
         let id = self.insert(None, None, SessionToken(token), Some(caller));
         self.calls.insert(call, id);
         Ok(id)
@@ -156,11 +155,10 @@ impl Sessions {
         None
     }
 
-    /// Has calls that wait begin at once. Those under way go on over the new network by themselves: ADR 27.
+    /// Has calls that wait begin at once.
     fn network_changed(&mut self) {
         for caller in self.all.values_mut().filter_map(|one| one.caller.as_mut()) {
-            caller.again.reset();
-            caller.at = None;
+            caller.calls.network_changed();
         }
     }
 
@@ -183,8 +181,9 @@ impl Sessions {
     fn called(&mut self, id: SessionId, outcome: Result<Pipe, ConnectError>) {
         let now = self.clock.now();
         let Some(one) = self.all.get_mut(&id) else { return };
+        let lacks = one.lacks_carrier();
         let Some(caller) = &mut one.caller else { return };
-        caller.calling = None;
+        caller.calls.ended(now, lacks, outcome.is_ok());
         match outcome {
             Ok(pipe) => {
                 one.peer = Some(pipe.peer());
@@ -196,7 +195,7 @@ impl Sessions {
                 let opening = if known { Opening::Resume(one.token) } else { Opening::New(one.token) };
                 self.watch(pipe, Some((id, opening)));
             }
-            Err(_) if one.session.is_some() => caller.at = Some(now + caller.again.wait()),
+            Err(_) if one.session.is_some() => {}
             Err(why) => {
                 self.all.remove(&id);
                 self.news.push_back(SessionNews::NotOpened(id, why));
@@ -386,21 +385,13 @@ impl Sessions {
         if one.until.is_some_and(|until| until <= now) {
             one.carriers.clear();
         }
-        let needs = one.lacks_carrier();
+        let relayed = session.carrier().is_some_and(|(_, kind)| kind == CarrierKind::Relayed);
+        let lacks = session.needs_carrier();
         let Some(caller) = &mut one.caller else { return };
-        caller.again.note(now, needs);
-        if !needs || caller.calling.is_some() {
-            return;
-        }
-        let at = *caller.at.get_or_insert_with(|| now + caller.again.wait());
-        if at <= now {
-            caller.at = None;
-            match node.connect(&caller.to, caller.plan.clone()) {
-                Ok(call) => {
-                    caller.calling = Some(call);
-                    self.calls.insert(call, id);
-                }
-                Err(_) => caller.at = Some(now + caller.again.wait()),
+        if let Some(plan) = caller.calls.poll(now, lacks, relayed) {
+            match node.connect(&caller.to, plan) {
+                Ok(call) => _ = self.calls.insert(call, id),
+                Err(_) => caller.calls.ended(now, lacks, false),
             }
         }
     }
@@ -409,7 +400,7 @@ impl Sessions {
     pub fn timeout(&self) -> Option<Duration> {
         let of_one = |one: &One| {
             let session = one.session.as_ref().and_then(Session::poll_timeout);
-            let caller = one.caller.as_ref().filter(|_| one.lacks_carrier()).and_then(|caller| caller.at);
+            let caller = one.caller.as_ref().and_then(|caller| caller.calls.deadline(one.lacks_carrier()));
             session.into_iter().chain(caller).chain(one.until.filter(|_| !one.carriers.is_empty())).min()
         };
         let greeted = self.carriers.values().filter(|c| c.of.is_none()).map(|c| c.until);

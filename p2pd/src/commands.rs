@@ -8,7 +8,6 @@ use std::process::ExitCode;
 use p2pd_core::{Accept, BrokerState, Config, Event, Plan, SecretKey, Target};
 use p2pd_sys::{NatFile, PinFile};
 use p2pd_tokio::{BindError, ConnectError, Events, Lost, Node, Pipe};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -18,7 +17,7 @@ use crate::daemon;
 use crate::invitation::Invitation;
 use crate::options::{Command, Common, NameCommand, Options};
 use crate::say::Say;
-use crate::talk::{self, Gather, PIPE, Wanted, named};
+use crate::talk::{self, Wanted};
 use crate::task::{Listening, Port, Task};
 use crate::{
     clock, demo, file, forward, interfaces, lan, log, manual, map, meet, names, peers, ping, public, server,
@@ -29,7 +28,6 @@ use p2pd::servers::{
 };
 
 /// Bytes copied at a time.
-const CHUNK: usize = 64 * 1024;
 
 pub(crate) async fn run(options: Options) -> ExitCode {
     let say = Say::new(options.json, options.quiet);
@@ -495,7 +493,7 @@ async fn listen(node: &Node, listening: Listening, invitation: Invitation, say: 
     let telling = tokio::spawn(addresses(node.clone(), node.events(), Some(invitation), say));
     let serving = async {
         match listening {
-            Listening::Echo => echo(node, say).await,
+            Listening::Echo => talk::echo(node, say).await,
             Listening::Programs { program, many, idle } => {
                 talk::programs(node, (program, many, idle), say).await;
             }
@@ -514,28 +512,4 @@ async fn listen(node: &Node, listening: Listening, invitation: Invitation, say: 
     };
     telling.abort();
     code
-}
-
-/// Every byte of every pipe back.
-async fn echo(node: &Node, say: Say) {
-    while let Some(pipe) = node.accept().await {
-        say.opened("incoming", &pipe);
-        tokio::spawn(async move {
-            let (mut read, mut write) = tokio::io::split(pipe);
-            if let Err(why) = copy(&mut read, &mut write).await {
-                say.error(&named(PIPE, &why).to_string());
-            }
-        });
-    }
-}
-
-async fn copy(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
-    let (mut from, mut buffer) = (Gather::new(from), vec![0; CHUNK]);
-    loop {
-        match from.read(&mut buffer).await? {
-            0 => return to.shutdown().await,
-            n => to.write_all(&buffer[..n]).await?,
-        }
-        to.flush().await?;
-    }
 }

@@ -1,4 +1,4 @@
-//! `p2pd demo`: every strategy, and a session that is cut, between two nodes on this machine, with servers of its own on
+//! `p2pd demo`: every strategy, a session that moves and one that is cut, between two nodes on this machine, with servers of its own on
 //! loopback.
 
 use std::io;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use p2pd::serve::{Serving, Wanted, WantedTurn};
 use p2pd::servers::TurnServer;
-use p2pd_core::{Accept, Config, Event, PeerAddress, PipeMode, Plan, SecretKey, Strategy};
+use p2pd_core::{Accept, Config, PeerAddress, PipeMode, Plan, SecretKey, Strategy};
 use p2pd_rendezvous::turn::Limits;
 use p2pd_tokio::{Node, Pipe, SendStream, Session};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -24,13 +24,15 @@ const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// server has one address.
 const SECOND: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 const CHUNK: usize = 64 * 1024;
-/// A relayed pipe moves within a second here.
+/// A session moves within a second here.
 const MOVES_WITHIN: Duration = Duration::from_secs(20);
+/// Time between two looks at whether it has.
+const LOOKS: Duration = Duration::from_millis(5);
 
 /// A row of the table.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Row {
-    /// The strategy's name, or that the pipe has moved.
+    /// The strategy's name, or what the session went through.
     pub(crate) way: &'static str,
     pub(crate) mode: PipeMode,
     pub(crate) open: Duration,
@@ -83,13 +85,9 @@ async fn table(mebibytes: u32, say: Say) -> Result<(), Box<dyn std::error::Error
             say.demo_row(Row { way: strategy.name(), mode, open, there, back, bytes: data.len() })?;
         }
     }
-    let (mut near, mut far) = moved([&ours, &theirs], &address).await?;
-    let open = near.elapsed();
-    let there = send(&data, &hash, &mut near, &mut far).await?;
-    let back = send(&data, &hash, &mut far, &mut near).await?;
-    let mode = near.mode();
-    say.demo_row(Row { way: "moved", mode, open, there, back, bytes: data.len() })?;
-    let row = session([&ours, &theirs], &address, (&data, &hash)).await?;
+    let row = moved([&ours, &theirs], &address, (&data, &hash)).await?;
+    say.demo_row(row)?;
+    let row = cut([&ours, &theirs], &address, (&data, &hash)).await?;
     say.demo_row(row)?;
     ours.shutdown().await;
     theirs.shutdown().await;
@@ -98,21 +96,16 @@ async fn table(mebibytes: u32, say: Say) -> Result<(), Box<dyn std::error::Error
 }
 
 /// A session that was cut while its bytes were under way, and went on: half of them on one stream, half on another.
-async fn session(
+async fn cut(
     nodes: [&Node; 2],
     to: &PeerAddress,
     (data, hash): (&[u8], &blake3::Hash),
 ) -> Result<Row, Box<dyn std::error::Error>> {
-    let [ours, theirs] = nodes;
     let between = Between::new(to).await?;
-    let began = Instant::now();
-    let called = async { ours.connect_session_with(&between.to, direct()).await.map_err(io::Error::other) };
-    let accepted = async { theirs.accept_session().await.ok_or(io::Error::other("the node ended")) };
-    let (near, far) = tokio::try_join!(called, accepted)?;
-    let open = began.elapsed();
-    let mode = near.carrier().ok_or("the connection broke")?.mode();
-    let there = streams(data, hash, (&near, &far), &between).await?;
-    let back = streams(data, hash, (&far, &near), &between).await?;
+    let plan = Plan::new().strategies([Strategy::Direct]);
+    let (near, far, open, mode) = session(nodes, &between.to, plan).await?;
+    let there = streams(data, hash, (&near, &far), Some(&between)).await?;
+    let back = streams(data, hash, (&far, &near), Some(&between)).await?;
     if near.moves() == 0 {
         return Err("the session has not moved".into());
     }
@@ -120,16 +113,51 @@ async fn session(
     Ok(Row { way: "cut", mode, open, there, back, bytes: data.len() })
 }
 
-fn direct() -> Plan {
-    Plan::new().strategies([Strategy::Direct])
+/// A session that began on the relay, and has moved to a direct stream.
+async fn moved(
+    nodes: [&Node; 2],
+    to: &PeerAddress,
+    (data, hash): (&[u8], &blake3::Hash),
+) -> Result<Row, Box<dyn std::error::Error>> {
+    let strategies = [Strategy::Relay, Strategy::Direct];
+    let plan = Plan::new().strategies(strategies).relay_first(true);
+    let (near, far, open, mode) = session(nodes, to, plan).await?;
+    let is_direct = |end: &Session| end.carrier().is_some_and(|c| c.strategy() == Strategy::Direct);
+    for end in [&near, &far] {
+        let moves = async {
+            while !is_direct(end) {
+                tokio::time::sleep(LOOKS).await;
+            }
+        };
+        tokio::time::timeout(MOVES_WITHIN, moves).await?;
+    }
+    let there = streams(data, hash, (&near, &far), None).await?;
+    let back = streams(data, hash, (&far, &near), None).await?;
+    near.close(0, b"");
+    Ok(Row { way: "moved", mode, open, there, back, bytes: data.len() })
 }
 
-/// Sends all of it on two streams, and cuts the connection once it is under way.
+/// Opens a session: its two ends, the time that it took, and its mode.
+async fn session(
+    [ours, theirs]: [&Node; 2],
+    to: &PeerAddress,
+    plan: Plan,
+) -> Result<(Session, Session, Duration, PipeMode), Box<dyn std::error::Error>> {
+    let began = Instant::now();
+    let called = async { ours.connect_session_with(to, plan).await.map_err(io::Error::other) };
+    let accepted = async { theirs.accept_session().await.ok_or(io::Error::other("the node ended")) };
+    let (near, far) = tokio::try_join!(called, accepted)?;
+    let open = began.elapsed();
+    let mode = near.carrier().ok_or("the connection broke")?.mode();
+    Ok((near, far, open, mode))
+}
+
+/// Sends all of it on two streams, and cuts the connection once it is under way, if it is to be cut.
 async fn streams(
     data: &[u8],
     hash: &blake3::Hash,
     (from, to): (&Session, &Session),
-    between: &Between,
+    between: Option<&Between>,
 ) -> Result<Duration, Box<dyn std::error::Error>> {
     let halves = data.split_at(data.len() / 2);
     let mut arrived = vec![0; data.len()];
@@ -158,11 +186,11 @@ async fn streams(
     Ok(took)
 }
 
-/// Writes all of it and the end, and cuts the connection in the middle.
-async fn write(data: &[u8], to: &mut SendStream, between: &Between) -> io::Result<()> {
+/// Writes all of it and the end. Cuts the connection in the middle, if it is to be cut.
+async fn write(data: &[u8], to: &mut SendStream, between: Option<&Between>) -> io::Result<()> {
     let (before, after) = data.split_at(data.len() / 2);
     to.write_all(before).await?;
-    between.cut.notify_waiters();
+    between.inspect(|between| between.cut.notify_waiters());
     to.write_all(after).await?;
     to.shutdown().await
 }
@@ -203,31 +231,6 @@ impl Between {
         });
         Ok(Between { to, cut, serving })
     }
-}
-
-/// A pipe that opened over the relay and has moved to a direct stream, at both ends.
-async fn moved(nodes: [&Node; 2], to: &PeerAddress) -> Result<(Pipe, Pipe), Box<dyn std::error::Error>> {
-    let [ours, theirs] = nodes;
-    let events = nodes.map(Node::events);
-    // On one machine the direct stream would be there first; as the second strategy it begins a little later.
-    let strategies = [Strategy::Relay, Strategy::Direct];
-    let plan = Plan::new().strategies(strategies).relay_first(true);
-    let called = async { ours.connect_with(to, plan).await.map_err(io::Error::other) };
-    let accepted = async { theirs.accept().await.ok_or(io::Error::other("the node ended")) };
-    let pipes = tokio::try_join!(called, accepted)?;
-    for mut events in events {
-        let told = async {
-            loop {
-                match events.recv().await {
-                    Some(Ok(Event::Moved { strategy: Strategy::Direct, .. })) => return Ok(()),
-                    Some(_) => {}
-                    None => return Err("the node ended"),
-                }
-            }
-        };
-        tokio::time::timeout(MOVES_WITHIN, told).await??;
-    }
-    Ok(pipes)
 }
 
 async fn serve() -> Result<Serving, p2pd::serve::ServeError> {

@@ -16,7 +16,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use p2pd::serve::Counts;
 use p2pd_core::{BrokerState, Event, Stats, Strategy, Times};
-use p2pd_tokio::{Events, Node};
+use p2pd_tokio::{Events, Node, Session};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, text};
 use prometheus_client::metrics::MetricType;
@@ -46,6 +46,8 @@ pub(crate) enum Way {
 pub(crate) struct Metrics {
     /// Bytes by direction and strategy.
     bytes: [[AtomicU64; Strategy::ALL.len()]; 2],
+    /// Sessions that went over to another connection, by its strategy.
+    moved: [AtomicU64; Strategy::ALL.len()],
     /// Brokers whose state has changed, and whether each is ready.
     brokers: Mutex<BTreeMap<u16, bool>>,
 }
@@ -53,6 +55,18 @@ pub(crate) struct Metrics {
 impl Metrics {
     pub(crate) fn count(&self, way: Way, over: Strategy, bytes: u64) {
         self.bytes[way as usize][over as usize].fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Counts the move of a session to a connection by this strategy.
+    pub(crate) fn moved(&self, to: Strategy) {
+        self.moved[to as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts the moves of a session up to its end.
+    pub(crate) async fn follow_session(&self, session: &Session) {
+        while let Ok(carrier) = session.moved().await {
+            carrier.iter().for_each(|carrier| self.moved(carrier.strategy()));
+        }
     }
 
     /// Follows the brokers' states for ever.
@@ -82,6 +96,9 @@ impl Metrics {
                 );
             }
         }
+        let moved = Strategy::ALL.iter().zip(&self.moved);
+        let moved: Vec<_> = moved.map(|(by, n)| (by.name(), n.load(Ordering::Relaxed))).collect();
+        table.counters(("p2pd_moved", "Sessions that went over to another connection", "strategy"), &moved);
         let mut brokers = self.brokers.lock().unwrap_or_else(PoisonError::into_inner).clone();
         // Those that were ready before anybody listened are announced.
         for id in node.current_address().iter().flat_map(|address| address.brokers()) {
@@ -193,7 +210,6 @@ impl Table {
         for (name, help, counts) in [
             ("p2pd_opened", "Calls of ours that got a connection", stats.opened),
             ("p2pd_accepted", "Connections that peers opened", stats.accepted),
-            ("p2pd_moved", "Relayed pipes that went over to another path", stats.moved),
         ] {
             let counts: Vec<_> = counts.iter().map(|(strategy, n)| (strategy.name(), n)).collect();
             self.counters((name, help, "strategy"), &counts);

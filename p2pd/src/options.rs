@@ -166,9 +166,9 @@ pub(crate) enum Command {
         /// Give up after this many seconds
         #[arg(long, value_name = "SECONDS", default_value = "20", value_parser = seconds)]
         timeout: Duration,
-        /// Begin with the relay at once, and move the pipe to what another strategy opens within the timeout; back, if
+        /// Begin with the relay at once, on a session (`--streams`) that moves to what another strategy opens, and back if
         /// that breaks
-        #[arg(long, conflicts_with = "exec")]
+        #[arg(long, conflicts_with_all = ["exec", "messages"])]
         relay_first: bool,
         /// Run a program with the connected socket as descriptor 3, and end as it ends. The pipe is a plain one, so
         /// the peer has to allow that (`--plain`). The program's arguments follow, so this comes last
@@ -178,11 +178,11 @@ pub(crate) enum Command {
         #[arg(long, requires = "exec")]
         stdio: bool,
         /// Reach a service that the peer's `expose` names. This is for `ssh -o ProxyCommand=...`
-        #[arg(long, value_name = "SERVICE", conflicts_with_all = ["exec", "messages", "streams", "relay_first"])]
+        #[arg(long, value_name = "SERVICE", conflicts_with_all = ["exec", "messages", "streams"])]
         service: Option<ServiceName>,
         /// Talk on a stream of a session in place of a pipe: when the connection breaks or the network changes, it goes on
         /// over another one, and no byte is lost. `listen` needs no option for it
-        #[arg(long, conflicts_with_all = ["exec", "messages", "relay_first"])]
+        #[arg(long, conflicts_with_all = ["exec", "messages"])]
         streams: bool,
         #[command(flatten)]
         lines: Lines,

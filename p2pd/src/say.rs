@@ -10,7 +10,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use p2pd_core::nat::{Allocation, Mapping, NatReport, NatType, Verdict};
 use p2pd_core::portmap::{self, Listed as Entry, Protocol};
 use p2pd_core::text::shown;
-use p2pd_core::{Event, Name, NameNews, NodeId, PeerAddress, PortState, Strategy, StrategyReport};
+use p2pd_core::{Event, Name, NameNews, NodeId, PeerAddress, PortState, StrategyReport};
 use p2pd_sys::messages::RouteTable;
 use p2pd_tokio::{ConnectError, PipeInfo};
 use serde_json::json;
@@ -214,18 +214,6 @@ impl Say {
                 || json!({"event": "broker", "id": id, "state": "lost", "reason": why.to_string()}),
                 || format!("broker {id}: {why}"),
             ),
-            Event::Moved { peer, strategy, local, remote, .. } => self.line(
-                || {
-                    json!({
-                        "event": "moved", "strategy": strategy.name(), "local": local.to_string(),
-                        "remote": remote.to_string(), "peer": peer.to_string(),
-                    })
-                },
-                || match strategy {
-                    Strategy::Relay => format!("relayed again: the direct path to {peer} broke"),
-                    by => format!("now direct: {peer} at {remote} by {by}"),
-                },
-            ),
             Event::PipeGone { peer, local, remote } => self.line(
                 || {
                     json!({
@@ -234,13 +222,6 @@ impl Say {
                     })
                 },
                 || format!("the pipe to {peer} at {remote} is gone: so is our address {local}"),
-            ),
-            Event::StaysRelayed { reason, report, .. } => self.line(
-                || {
-                    let strategies = &report.strategies[..];
-                    json!({"event": "stays_relayed", "reason": reason.to_string(), "strategies": strategies})
-                },
-                || format!("stays relayed: {reason}{}", details(&report.strategies)),
             ),
             // What a call waits for is said by whoever called.
             Event::Name { name, news } => match &**news {

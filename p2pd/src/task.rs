@@ -138,6 +138,7 @@ impl Task {
                 if relay_first && !plan.strategies.contains(&Strategy::Relay) {
                     return Err("--relay-first needs relay among the strategies".into());
                 }
+                let streams = streams || relay_first;
                 if service.is_some() || streams {
                     never_plain(&common)?;
                 }
@@ -196,7 +197,9 @@ impl Task {
     pub(crate) fn takes_sessions(&self) -> bool {
         match self {
             Task::Listen(Listening::Talk { messages, .. }, ..) => messages.is_none(),
-            Task::Listen(Listening::Programs { .. }, ..) | Task::Expose(..) | Task::Daemon(..) => true,
+            Task::Listen(Listening::Programs { .. } | Listening::Echo, ..)
+            | Task::Expose(..)
+            | Task::Daemon(..) => true,
             Task::Receive(..) | Task::ReceiveByCode(..) => true,
             _ => false,
         }

@@ -120,10 +120,9 @@ class Reader:
         read_address(text)
         return text
 
-    def mode(self, moves=False):
+    def mode(self):
         mode = self.number("B")
-        allowed = (0, 1, 2, 0x80, 0x81, 0x82) if moves else (0, 1, 2)
-        need(mode in allowed, f"mode {mode}")
+        need(mode in (0, 1, 2), f"mode {mode}")
         return mode
 
 
@@ -171,8 +170,7 @@ def read_body(kind, reader):
     if kind == wire.UDP_RESPONSE:
         return {}
     if kind == wire.TURN_REQUEST:
-        mode = reader.mode(moves=True)
-        return {"mode": mode & 0x7F, "moves": mode >= 0x80, "relayed": reader.reachable(), "address": reader.address()}
+        return {"mode": reader.mode(), "relayed": reader.reachable(), "address": reader.address()}
     if kind == wire.TURN_RESPONSE:
         sources = []
         while reader.data:
@@ -230,7 +228,7 @@ def write_body(m):
         ports = bytes([len(m["ports"])]) + b"".join(struct.pack(">H", port) for port in m["ports"])
         return head + wire.ip_bytes(m["external"]) + ports + m["address"].encode()
     if kind == wire.TURN_REQUEST:
-        return bytes([m["mode"] | (0x80 if m["moves"] else 0)]) + endpoint(m["relayed"]) + m["address"].encode()
+        return bytes([m["mode"]]) + endpoint(m["relayed"]) + m["address"].encode()
     if kind == wire.TURN_RESPONSE:
         return b"".join(endpoint(at) for at in m["sources"])
     if kind == wire.PROVE:

@@ -27,10 +27,10 @@ class Pipe:
         messages.need(kind == wire.SEALED, f"frame {kind}")
         return self.noise.receiving.open(body)
 
-    def agree(self, key, peer, session, joins=False):
-        """Settles this stream as the pipe of the session, or has it join the pipe that there is."""
-        commits = self.commits and not joins
-        word = bytes([wire.JOIN]) if joins else bytes([wire.COMMIT if commits else wire.NOMINATE]) + session
+    def agree(self, key, peer, session):
+        """Settles this stream as the pipe of the session."""
+        commits = self.commits
+        word = bytes([wire.COMMIT if commits else wire.NOMINATE]) + session
         if key.public < peer:
             self.control(word)
             messages.need(commits or self.hear()[0] == wire.CONFIRM, "CONFIRM")
@@ -49,13 +49,14 @@ class Pipe:
 
 
 def answer(stream, key):
-    """The responder's part on a stream that was accepted: (pipe, caller's key, session, purpose)."""
+    """The responder's part on a stream that was accepted, by ChaCha20-Poly1305: (pipe, caller's key, session, purpose)."""
     stream.settimeout(10)
     kind, body = wire.read_frame(stream)
     messages.need(kind == wire.FIRST, f"frame {kind}")
     noise = Responder(key.secret, wire.hello_prologue(key.public))
     payload = noise.first(body)
-    messages.need(len(payload) >= 18 and payload[16] <= 1 and payload[17] == 0, "an offer of an encrypted pipe")
+    # Encrypted or for a session, and AES may be on offer.
+    messages.need(len(payload) >= 18 and payload[16] <= 1 and payload[17] & ~4 in (0, 2), "an offer of an encrypted pipe")
     commits = noise.peer < key.public
     stream.sendall(wire.frame(wire.SECOND, noise.second(bytes([wire.READY, 0, commits]))))
     return Pipe(stream, noise, commits), noise.peer, payload[:16], payload[16]
@@ -94,50 +95,6 @@ def listen_and_echo(listener, key):
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     return thread
-
-
-# ---- frames of a pipe that moves
-
-
-def data(offset, content):
-    return b"\1" + struct.pack(">QH", offset, len(content)) + content
-
-
-def end(offset):
-    return b"\2" + struct.pack(">Q", offset)
-
-
-def ack(received, limit=1 << 20):
-    return b"\3" + struct.pack(">QQ", received, limit)
-
-
-class Frames:
-    """The frames of one carrier, whose bytes `more` gives."""
-
-    def __init__(self, more):
-        self.more, self.held = more, b""
-
-    def next(self):
-        while True:
-            try:
-                reader = messages.Reader(self.held)
-                kind = reader.number("B")
-                messages.need(1 <= kind <= 6, f"frame {kind}")
-                if kind == 1:
-                    offset = reader.number("Q")
-                    frame = "DATA", offset, reader.take(reader.number("H"))
-                elif kind == 2:
-                    frame = "END", reader.number("Q")
-                elif kind == 3:
-                    frame = "ACK", reader.number("Q"), reader.number("Q")
-                else:
-                    frame = (("PING", "PONG", "CLOSE")[kind - 4],)
-                self.held = reader.data
-                return frame
-            except messages.TooShort:
-                more = self.more()
-                messages.need(more, "the carrier's end")
-                self.held += more
 
 
 class Caller:

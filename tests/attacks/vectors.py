@@ -24,6 +24,7 @@ import meetings
 import messages
 import names
 import relay
+import sessions
 import wire
 from noise import Responder, public
 
@@ -173,47 +174,42 @@ def control(plain):
     return kind, rest
 
 
-def move_frames(data):
-    reader, out = messages.Reader(data), []
+# ---- sessions
+
+# Numbered frames that each end has, the bytes of its stream, and the number of the next on each carrier.
+had = {end: {"count": 0, "bytes": b"", "next": {}} for end in "ab"}
+
+
+@check("openings")
+def openings(v):
+    data = unhex(v["bytes"])
+    same((len(data), data[0]), (33, {"a session begins": 1, "a session goes on": 2}[v["name"]]), "kind and token")
+
+
+@check("sessions")
+def whole_session(v):
+    reader, got = messages.Reader(unhex(v["bytes"])), []
     while reader.data:
-        kind = reader.number("B")
-        messages.need(1 <= kind <= 6, "kind")
-        if kind == 1:
-            offset, length = reader.number("Q"), reader.number("H")
-            messages.need(1 <= length <= 16_384, "length")
-            out.append(("DATA", offset, reader.take(length)))
-        elif kind == 2:
-            out.append(("END", reader.number("Q")))
-        elif kind == 3:
-            out.append(("ACK", reader.number("Q"), reader.number("Q")))
-        else:
-            out.append((("PING", "PONG", "CLOSE")[kind - 4],))
-    return out
-
-
-# What an end of the pipe that moves has received, and whether the other has ended.
-received = {"a": [b"", False], "b": [b"", False]}
-
-
-@check("moves")
-def moves(v):
-    got = move_frames(unhex(v["bytes"]))
-    shown = [" ".join(str(len(part) if isinstance(part, bytes) else part) for part in frame) for frame in got]
+        got.append(sessions.read(reader))
+    shown = [" ".join(str(part) for part in frame if not isinstance(part, bytes)) for frame in got]
     same(shown, v["frames"], "frames")
     if not v["arrives"]:
         return
-    mine, theirs = received[v["from"]], received["a" if v["from"] == "b" else "b"]
+    mine, theirs = had[v["from"]], had["a" if v["from"] == "b" else "b"]
     for frame in got:
-        if frame[0] == "DATA":
-            assert frame[1] <= len(theirs[0]), "a gap"
-            theirs[0] = theirs[0][: frame[1]] + frame[2]
-        elif frame[0] == "END":
-            same(frame[1], len(theirs[0]), "the end")
-            theirs[1] = True
-        elif frame[0] == "ACK":
-            same(frame[1], len(mine[0]) + mine[1], "what was received")
+        if frame[0] in ("HAVE", "ACK"):
+            same(frame[1], mine["count"], "what was received")
+        elif frame[0] == "FROM":
+            assert frame[1] <= theirs["count"], "a frame is left out"
+            theirs["next"][v["carrier"]] = frame[1]
+        elif frame[0] in sessions.NUMBERED:
+            number = theirs["next"][v["carrier"]]
+            theirs["next"][v["carrier"]] = number + 1
+            if number == theirs["count"]:
+                theirs["count"] += 1
+                theirs["bytes"] += frame[-1] if frame[0] == "DATA" else b""
         elif frame[0] == "CLOSE":
-            same(received, {"a": [b"bye", False], "b": [b"hello world!", True]}, "the whole pipe")
+            same((frame[2:], theirs["bytes"], mine["bytes"]), ((4, b"done"), b"", b"hello world"), "the whole session")
 
 
 # ---- relays

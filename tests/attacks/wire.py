@@ -16,7 +16,7 @@ FIRST, SECOND, SEALED, REFUSE = 1, 2, 3, 4
 # Answers in SECOND.
 READY, ASKING, REFUSED_STATUS = 0, 1, 2
 # Sealed control messages.
-APPROVED, NOMINATE, CONFIRM, REFUSED_CONTROL, JOIN, HERE, BUSY, COMMIT = 1, 2, 3, 4, 5, 6, 7, 8
+APPROVED, NOMINATE, CONFIRM, REFUSED_CONTROL, HERE, BUSY, COMMIT = 1, 2, 3, 4, 6, 7, 8
 # Messages over brokers.
 ECHO, DIRECT, INITIAL, UPDATED, TURN_REQUEST, TURN_RESPONSE, PROVE, UDP_REQUEST, UDP_RESPONSE = 1, 2, 3, 4, 5, 6, 7, 8, 9
 ECHO_REPLY, DIALLING, DIALLED, CLOCK, REFUSED = 16, 17, 18, 19, 20
@@ -202,11 +202,10 @@ def direct(key, ends, session=None):
     return message(DIRECT, b"\0" + address_text(key, ends), session or os.urandom(16))
 
 
-def turn_request(key, relayed, session=None, moves=False):
+def turn_request(key, relayed, session=None):
     ip, port = relayed
-    mode = b"\x80" if moves else b"\0"
     own = address_text(key, [("198.51.100.9", 1)])
-    return message(TURN_REQUEST, mode + ip_bytes(ip) + struct.pack(">H", port) + own, session or os.urandom(16))
+    return message(TURN_REQUEST, b"\0" + ip_bytes(ip) + struct.pack(">H", port) + own, session or os.urandom(16))
 
 
 def initial(key, external, internal, session, rung=0, mapping=4, filtering=3, allocation=(5, 1024, 65535), ports=(), nat=(6, 6)):

@@ -27,10 +27,18 @@ struct Pair {
 }
 
 fn pair(driver: Driver, mode: PipeMode, trace: Option<Trace>) -> Pair {
-    pair_by(driver, mode, trace, Plan::new().strategies([Strategy::Relay]).timeout(LONG))
+    let ([a, b], _servers) = nodes(driver, trace);
+    let plan = Plan::new().strategies([Strategy::Relay]).timeout(LONG).mode(mode);
+    let ours = a.connect(&b.address(), plan).unwrap();
+    let theirs = b.accept(LONG).unwrap();
+    for pipe in [&ours, &theirs] {
+        assert_eq!((pipe.info().strategy(), pipe.info().mode()), (Strategy::Relay, mode), "{driver}");
+    }
+    Pair { ours, theirs, nodes: [a, b], _servers }
 }
 
-fn pair_by(driver: Driver, mode: PipeMode, trace: Option<Trace>, plan: Plan) -> Pair {
+/// Two nodes, of which the second knows the first, with their servers.
+fn nodes(driver: Driver, trace: Option<Trace>) -> ([Box<dyn Node>; 2], Serving) {
     let users = vec![("alice".into(), "secret".into())];
     let turn = Some(WantedTurn { users, relay_ips: vec![LOOPBACK], ..WantedTurn::default() });
     let wanted = Wanted { ip: LOOPBACK, second_ip: None, mqtt_port: 0, stun_ports: [0, 0], turn };
@@ -45,18 +53,11 @@ fn pair_by(driver: Driver, mode: PipeMode, trace: Option<Trace>, plan: Plan) -> 
         (config.brokers, config.stun) = (list.brokers.clone(), list.stun.clone());
         config.turn = list.turn.iter().map(|t| t.for_node()).collect();
         (config.bind, config.allow_plain) = (Some(LOOPBACK), true);
-        config
+        config.sessions(true)
     };
     let a = driver.bind(config(key, Accept::Anyone), trace).unwrap();
     let b = driver.bind(config(other, accept), None).unwrap();
-    let plan = plan.mode(mode);
-    let to = b.address();
-    let ours = a.connect(&to, plan).unwrap();
-    let theirs = b.accept(LONG).unwrap();
-    for pipe in [&ours, &theirs] {
-        assert_eq!((pipe.info().strategy(), pipe.info().mode()), (Strategy::Relay, mode), "{driver}");
-    }
-    Pair { ours, theirs, nodes: [a, b], _servers: servers }
+    ([a, b], servers)
 }
 
 fn pattern(n: usize) -> u8 {
@@ -90,54 +91,42 @@ fn bytes_go_both_ways_at_once_and_each_direction_ends_by_itself() {
     }
 }
 
-/// A pipe that is relayed at first and then moves to a direct stream; how often our end has moved.
-fn moving(driver: Driver) -> (Pair, Arc<AtomicUsize>) {
-    let moved = Arc::new(AtomicUsize::new(0));
-    let count = moved.clone();
-    let trace: Trace = Box::new(move |line| {
-        if line.starts_with("action notify moved ") && line.contains(" direct ") {
-            count.fetch_add(1, Ordering::SeqCst);
-        }
-    });
-    // On one machine a direct connect would be there first; as the second strategy it begins 250 ms later.
-    let plan = Plan::new().strategies([Strategy::Relay, Strategy::Direct]).timeout(LONG).relay_first(true);
-    (pair_by(driver, PipeMode::Encrypted, Some(trace), plan), moved)
-}
-
 #[test]
-fn a_pipe_that_is_relayed_first_moves_while_bytes_go_both_ways() {
+fn a_session_begins_on_a_relay_and_moves_while_bytes_go_both_ways() {
     for driver in Driver::ALL {
-        let (Pair { mut ours, mut theirs, nodes: _nodes, _servers }, moved) = moving(driver);
-        assert!(ours.info().relayed().is_some() && theirs.info().relayed().is_some());
-        assert_eq!(moved.load(Ordering::SeqCst), 0, "{driver}");
+        let ([a, b], _servers) = nodes(driver, None);
+        // On one machine a direct connect would be there first; as the second strategy it begins 250 ms later.
+        let plan =
+            Plan::new().strategies([Strategy::Relay, Strategy::Direct]).timeout(LONG).relay_first(true);
+        let ours = a.connect_session(&b.address(), plan).unwrap();
+        let theirs = b.accept_session(LONG).unwrap();
+        let mut near = ours.open(true, b"").unwrap();
         let echo = thread::spawn(move || {
+            let mut far = theirs.accept(true).unwrap();
+            let mut all = Vec::new();
             let mut buffer = vec![0; 64 * 1024];
-            let mut all = 0;
-            loop {
-                let n = theirs.read(&mut buffer).unwrap();
-                if n == 0 {
-                    break;
-                }
-                all += n;
-                theirs.write_all(&buffer[..n]).unwrap();
+            while let n @ 1.. = far.read(&mut buffer).unwrap() {
+                all.extend_from_slice(&buffer[..n]);
+                far.write_all(&buffer[..n]).unwrap();
             }
-            theirs.end().unwrap();
-            (theirs, all)
+            far.finish();
+            (theirs, all.len())
         });
-        // One after the other, so that bytes are under way in both directions when the pipe moves.
+        // One after the other, so that bytes are under way in both directions when the session moves.
         let (mut done, mut after) = (0, 0);
         while after < 4 * MIB {
             let chunk: Vec<u8> = (done..done + 100_000).map(pattern).collect();
-            ours.write_all(&chunk).unwrap();
+            near.write_all(&chunk).unwrap();
             let mut back = vec![0; chunk.len()];
-            ours.read_exact(&mut back).unwrap();
+            near.read_exact(&mut back).unwrap();
             assert!(back == chunk, "{driver}: after {done} bytes");
             done += chunk.len();
-            after += if moved.load(Ordering::SeqCst) > 0 { chunk.len() } else { 0 };
+            after += if ours.moves() > 0 { chunk.len() } else { 0 };
         }
-        ours.end().unwrap();
-        assert_eq!(ours.read(&mut [0; 8]).unwrap(), 0, "{driver}");
-        assert_eq!((echo.join().unwrap().1, moved.load(Ordering::SeqCst)), (done, 1), "{driver}");
+        near.finish();
+        assert_eq!(near.read(&mut [0; 8]).unwrap(), 0, "{driver}");
+        let (theirs, all) = echo.join().unwrap();
+        assert_eq!((all, ours.moves(), theirs.moves()), (done, 1, 1), "{driver}");
         println!("{driver}: {done} bytes, of which {after} after the move");
     }
 }
@@ -247,20 +236,10 @@ fn what_was_ended_arrives_though_the_node_is_shut_down_and_what_was_not_is_cut_o
 
 #[test]
 fn whoever_does_not_read_holds_the_writer_up() {
-    // What a driver does is the same for both, and the relay's windows take a debug build long to fill.
-    for (driver, moves) in Driver::ALL.map(|d| (d, true)).into_iter().chain([(Driver::ALL[0], false)]) {
-        let Pair { mut ours, mut theirs, nodes: _nodes, _servers } = match moves {
-            false => pair(driver, PipeMode::Encrypted, None),
-            true => {
-                let (pair, moved) = moving(driver);
-                while moved.load(Ordering::SeqCst) == 0 {
-                    thread::sleep(Duration::from_millis(10));
-                }
-                pair
-            }
-        };
-        // Both windows, of the relay's stream 16 MiB each and of a pipe that moved 4 MiB, and the sockets' buffers.
-        let held = if moves { 4 * MIB..12 * MIB } else { 16 * MIB..36 * MIB };
+    for driver in Driver::ALL {
+        let Pair { mut ours, mut theirs, nodes: _nodes, _servers } = pair(driver, PipeMode::Encrypted, None);
+        // Both windows of the relay's stream, 16 MiB each, and the sockets' buffers.
+        let held = 16 * MIB..36 * MIB;
         let all_of_it = held.end + 4 * MIB;
         let written = Arc::new(AtomicUsize::new(0));
         let count = written.clone();
@@ -278,7 +257,7 @@ fn whoever_does_not_read_holds_the_writer_up() {
             before = written.load(Ordering::Relaxed);
             thread::sleep(Duration::from_secs(2));
         }
-        assert!(held.contains(&before), "{driver} {moves}: {before} bytes");
+        assert!(held.contains(&before), "{driver}: {before} bytes");
         let mut all = Vec::new();
         theirs.read_to_end(&mut all).unwrap();
         assert!(all.len() == all_of_it && all.iter().enumerate().all(|(n, b)| *b == pattern(n)), "{driver}");

@@ -29,13 +29,11 @@ impl Services<'_> {
     }
 
     /// Starts a server, and waits for what it says once it serves.
-    fn start(&mut self, mut command: Command, program: &str, args: &[&str], ready: &str) {
-        command.arg(program).args(args);
+    fn start(&mut self, mut command: Command, args: &[&str], ready: &str) {
+        command.args(args);
         let mut child = self.host.spawn(command).unwrap();
-        if !ready.is_empty() {
-            let said = child.wait_for_line(|line| line.contains(ready), PATIENCE);
-            assert!(said.is_ok(), "{program}: {:?}", child.lines());
-        }
+        let said = child.wait_for_line(|line| line.contains(ready), PATIENCE);
+        assert!(said.is_ok(), "{args:?}: {:?}", child.lines());
         self.running.push(child);
     }
 
@@ -53,7 +51,7 @@ impl Services<'_> {
         let _ = fs::create_dir_all("/run/sshd");
         // It wants its whole path.
         let args = ["-D", "-e", "-f", &self.path("sshd_config")];
-        self.start(self.host.command("env"), "/usr/sbin/sshd", &args, "Server listening on ");
+        self.start(self.host.command("/usr/sbin/sshd"), &args, "Server listening on ");
     }
 
     fn web(&mut self) {
@@ -66,7 +64,7 @@ impl Services<'_> {
         );
         fs::write(self.path("nginx.conf"), config).unwrap();
         let args = ["-e", "stderr", "-c", &self.path("nginx.conf")];
-        self.start(self.host.command("env"), "nginx", &args, "getrlimit");
+        self.start(self.host.command("nginx"), &args, "getrlimit");
     }
 
     fn database(&mut self) -> PathBuf {
@@ -94,8 +92,9 @@ impl Services<'_> {
         let sockets = format!("unix_socket_directories={}", dir.display());
         let args = ["-D", &data, "-c", "listen_addresses=", "-c", "fsync=off", "-c", &sockets];
         let ready = "database system is ready to accept connections";
-        let command = as_postgres();
-        self.start(command, &bin("postgres"), &args, ready);
+        let mut command = as_postgres();
+        command.arg(bin("postgres"));
+        self.start(command, &args, ready);
         let fill = ["-i", "-q", "-h", dir.to_str().unwrap(), "-U", "postgres", "postgres"];
         let filled = self.host.command("pgbench").args(fill).output().unwrap();
         assert!(filled.status.success(), "{filled:?}");
@@ -161,7 +160,7 @@ fn ssh_nginx_iperf3_dns_and_postgresql_outlive_two_changes_of_network() {
     services.web();
     let socket = services.database();
     let speed = ["-s", "-B", "127.0.0.1", "--forceflush"];
-    services.start(services.host.command("env"), "iperf3", &speed, "Server listening on 5201");
+    services.start(services.host.command("iperf3"), &speed, "Server listening on 5201");
     let dns = [
         "--no-daemon",
         "--conf-file=/dev/null",
@@ -171,7 +170,7 @@ fn ssh_nginx_iperf3_dns_and_postgresql_outlive_two_changes_of_network() {
         "--bind-interfaces",
     ];
     let dns = [&dns[..], &["--listen-address=127.0.0.1", "--address=/p2pd.test/192.0.2.7"]].concat();
-    services.start(services.host.command("env"), "dnsmasq", &dns, "started");
+    services.start(services.host.command("dnsmasq"), &dns, "started");
 
     let db = format!("db=unix:{}", socket.display());
     let (_, id) = world.key(0);

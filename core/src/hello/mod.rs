@@ -105,8 +105,6 @@ pub(crate) enum Control {
     Nominate(SmallVec<[SessionId; 2]>),
     /// The sessions that this stream has settled, which nobody confirms.
     Commit(SmallVec<[SessionId; 2]>),
-    /// The session's pipe is to move to this stream.
-    Join,
     /// The pipe that follows is not served at once: its user has another one.
     Busy,
     /// Agreement; with a session of the confirming side that is settled too.
@@ -372,7 +370,6 @@ impl Control {
                 plain.push(4);
                 plain.extend_from_slice(&refusal_code(*why));
             }
-            Control::Join => plain.push(5),
             Control::Here => plain.push(6),
             Control::Busy => plain.push(7),
         }
@@ -391,7 +388,6 @@ pub(crate) fn parse_control(plain: &[u8]) -> Option<Control> {
         2 => sessions().filter(|s| matches!(s.len(), 1..=2)).map(Control::Nominate),
         3 => sessions().filter(|s| s.len() <= 1).map(|s| Control::Confirm(s.first().copied())),
         4 => <[u8; 2]>::try_from(rest).ok().map(|code| Control::Refuse(refusal_from(code))),
-        5 if rest.is_empty() => Some(Control::Join),
         6 if rest.is_empty() => Some(Control::Here),
         7 if rest.is_empty() => Some(Control::Busy),
         8 => sessions().filter(|s| matches!(s.len(), 1..=2)).map(Control::Commit),
@@ -533,7 +529,6 @@ mod tests {
             let (one, two) = (SessionId([1; 16]), SessionId([2; 16]));
             let messages = [
                 Control::Approved,
-                Control::Join,
                 Control::Here,
                 Control::Busy,
                 Control::Nominate(SmallVec::from_slice(&[one])),

@@ -40,9 +40,6 @@ impl Node {
                 self.with_calls(|_, all, ctx| all.relay.handle(ctx, id, input))
             }
             (Some(Owner::Udp), input) => self.with_calls(|_, all, ctx| all.udp.handle(ctx, input)),
-            (Some(Owner::Carrier(id)), input) => {
-                self.with_calls(|_, all, ctx| all.relay.handle_carrier(ctx, id, input));
-            }
             (Some(Owner::Proof(id)), input) => {
                 self.with_calls(|_, all, ctx| all.punch.handle(ctx, id, input))
             }
@@ -501,8 +498,8 @@ impl Node {
                     self.with_calls(|_, all, ctx| all.udp.answered(ctx, from, session, theirs));
                 }
             }
-            Body::TurnRequest { terms, moves, relayed, address } => {
-                return self.wish_from(from, session, terms, *address, via, How::Relay { relayed, moves });
+            Body::TurnRequest { terms, relayed, address } => {
+                return self.wish_from(from, session, terms, *address, via, How::Relay { relayed });
             }
             Body::TurnResponse(sources) => self.with_call(call, |call, _, all, ctx| {
                 all.relay.peer_comes(ctx, call, &sources);

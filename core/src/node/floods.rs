@@ -71,7 +71,7 @@ impl Peer {
             })),
             Wants::Relay => {
                 let relayed = (self.ip(), 50_000).into();
-                Body::TurnRequest { terms, moves: false, relayed, address }
+                Body::TurnRequest { terms, relayed, address }
             }
         }
     }

@@ -546,7 +546,7 @@ fn one_message_of_a_stranger_makes_three_datagrams_to_what_it_calls_its_relay() 
     let mut bench = Bench::open(Accept::Anyone);
     let address = Box::new(address(2, AT, AT));
     let (terms, relayed) = (Terms::ENCRYPTED, at(9999));
-    let message = bench.message(1, Body::TurnRequest { terms, moves: false, relayed, address });
+    let message = bench.message(1, Body::TurnRequest { terms, relayed, address });
     let bytes = seal::seal(&key(2), &id(1), &message, [7; 32]).unwrap().len();
     let before = bench.datagrams.len();
     bench.hear(2, message);
@@ -668,7 +668,7 @@ fn nothing_inside_is_dialled_punched_or_sent_to_for_a_stranger_and_it_is_told_wh
         bench.say(n, n, Body::UdpRequest(Box::new(over_udp)));
         let relayed = SocketAddr::new(external, 80);
         let address = Box::new(address);
-        bench.say(n, n, Body::TurnRequest { terms: Terms::ENCRYPTED, moves: false, relayed, address });
+        bench.say(n, n, Body::TurnRequest { terms: Terms::ENCRYPTED, relayed, address });
         bench.run(10 * S);
         assert_eq!((&bench.dials[..], &bench.datagrams[..]), (&[][..], &[][..]), "{external}");
     }
@@ -709,11 +709,7 @@ fn who_is_refused_a_search_is_heard_when_it_names_its_relay() {
     bench.run(2 * S);
     assert_eq!(bench.node.stats().refused, 1);
     let address = Box::new(address(2, AT, AT));
-    bench.say(
-        2,
-        1,
-        Body::TurnRequest { terms: Terms::ENCRYPTED, moves: false, relayed: at(50_000), address },
-    );
+    bench.say(2, 1, Body::TurnRequest { terms: Terms::ENCRYPTED, relayed: at(50_000), address });
     bench.run(S);
     let relays = bench.node.strategies.relay.peers();
     assert_eq!(relays, [(id(2), true)]);

@@ -431,9 +431,6 @@ impl Node {
     /// Sends a message apart from the pipe's bytes. The peer gets it once, in no order with others or with the pipe's
     /// bytes, and though nobody reads those. At most [`MAX_MESSAGE`](crate::relay::MAX_MESSAGE) bytes.
     ///
-    /// Messages go through the relay, also while a pipe that moves goes directly; if that has lost its relay,
-    /// [`PipeNews::MessagesEnded`](crate::PipeNews::MessagesEnded) has said so.
-    ///
     /// # Errors
     /// As [`MessageError`] says; the message is not sent then.
     pub fn pipe_send_message(

@@ -3,7 +3,6 @@
 mod echo;
 mod record;
 
-pub mod moving;
 pub mod session;
 #[cfg(feature = "messages")]
 pub mod subscriptions;
@@ -111,9 +110,6 @@ pub enum PipeNews {
     Message,
     /// Room for a message again, after [`MessageError::Full`](crate::relay::MessageError::Full).
     MessageRoom,
-    /// A pipe that moves has lost its relay, and messages with it. Messages that had not arrived are lost; the pipe
-    /// goes on. Messages that have arrived can be read still.
-    MessagesEnded(PipeEnd),
     /// All that was written has arrived at the peer, after [`Node::pipe_finish`](crate::Node::pipe_finish).
     Delivered,
     /// The pipe is over. Bytes that have arrived can be read still.
@@ -135,7 +131,7 @@ pub enum PipeEnd {
     ServerForgot,
     /// The TURN server closed the connection, or does not answer any more.
     ServerGone,
-    /// A pipe that moves has lost its last path.
+    /// Loss of the path that UDP punching had found.
     NoPath,
     /// The node was shut down.
     Shutdown,

@@ -4,7 +4,7 @@
 //! id 16 | sent: i64 us | lifetime: u16 s | session 16 | kind u8 | body
 //! ```
 //! Numbers are big-endian. A kind has 0x80 more where a protocol's name stands before the body, as `length u8` and 1 to 64 bytes:
-//! in DIRECT, TURN_REQUEST and the mappings, those for UDP too. The body of TURN_REQUEST is the mode (0x80 more for a pipe that moves), the relayed address and
+//! in DIRECT, TURN_REQUEST and the mappings, those for UDP too. The body of TURN_REQUEST is the mode, the relayed address and
 //! the sender's address text. The body of TURN_RESPONSE is a list of addresses. The body of DIALLED is the number of dials,
 //! and for peers that are known the failure, address and port of each. The body of PROVE is the token and the relayed
 //! address. The body of UDP_RESPONSE is empty where the sender has no UDP. An IP address is its family, 4 or 6, and its bytes.
@@ -76,8 +76,6 @@ pub(crate) enum Body {
     /// P2PD's name for: come to me at this relayed address of mine.
     TurnRequest {
         terms: Terms,
-        /// The pipe is one that moves: Mover's frames go over the relay, and streams of the session may join it.
-        moves: bool,
         relayed: SocketAddr,
         /// The sender's own address.
         address: Box<PeerAddress>,
@@ -116,9 +114,6 @@ pub(crate) const VERSION: u8 = 2;
 /// Version of a UDP_REQUEST.
 pub(crate) const UDP_VERSION: u8 = VERSION + 1;
 
-/// Flag in TURN_REQUEST's mode for a pipe that moves. A node that does not know the flag finds the message malformed,
-/// and so cannot take such a pipe for an ordinary one.
-const MOVES: u8 = 0x80;
 /// Flag in the kind of a message in which the protocol's name stands before the body: its length and its bytes.
 const NAMED: u8 = 0x80;
 
@@ -170,10 +165,9 @@ impl Message {
                 put_kind(&mut out, UPDATED_MAPPINGS, mappings.terms);
                 mappings.encode(&mut out);
             }
-            Body::TurnRequest { terms, moves, relayed, address } => {
-                let moves = if *moves { MOVES } else { 0 };
+            Body::TurnRequest { terms, relayed, address } => {
                 put_kind(&mut out, TURN_REQUEST, *terms);
-                out.push(terms.mode.code() | moves);
+                out.push(terms.mode.code());
                 put_endpoint(&mut out, *relayed);
                 out.extend_from_slice(address.to_string().as_bytes());
             }
@@ -245,12 +239,11 @@ impl Message {
             UPDATED_MAPPINGS => Body::Updated(Box::new(Mappings::decode(&mut reader, protocol)?)),
             TURN_REQUEST => {
                 let [mode] = reader.array()?;
-                let moves = mode & MOVES != 0;
-                let terms = Terms::of(PipeMode::from_code(mode & !MOVES).ok_or(Malformed)?, protocol);
+                let terms = Terms::of(PipeMode::from_code(mode).ok_or(Malformed)?, protocol);
                 let relayed = reader.reachable()?;
                 let text = core::str::from_utf8(reader.rest()).map_err(|_| Malformed)?;
                 let address = Box::new(text.parse().map_err(|_| Malformed)?);
-                Body::TurnRequest { terms, moves, relayed, address }
+                Body::TurnRequest { terms, relayed, address }
             }
             TURN_RESPONSE => {
                 let mut sources = SmallVec::new();
@@ -522,10 +515,10 @@ mod tests {
             Body::Echo(smallvec![7; MAX_ECHO]),
             Body::EchoReply(smallvec![1, 2, 3]),
             Body::Direct { terms: Terms::PLAIN, address: Box::new(address) },
-            Body::TurnRequest { terms: Terms::PLAIN, moves: false, relayed: v6, address: other.clone() },
-            Body::TurnRequest { terms: Terms::ENCRYPTED, moves: true, relayed: v4, address: other },
+            Body::TurnRequest { terms: Terms::PLAIN, relayed: v6, address: other.clone() },
+            Body::TurnRequest { terms: Terms::ENCRYPTED, relayed: v4, address: other },
             Body::Direct { terms: named(64), address: other2.clone() },
-            Body::TurnRequest { terms: named(1), moves: true, relayed: v4, address: other2 },
+            Body::TurnRequest { terms: named(1), relayed: v4, address: other2 },
             Body::TurnResponse(smallvec![]),
             Body::TurnResponse(smallvec![v4, v6, (v4.ip(), 0).into(), v4, v6, v4]),
             Body::Dialling(4),
@@ -541,17 +534,6 @@ mod tests {
             Body::UdpResponse(None),
         ];
         bodies.into_iter().map(message).collect()
-    }
-
-    #[test]
-    fn whoever_knows_no_moving_pipes_cannot_take_one_for_an_ordinary_one() {
-        let address = Box::new("None-0-0-zmUGXPOFxBUuToh".parse().unwrap());
-        let relayed = "203.0.113.9:4000".parse().unwrap();
-        let bytes =
-            message(Body::TurnRequest { terms: Terms::PLAIN, moves: true, relayed, address }).encode();
-        assert_eq!(bytes[MODE], 0x81);
-        // All that was asked of the mode before.
-        assert_eq!(PipeMode::from_code(bytes[MODE]), None);
     }
 
     #[test]

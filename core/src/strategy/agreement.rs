@@ -12,9 +12,6 @@
 //! When the two sides called `connect()` on each other, one stream settles the two sessions. The nominator names the
 //! two if it knows them, else the confirmer adds its own to the confirmation.
 //!
-//! A session whose pipe may move stays open when its relay has settled it. One more stream may then join the pipe: by
-//! JOIN in place of NOMINATE. So ends of which only one knows of a pipe cannot take a stream for two things.
-//!
 //! The reasons: ADRs 6 and 38 in docs/src/adr.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -68,10 +65,6 @@ struct Session {
     /// True once one has been: the other end may have settled the session by it.
     tried: bool,
     candidates: SmallVec<[Candidate; 2]>,
-    /// The candidate that leaves the session open if it settles it.
-    moves: Option<Candidate>,
-    /// True once that has happened: there is a pipe, and one more stream may join it.
-    carried: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -92,8 +85,6 @@ pub(crate) enum Decision {
     Nominate { id: Candidate, sessions: SmallVec<[SessionId; 2]> },
     /// Sends COMMIT with these sessions: the stream is the pipe, which nobody confirms.
     Commit { id: Candidate, sessions: SmallVec<[SessionId; 2]>, settled: Settled },
-    /// Sends JOIN: the session has its pipe, and this stream is to join it.
-    Join { id: Candidate },
     /// Sends CONFIRM, then the stream is the pipe as `Settled` says.
     Confirm { id: Candidate, also: Option<SessionId>, settled: Settled },
     /// The peer confirmed or committed: the stream is the pipe.
@@ -108,7 +99,6 @@ impl Decision {
         match self {
             Decision::Nominate { id, .. }
             | Decision::Commit { id, .. }
-            | Decision::Join { id }
             | Decision::Confirm { id, .. }
             | Decision::Settle { id, .. }
             | Decision::Refuse { id } => *id,
@@ -121,8 +111,6 @@ impl Decision {
 pub(crate) struct Settled {
     /// The sessions that ended with it, with their sides.
     pub(crate) sessions: SmallVec<[Key; 2]>,
-    /// Session among these that did not end: another of its streams may join the pipe.
-    pub(crate) kept: Option<Key>,
     /// The other candidates of these sessions, to be closed.
     pub(crate) losers: SmallVec<[Candidate; 4]>,
 }
@@ -157,29 +145,9 @@ impl Agreement {
     pub(crate) fn open(&mut self, key: Key, peer: NodeId, terms: Terms) {
         if !self.sessions.contains_key(&key) {
             self.by_peer.insert((peer, key));
-            let session = Session {
-                peer,
-                terms,
-                nominated: None,
-                tried: false,
-                candidates: SmallVec::new(),
-                moves: None,
-                carried: false,
-            };
+            let session = Session { peer, terms, nominated: None, tried: false, candidates: SmallVec::new() };
             self.sessions.insert(key, session);
         }
-    }
-
-    /// Keeps the session open for one more stream, if this stream, which is not a candidate yet, settles it.
-    pub(crate) fn moves(&mut self, key: Key, id: Candidate) {
-        if let Some(session) = self.sessions.get_mut(&key) {
-            session.moves = Some(id);
-        }
-    }
-
-    /// Returns true if a session has its pipe and waits for one more stream.
-    pub(crate) fn is_carried(&self, key: Key) -> bool {
-        self.sessions.get(&key).is_some_and(|s| s.carried)
     }
 
     /// Returns the peer and mode of a session that is open.
@@ -196,9 +164,9 @@ impl Agreement {
     /// own call is open. The peer may close this session's streams before we hear of it.
     pub(crate) fn may_be_settled(&self, key: Key) -> bool {
         self.sessions.get(&key).is_some_and(|session| {
-            let theirs = |(k, s): (Key, &Session)| k.1 != key.1 && s.terms == session.terms && !s.carried;
+            let theirs = |(k, s): (Key, &Session)| k.1 != key.1 && s.terms == session.terms;
             session.nominated.is_some()
-                || (!session.carried && session.peer != self.ours && self.of_peer(session.peer).any(theirs))
+                || (session.peer != self.ours && self.of_peer(session.peer).any(theirs))
         })
     }
 
@@ -218,11 +186,9 @@ impl Agreement {
     }
 
     /// Ends our part in a peer's session that left no stream. The session is not over: the peer's own dials may still
-    /// name it. A session that has its pipe stays open as long as that.
+    /// name it.
     pub(crate) fn forget(&mut self, key: Key) {
-        if !self.is_carried(key)
-            && let Some(session) = self.sessions.remove(&key)
-        {
+        if let Some(session) = self.sessions.remove(&key) {
             self.by_peer.remove(&(session.peer, key));
         }
     }
@@ -285,8 +251,7 @@ impl Agreement {
     ) -> Option<(Settled, Option<SessionId>)> {
         let candidate = self.candidates.get(&id).filter(|c| !c.nominator)?;
         let key = candidate.key;
-        // Whoever nominates does not know of the pipe that there is, and means another one.
-        let session = self.sessions.get(&key).filter(|s| !s.carried)?;
+        let session = self.sessions.get(&key)?;
         if !named.contains(&key.0) {
             return None;
         }
@@ -311,21 +276,9 @@ impl Agreement {
         Some((self.settle(id, keys), also.map(|(id, _)| id)))
     }
 
-    /// Takes in JOIN on a stream. `None`: it has no business to, the stream must be closed.
-    pub(crate) fn joined(&mut self, id: Candidate) -> Option<Decision> {
-        let candidate = self.candidates.get(&id).filter(|c| !c.nominator)?;
-        let key = candidate.key;
-        if !self.is_carried(key) {
-            return None;
-        }
-        let settled = self.settle(id, smallvec![key]);
-        Some(Decision::Confirm { id, also: None, settled })
-    }
-
     /// Takes in CONFIRM on a stream. `None`: it was not nominated, the stream must be closed.
     pub(crate) fn confirmed(&mut self, id: Candidate, also: Option<SessionId>) -> Option<Decision> {
-        let session = self.sessions.get(&self.candidates.get(&id)?.key)?;
-        let (peer, also) = (session.peer, also.filter(|_| !session.carried));
+        let peer = self.sessions.get(&self.candidates.get(&id)?.key)?.peer;
         let named = |(_, s): &(Key, &Session)| s.nominated == Some(id);
         let mut keys: SmallVec<[Key; 2]> = self.of_peer(peer).filter(named).map(|(key, _)| key).collect();
         if keys.is_empty() {
@@ -359,12 +312,7 @@ impl Agreement {
         let out = |side: Requester| self.of_peer(peer).any(|(k, s)| k.1 == side && s.nominated.is_some());
         let oneself = peer == self.ours;
         let (_, id, key) = eligible.into_iter().find(|(_, _, key)| oneself || !out(other(key.1)))?;
-        let session = self.sessions.get_mut(&key)?;
-        if session.carried {
-            session.nominated = Some(id);
-            return Some(Decision::Join { id });
-        }
-        let terms = session.terms;
+        let terms = self.sessions.get(&key)?.terms;
         let mut sessions: SmallVec<[SessionId; 2]> = smallvec![key.0];
         let mut keys: SmallVec<[Key; 2]> = smallvec![key];
         if let Some(partner) = self.partner(key, peer, terms) {
@@ -385,10 +333,9 @@ impl Agreement {
         Some(Decision::Nominate { id, sessions })
     }
 
-    /// Finds an open session of the other side with the same peer and mode, not nominated: the glare partner. A stream
-    /// that joins a pipe has no partner: a peer that calls then gets a pipe of its own.
+    /// Finds an open session of the other side with the same peer and mode, not nominated: the glare partner.
     fn partner(&self, key: Key, peer: NodeId, terms: Terms) -> Option<Key> {
-        if peer == self.ours || self.is_carried(key) {
+        if peer == self.ours {
             return None;
         }
         self.of_peer(peer).map(|(k, _)| k).find(|k| k.1 == other(key.1) && self.pairs(*k, peer, terms))
@@ -399,22 +346,15 @@ impl Agreement {
             && self
                 .sessions
                 .get(&key)
-                .is_some_and(|s| s.peer == peer && s.terms == terms && s.nominated.is_none() && !s.carried)
+                .is_some_and(|s| s.peer == peer && s.terms == terms && s.nominated.is_none())
     }
 
     fn settle(&mut self, id: Candidate, keys: SmallVec<[Key; 2]>) -> Settled {
-        let kept = keys.iter().copied().find(|k| self.sessions.get(k).is_some_and(|s| s.moves == Some(id)));
-        if let Some(session) = kept.and_then(|key| self.sessions.get_mut(&key)) {
-            session.candidates.retain(|s| *s != id);
-            (session.nominated, session.moves, session.carried) = (None, None, true);
-            self.candidates.remove(&id);
+        let losers = self.take_candidates(&keys, Some(id));
+        for key in &keys {
+            self.end(*key);
         }
-        let ending: SmallVec<[Key; 2]> = keys.iter().copied().filter(|k| Some(*k) != kept).collect();
-        let losers = self.take_candidates(&ending, Some(id));
-        for key in ending {
-            self.end(key);
-        }
-        Settled { sessions: keys, kept, losers }
+        Settled { sessions: keys, losers }
     }
 
     fn take_candidates(&mut self, keys: &[Key], winner: Option<Candidate>) -> SmallVec<[Candidate; 4]> {
@@ -476,7 +416,5 @@ pub(crate) const fn other(side: Requester) -> Requester {
 mod exhaust;
 #[cfg(test)]
 mod glare;
-#[cfg(test)]
-mod joining;
 #[cfg(test)]
 mod tests;

@@ -121,7 +121,6 @@ pub(super) enum InputView {
     Failed { sock: SockId, cause: IoFailure },
     Datagram { sock: SockId, from: SocketAddr, data: Bytes },
     Stream { sock: SockId, data: Bytes },
-    Writable { sock: SockId },
     Eof { sock: SockId },
     Resolved { query: QueryId, result: Result<SmallVec<[IpAddr; 2]>, IoFailure> },
     Interfaces(Vec<Interface>),
@@ -138,7 +137,6 @@ enum_form! { Input<'_>, InputView => InputView {
     "failed" Failed { sock, cause },
     "datagram" Datagram { sock, from, data },
     "stream" Stream { sock, data },
-    "writable" Writable { sock },
     "eof" Eof { sock },
     "resolved" Resolved { query, result },
     "interfaces" Interfaces(list),
@@ -160,7 +158,6 @@ impl InputView {
             InputView::Failed { sock, cause } => Input::Failed { sock, cause },
             InputView::Datagram { sock, from, ref data } => Input::Datagram { sock, from, data },
             InputView::Stream { sock, ref data } => Input::Stream { sock, data },
-            InputView::Writable { sock } => Input::Writable { sock },
             InputView::Eof { sock } => Input::Eof { sock },
             InputView::Resolved { query, ref result } => Input::Resolved { query, result: result.clone() },
             InputView::Interfaces(ref list) => Input::Interfaces(list),
@@ -207,9 +204,6 @@ pub(super) enum OutputView {
     SendStream {
         sock: SockId,
         data: Bytes,
-    },
-    AwaitWritable {
-        sock: SockId,
     },
     Read {
         sock: SockId,
@@ -258,7 +252,6 @@ enum_form! { Output, OutputView => OutputView {
     "connect" Connect { sock, local, remote, opts, at, deadline, wrap },
     "send-datagram" SendDatagram { sock, to, data },
     "send-stream" SendStream { sock, data },
-    "await-writable" AwaitWritable { sock },
     "read" Read { sock, credit },
     "close" Close { sock, how },
     "detach" Detach { sock, pipe },
@@ -313,8 +306,6 @@ enum_form! { Event => Event {
     "identity-in-use" IdentityInUse,
     "progress" Progress { connect, strategy, stage },
     "failed" Failed { connect, reason, report },
-    "moved" Moved { pipe, peer, strategy, local, remote },
-    "stays-relayed" StaysRelayed { connect, reason, report },
     "pipe-gone" PipeGone { peer, local, remote },
     "ask" Ask { peer },
     "port" Port { local, state },
@@ -394,7 +385,6 @@ enum_form! { PipeNews => PipeNews {
     "writable" Writable,
     "message" Message,
     "message-room" MessageRoom,
-    "messages-ended" MessagesEnded(why),
     "delivered" Delivered,
     "ended" Ended(why),
 }}

@@ -133,22 +133,11 @@ fn all() -> Vec<(&'static str, Body)> {
             Body::UdpResponse(Some(over_udp(named(PipeMode::Plain, b"chat/1")))),
         ),
         ("UDP_RESPONSE: cannot come", Body::UdpResponse(None)),
-        (
-            "TURN_REQUEST",
-            Body::TurnRequest { terms: Terms::ENCRYPTED, moves: false, relayed: v4, address: address() },
-        ),
-        (
-            "TURN_REQUEST of a pipe that moves, plain",
-            Body::TurnRequest { terms: Terms::PLAIN, moves: true, relayed: v6, address: address() },
-        ),
+        ("TURN_REQUEST", Body::TurnRequest { terms: Terms::ENCRYPTED, relayed: v4, address: address() }),
+        ("TURN_REQUEST, plain", Body::TurnRequest { terms: Terms::PLAIN, relayed: v6, address: address() }),
         (
             "TURN_REQUEST with a protocol",
-            Body::TurnRequest {
-                terms: named(PipeMode::Encrypted, b"x"),
-                moves: true,
-                relayed: v4,
-                address: address(),
-            },
+            Body::TurnRequest { terms: named(PipeMode::Encrypted, b"x"), relayed: v4, address: address() },
         ),
         ("TURN_RESPONSE: cannot come", Body::TurnResponse(smallvec![])),
         (
@@ -241,12 +230,8 @@ fn body_of(body: &Body, bytes: &[u8]) -> Fields {
         Body::UdpRequest(m) => over_udp_of(8, m, bytes),
         Body::UdpResponse(None) => kind(9),
         Body::UdpResponse(Some(m)) => over_udp_of(9, m, bytes),
-        Body::TurnRequest { terms, moves, relayed, address } => {
-            let rest = vec![
-                ("moves", moves.to_string()),
-                ("relayed", endpoint(*relayed)),
-                ("address", text(address)),
-            ];
+        Body::TurnRequest { terms, relayed, address } => {
+            let rest = vec![("relayed", endpoint(*relayed)), ("address", text(address))];
             [kind(5), terms_of(*terms), rest].concat()
         }
         Body::TurnResponse(sources) => {

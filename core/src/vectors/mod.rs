@@ -8,6 +8,7 @@ mod meetings;
 mod messages;
 mod names;
 mod relays;
+mod sessions;
 mod streams;
 mod tags;
 
@@ -96,7 +97,7 @@ fn nodes() -> Vec<Fields> {
 }
 
 fn whole() -> String {
-    let groups: [(&str, Vec<Fields>); 15] = [
+    let groups: [(&str, Vec<Fields>); 16] = [
         ("nodes", nodes()),
         ("not_ids", addresses::not_ids()),
         ("addresses", addresses::addresses()),
@@ -105,7 +106,8 @@ fn whole() -> String {
         ("not_messages", messages::not_messages()),
         ("envelopes", messages::envelopes()),
         ("hellos", streams::hellos()),
-        ("moves", streams::moves()),
+        ("openings", sessions::openings()),
+        ("sessions", sessions::sessions()),
         ("knocks", relays::knocks()),
         ("relays", relays::relays()),
         ("names", names::names()),

@@ -1,6 +1,4 @@
-//! Hellos on streams, with the records of the pipes that follow, and the frames of a pipe that moves.
-
-use core::time::Duration;
+//! Hellos on streams, with the records of the pipes that follow.
 
 use smallvec::smallvec;
 
@@ -8,9 +6,7 @@ use super::{Fields, OTHER_SESSION, SESSION, alice, bob, ephemeral, hex, lines, l
 use crate::call::{Refusal, Strategy};
 use crate::hello::{Control, Heard, Hello, Offer, Purpose, Status, VERSION, refusal_code, refuse_version};
 use crate::identity::SecretKey;
-use crate::pipe::moving::{CarrierId, CarrierKind, Mover, MoverConfig};
 use crate::pipe::{Opened, PipeKeys, PipeMode, ProtocolTag, Terms};
-use crate::time::Instant;
 
 const INITIATOR: usize = 0;
 const RESPONDER: usize = 1;
@@ -179,14 +175,6 @@ pub(super) fn hellos() -> Vec<Fields> {
             &[(INITIATOR, b"hello"), (RESPONDER, b"ECHO ")],
         ),
         hello(
-            "a stream that joins a pipe",
-            offer(Purpose::Open, Terms::ENCRYPTED),
-            CHACHA,
-            ready,
-            &[(RESPONDER, Control::Join), (INITIATOR, Control::Confirm(None))],
-            &[],
-        ),
-        hello(
             "refused in SECOND",
             offer(Purpose::Open, named(PipeMode::Encrypted)),
             CHACHA,
@@ -219,58 +207,5 @@ pub(super) fn hellos() -> Vec<Fields> {
         ("refusal", list(refusal_code(Refusal::Version { ours: VERSION }).map(|n| n.to_string()))),
         ("refuse", hex(&refuse_version())),
     ]);
-    out
-}
-
-/// A pipe that begins on a relay, moves to a direct stream with bytes that were not acknowledged, and is closed.
-pub(super) fn moves() -> Vec<Fields> {
-    const RELAY: CarrierId = CarrierId(0);
-    const DIRECT: CarrierId = CarrierId(1);
-    let config = MoverConfig::default();
-    let mut now = Instant::ZERO;
-    let mut ends = [Mover::new(config, now), Mover::new(config, now)];
-    let mut out = Vec::new();
-    let mut step = |ends: &mut [Mover; 2], from: usize, on: CarrierId, now, lost: bool, frames: &[&str]| {
-        let bytes = ends[from].poll_output(now, on).unwrap_or_else(|| panic!("nothing of {frames:?}"));
-        assert_eq!(ends[from].poll_output(now, on), None, "{frames:?}");
-        if !lost {
-            ends[1 - from].handle_bytes(now, on, &bytes).unwrap();
-        }
-        out.push(vec![
-            ("from", text(["a", "b"][from])),
-            ("carrier", text(if on == RELAY { "relay" } else { "direct" })),
-            ("arrives", (!lost).to_string()),
-            ("frames", list(frames.iter().map(text))),
-            ("bytes", hex(&bytes)),
-        ]);
-    };
-    let later = |now: &mut Instant, ends: &mut [Mover; 2], by: Duration| {
-        *now = *now + by;
-        ends.iter_mut().for_each(|end| end.handle_timeout(*now));
-    };
-    ends.iter_mut().for_each(|end| end.attach(now, RELAY, CarrierKind::Relayed).unwrap());
-    ends[0].write(now, b"hello");
-    step(&mut ends, 0, RELAY, now, false, &["DATA 0 5"]);
-    later(&mut now, &mut ends, Duration::from_millis(20));
-    step(&mut ends, 1, RELAY, now, false, &["ACK 5 4194304"]);
-    ends[0].write(now, b" world");
-    step(&mut ends, 0, RELAY, now, true, &["DATA 5 6"]);
-    ends.iter_mut().for_each(|end| end.attach(now, DIRECT, CarrierKind::Direct).unwrap());
-    step(&mut ends, 1, DIRECT, now, false, &["ACK 5 4194304"]);
-    ends[0].write(now, b"!");
-    step(&mut ends, 0, DIRECT, now, false, &["DATA 5 7"]);
-    later(&mut now, &mut ends, Duration::from_millis(20));
-    ends[1].write(now, b"bye");
-    step(&mut ends, 1, DIRECT, now, false, &["DATA 0 3", "ACK 12 4194304"]);
-    later(&mut now, &mut ends, Duration::from_millis(20));
-    step(&mut ends, 0, DIRECT, now, false, &["ACK 3 4194304"]);
-    later(&mut now, &mut ends, Duration::from_secs(5));
-    step(&mut ends, 0, DIRECT, now, false, &["PING"]);
-    step(&mut ends, 1, DIRECT, now, false, &["PONG"]);
-    ends[0].finish(now);
-    step(&mut ends, 0, DIRECT, now, false, &["END 12"]);
-    step(&mut ends, 1, DIRECT, now, false, &["ACK 13 4194304"]);
-    ends[1].close(now);
-    step(&mut ends, 1, RELAY, now, false, &["CLOSE"]);
     out
 }

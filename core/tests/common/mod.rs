@@ -94,7 +94,6 @@ enum Happening {
     Bytes(End, Vec<u8>),
     Fin(End),
     Reset(End),
-    Writable { n: usize, sock: SockId },
     Datagram { n: usize, sock: SockId, from: SocketAddr, data: Vec<u8> },
     AtNat { from: SocketAddr, to: SocketAddr, data: Vec<u8> },
     AtTurn { from: SocketAddr, to: SocketAddr, data: Vec<u8> },
@@ -491,7 +490,6 @@ impl World {
                 }
             }
             Output::SendStream { sock, data } => self.send(End::Node(n, sock), data.to_vec()),
-            Output::AwaitWritable { sock } => self.schedule(Duration::ZERO, Happening::Writable { n, sock }),
             Output::Read { sock, credit } => {
                 if let Some(half) = self.streams.get_mut(&End::Node(n, sock)) {
                     half.credit += credit as usize;

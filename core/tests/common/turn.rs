@@ -66,7 +66,6 @@ pub struct Relayed {
     pub messages: Vec<Bytes>,
     /// True if the user reads no messages.
     pub deaf: bool,
-    pub messages_over: Option<PipeEnd>,
 }
 
 /// An allocation that a node handed out. All that can be read is read at once.
@@ -186,7 +185,6 @@ impl World {
             over: None,
             messages: Vec::new(),
             deaf: false,
-            messages_over: None,
         });
         self.read_relayed(n, pipe);
     }
@@ -208,7 +206,6 @@ impl World {
         let pipe = self.hosts[n].relayed.iter_mut().find(|p| p.pipe == id).expect("news of a pipe");
         match news {
             PipeNews::Delivered => pipe.delivered = true,
-            PipeNews::MessagesEnded(why) => assert_eq!(pipe.messages_over.replace(why), None, "told once"),
             PipeNews::Ended(why) => assert_eq!(pipe.over.replace(why), None, "told once"),
             _ => {}
         }

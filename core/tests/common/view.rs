@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use p2pd_core::{
-    Advice, BrokerState, ConnectId, Event, FailReason, Instant, Name, NameError, NameNews, NodeId, Outcome,
+    Advice, BrokerState, ConnectId, Event, FailReason, Name, NameError, NameNews, NodeId, Outcome,
     PeerAddress, Plan, Refusal, Report, Stage, Stats, Strategy,
 };
 
@@ -57,7 +57,7 @@ impl World {
     pub fn stats(&self, n: usize) -> Stats {
         let mut stats = self.hosts[n].node.stats();
         let none = Stats::default();
-        (stats.opened, stats.accepted, stats.moved) = (none.opened, none.accepted, none.moved);
+        (stats.opened, stats.accepted) = (none.opened, none.accepted);
         (stats.open_times, stats.failed) = (none.open_times, none.failed);
         stats
     }
@@ -218,17 +218,6 @@ impl World {
             self.failure(*n, *id).is_some_and(|(_, r)| r.strategies.iter().any(|s| s.detail == text))
         };
         calls.iter().filter(ended).count()
-    }
-
-    /// Returns the strategies by which the bytes of a node's moving pipe went, one after the other, and when.
-    pub fn moves(&self, n: usize) -> Vec<(Instant, Strategy)> {
-        let events = self.hosts[n].events.iter();
-        events
-            .filter_map(|(at, event)| match event {
-                Event::Moved { strategy, .. } => Some((*at, *strategy)),
-                _ => None,
-            })
-            .collect()
     }
 
     /// Breaks every stream between nodes: each end hears of it at once.

@@ -68,11 +68,6 @@ impl World {
                     }
                 }
             }
-            Happening::Writable { n, sock } => {
-                if self.streams.contains_key(&End::Node(n, sock)) {
-                    self.tell(n, Input::Writable { sock });
-                }
-            }
             Happening::AtNat { from, to, data } => self.at_nat(from, to, data),
             Happening::Datagram { n, sock, from, data } => {
                 if self.hosts[n].bound.contains_key(&sock) {

@@ -10,8 +10,8 @@ use async_channel::Receiver;
 use bytes::Bytes;
 use futures_core::Stream;
 use p2pd_core::pipe::session::{CarrierId, CarrierKind, Opening, SessionToken};
-use p2pd_core::{Event, Instant, NodeId, Plan, Strategy, Target};
-use p2pd_sys::session::{Again, Ferry};
+use p2pd_core::{Event, Instant, NodeId, Plan, Target};
+use p2pd_sys::session::{Calls, Ferry};
 
 use super::{Sessions, Shared};
 use crate::news::Events;
@@ -27,8 +27,6 @@ const LEFT_WITHIN: Duration = Duration::from_secs(60);
 const FAREWELL: Duration = Duration::from_secs(5);
 /// Number of bytes by which what a session holds has to change to be counted anew.
 const WEIGHED: usize = 16 << 10;
-/// First wait of a session on a relay before a better way is tried, and the longest one. Each is twice the last.
-const BETTER: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(600));
 
 pub(crate) struct Pump<R: Runtime> {
     shared: Arc<Shared>,
@@ -72,14 +70,9 @@ pub(crate) struct Caller<R: Runtime> {
     node: WeakNode<R>,
     news: Events,
     to: Target,
-    plan: Plan,
     token: SessionToken,
-    again: Again,
+    calls: Calls,
     calling: Option<Calling<R>>,
-    /// Time of the next call.
-    at: Option<Instant>,
-    better: Duration,
-    better_at: Option<Instant>,
 }
 
 impl<R: Runtime> Listener<R> {
@@ -99,73 +92,30 @@ impl<R: Runtime> Listener<R> {
 
 impl<R: Runtime> Caller<R> {
     pub(crate) fn new(node: WeakNode<R>, news: Events, to: Target, plan: Plan, token: SessionToken) -> Self {
-        let (again, calling, at) = (Again::default(), None, None);
-        Caller { node, news, to, plan, token, again, calling, at, better: BETTER.0, better_at: None }
-    }
-
-    fn call(&self, better: bool) -> Calling<R> {
-        let (node, to, mut plan) = (self.node.clone(), self.to.clone(), self.plan.clone());
-        if better {
-            plan.strategies.retain(|strategy| *strategy != Strategy::Relay);
-        }
-        Box::pin(async move { node.call(&to, plan).await })
+        Caller { node, news, to, token, calls: Calls::new(plan), calling: None }
     }
 
     /// Returns the next carrier, if one has opened.
-    fn poll(&mut self, cx: &mut Context<'_>, now: Instant, needs: bool, relayed: bool) -> Option<Pipe<R>> {
-        let mut changed = false;
+    fn poll(&mut self, cx: &mut Context<'_>, now: Instant, lacks: bool, relayed: bool) -> Option<Pipe<R>> {
         while let Poll::Ready(Some(news)) = Pin::new(&mut self.news).poll_next(cx) {
-            changed |= matches!(news, Ok(Event::Ready { .. } | Event::Listening { .. }));
-        }
-        if changed {
-            self.again.reset();
-            self.better = BETTER.0;
-            // A call that is under way goes on over the new network by itself: ADR 27.
-            (self.at, self.better_at) = (None, None);
-        }
-        self.again.note(now, needs);
-        let may_better = relayed && self.plan.strategies.iter().any(|s| *s != Strategy::Relay);
-        if !may_better {
-            self.better_at = None;
-        } else if self.better_at.is_none() {
-            self.better_at = Some(now + self.better);
-            self.better = (self.better * 2).min(BETTER.1);
-        }
-        if needs && self.at.is_none() && self.calling.is_none() {
-            self.at = Some(now + self.again.wait());
-        }
-        if self.calling.is_none() && due(needs, self.at, self.better_at).is_some_and(|at| at <= now) {
-            self.calling = Some(self.call(!needs));
-            if !needs {
-                self.better_at = None;
+            if matches!(news, Ok(Event::Ready { .. } | Event::Listening { .. })) {
+                self.calls.network_changed();
             }
         }
-        let calling = self.calling.as_mut()?;
-        let Poll::Ready(outcome) = calling.as_mut().poll(cx) else { return None };
+        if let Some(plan) = self.calls.poll(now, lacks, relayed) {
+            let (node, to) = (self.node.clone(), self.to.clone());
+            self.calling = Some(Box::pin(async move { node.call(&to, plan).await }));
+        }
+        let Poll::Ready(outcome) = self.calling.as_mut()?.as_mut().poll(cx) else { return None };
         self.calling = None;
-        self.at = None;
-        match outcome {
-            Ok(pipe) => Some(pipe),
-            Err(_) => {
-                self.at = needs.then(|| now + self.again.wait());
-                None
-            }
-        }
-    }
-
-    fn deadline(&self, needs: bool) -> Option<Instant> {
-        if self.calling.is_some() { None } else { due(needs, self.at, self.better_at) }
+        self.calls.ended(now, lacks, outcome.is_ok());
+        outcome.ok()
     }
 }
 
 /// Returns true if a session that held so many bytes holds much more or less now, or none.
 fn is_news(before: usize, held: usize) -> bool {
     held.abs_diff(before) >= WEIGHED || (held == 0 && before > 0)
-}
-
-/// Returns the time of the next call: one that is needed is not for a better way, and the other way round.
-fn due(needs: bool, at: Option<Instant>, better_at: Option<Instant>) -> Option<Instant> {
-    if needs { at } else { better_at }
 }
 
 impl<R: Runtime> Pump<R> {
@@ -267,7 +217,7 @@ impl<R: Runtime> Pump<R> {
         let mut at = None;
         if let Role::Caller(caller) = &mut self.role {
             let opened = caller.poll(cx, now, needs, relayed);
-            at = caller.deadline(needs);
+            at = caller.calls.deadline(needs);
             let token = caller.token;
             if let Some(pipe) = opened {
                 // A listener that never answered may not know of the session.
@@ -342,12 +292,5 @@ mod tests {
     fn a_session_is_weighed_when_it_holds_16_kib_more_or_nothing() {
         let rows = [(0, 0), (0, 16_383), (0, 16_384), (20_000, 3_617), (20_000, 3_616), (1, 0)];
         assert_eq!(rows.map(|(before, held)| is_news(before, held)), [false, false, true, false, true, true]);
-    }
-
-    #[test]
-    fn a_time_that_has_passed_and_causes_no_call_is_no_deadline() {
-        let [now, later] = [5, 9].map(|seconds| Some(Instant::from_nanos(seconds * 1_000_000_000)));
-        assert_eq!((due(true, None, now), due(true, later, now)), (None, later));
-        assert_eq!((due(false, now, None), due(false, now, later)), (None, later));
     }
 }

@@ -602,12 +602,6 @@ impl<R: Reactor> Engine<R> {
                     self.steps.push_back(Step::Work(sock));
                 }
             }
-            Output::AwaitWritable { sock } => {
-                if let Some(Sock::Tcp(tcp)) = self.socks.get_mut(&sock) {
-                    tcp.awaited = true;
-                    self.steps.push_back(Step::Work(sock));
-                }
-            }
             Output::Read { sock, credit } => {
                 if let Some(Sock::Tcp(tcp)) = self.socks.get_mut(&sock) {
                     tcp.credit += credit as usize;

@@ -91,10 +91,6 @@ impl<R: Reactor> Engine<R> {
             bridge.over = true;
             bridge.link.is_over(why);
         }
-        if let PipeNews::MessagesEnded(why) = news {
-            bridge.link.messages_are_over(why);
-            self.close_messages(sock);
-        }
         self.steps.push_back(Step::Work(sock));
     }
 
@@ -164,7 +160,7 @@ impl<R: Reactor> Engine<R> {
             }
         };
         self.socks.insert(post, Sock::Messages(sock));
-        let (relayed, link) = Relayed::new(pipe, Some(user));
+        let (relayed, link) = Relayed::new(Some(user));
         let bridge = Bridge {
             pipe,
             stream,

@@ -32,8 +32,6 @@ pub(super) struct Tcp<S> {
     pub(super) credit: usize,
     /// True if there may be something to read.
     pub(super) readable: bool,
-    /// True while the core waits until the system has taken the queue.
-    pub(super) awaited: bool,
     /// Number of reads so far.
     reads: u32,
     /// Layers around a server's stream: TLS, WebSocket.
@@ -98,15 +96,7 @@ impl<S> Tcp<S> {
         layers: Option<Box<Layers>>,
     ) -> Box<Self> {
         let state = State::Armed { socket, remote, at, deadline };
-        Box::new(Tcp {
-            state,
-            out: VecDeque::new(),
-            credit: 0,
-            readable: false,
-            awaited: false,
-            reads: 0,
-            layers,
-        })
+        Box::new(Tcp { state, out: VecDeque::new(), credit: 0, readable: false, reads: 0, layers })
     }
 
     pub(super) fn open(stream: S) -> Box<Self> {
@@ -115,7 +105,6 @@ impl<S> Tcp<S> {
             out: VecDeque::new(),
             credit: 0,
             readable: true,
-            awaited: false,
             reads: 0,
             layers: None,
         })
@@ -182,10 +171,6 @@ impl<R: Reactor> Engine<R> {
                 }
             }
             State::Open(stream) => match write_some::<R>(stream, &mut tcp.layers, &mut tcp.out) {
-                Ok(true) if std::mem::take(&mut tcp.awaited) => {
-                    self.steps.push_back(Step::Work(sock));
-                    return self.core.handle(now, Input::Writable { sock });
-                }
                 Ok(_) => return self.read(now, sock),
                 Err(e) => Err(e),
             },

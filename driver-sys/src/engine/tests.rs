@@ -191,34 +191,6 @@ fn after_a_close_there_is_silence_also_for_what_failed_at_once() {
     assert_eq!(engine.node().stats().unknown_ids, unknown + 1, "the failure was told");
 }
 
-#[test]
-fn what_was_given_is_said_to_be_taken_once_and_not_before() {
-    let (mut engine, mut far) = engine();
-    // The core does not know this stream, and counts what it is told of it.
-    let before = engine.node().stats().unknown_ids;
-    let told = |engine: &Engine<Asking>| engine.node().stats().unknown_ids - before;
-    engine.act(Output::SendStream { sock: SOCK, data: Bytes::from(vec![7; 16 << 20]) });
-    engine.act(Output::AwaitWritable { sock: SOCK });
-    for _ in 0..20 {
-        engine.ready(SOCK);
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    assert_eq!(told(&engine), 0, "nobody has read");
-    let reader = std::thread::spawn(move || {
-        far.read_exact(&mut vec![0; 16 << 20]).unwrap();
-        far
-    });
-    until(&mut engine, |engine| told(engine) > 0);
-    let _far = reader.join().unwrap();
-    for _ in 0..20 {
-        engine.ready(SOCK);
-    }
-    assert_eq!(told(&engine), 1);
-    engine.act(Output::AwaitWritable { sock: SOCK });
-    engine.settle();
-    assert_eq!(told(&engine), 2, "at once, where nothing waits");
-}
-
 /// Has the engine open a stream to a server with TLS, which `far` has the other end of, within this time.
 fn dial_tls<T: Send + 'static>(
     far: impl FnOnce(Secure) -> T + Send + 'static,

@@ -58,10 +58,10 @@ impl MessageLayer {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, MessageError::TooLong));
         }
         let mut out = lock(&self.sending);
-        out.send(io).map_err(|why| self.link.explain_messages(why))?;
+        out.send(io).map_err(|why| self.link.explain(why))?;
         put_frame(out.end(), message);
         match out.send(io) {
-            Err(why) if why.kind() != io::ErrorKind::WouldBlock => Err(self.link.explain_messages(why)),
+            Err(why) if why.kind() != io::ErrorKind::WouldBlock => Err(self.link.explain(why)),
             _ => Ok(()),
         }
     }
@@ -71,7 +71,7 @@ impl MessageLayer {
     /// # Errors
     /// As [`send`](Self::send).
     pub fn flush(&self, io: &mut impl Write) -> io::Result<()> {
-        lock(&self.sending).send(io).map_err(|why| self.link.explain_messages(why))
+        lock(&self.sending).send(io).map_err(|why| self.link.explain(why))
     }
 
     /// Returns true if something waits to be sent.
@@ -102,7 +102,7 @@ impl MessageLayer {
             };
             match (read, &rest) {
                 (Ok(0), Some(_)) => {
-                    return Err(self.link.explain_messages(io::ErrorKind::UnexpectedEof.into()));
+                    return Err(self.link.explain(io::ErrorKind::UnexpectedEof.into()));
                 }
                 (Ok(0), None) => *rest = Some(Cursor::new(self.link.take_rest())),
                 (Ok(_), _) => {}

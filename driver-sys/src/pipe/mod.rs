@@ -16,7 +16,7 @@ use bytes::Bytes;
 use p2pd_core::pipe::{
     MAX_PLAIN, MAX_RECORD, Opened, Opener, PipeKeys, PipeStart, RecordError, Sealer, echo_reply,
 };
-use p2pd_core::{NodeId, PipeId, PipeMode, ProtocolTag, Strategy};
+use p2pd_core::{NodeId, PipeMode, ProtocolTag, Strategy};
 
 use ahead::Ahead;
 pub use ahead::ReadAhead;
@@ -75,15 +75,13 @@ pub struct PipeInfo {
     remote: SocketAddr,
     elapsed: Duration,
     protocol: Option<ProtocolTag>,
-    relayed: Option<PipeId>,
 }
 
 impl PipeInfo {
     /// Takes the properties out of an engine's [`Start`].
     pub fn new(start: &Start) -> Self {
         let PipeStart { peer, named, strategy, local, remote, elapsed, protocol, .. } = start.pipe;
-        let relayed = start.relayed.as_ref().map(Relayed::pipe);
-        PipeInfo { peer, named, strategy, mode: start.pipe.mode, local, remote, elapsed, protocol, relayed }
+        PipeInfo { peer, named, strategy, mode: start.pipe.mode, local, remote, elapsed, protocol }
     }
 
     /// The peer's proven id.
@@ -121,11 +119,6 @@ impl PipeInfo {
     /// The peer's end, as seen from here.
     pub fn remote_addr(&self) -> SocketAddr {
         self.remote
-    }
-
-    /// Returns the pipe's number in [`Event::Moved`](p2pd_core::Event::Moved), if it was relayed when it opened.
-    pub fn relayed(&self) -> Option<PipeId> {
-        self.relayed
     }
 
     /// Returns the time that opening took: from the call of connect, or from the peer's first sign.

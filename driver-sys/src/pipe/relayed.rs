@@ -11,7 +11,7 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use p2pd_core::{PipeEnd, PipeId};
+use p2pd_core::PipeEnd;
 
 use super::held::over_as_error;
 use super::messages::MessageLayer;
@@ -25,8 +25,6 @@ pub(crate) struct Link {
     /// The peer has ended its direction, and all of it is in the socket.
     peer_ended: AtomicBool,
     over: Mutex<Option<PipeEnd>>,
-    /// Reason why a pipe that goes on has no messages any more.
-    messages_over: Mutex<Option<PipeEnd>>,
     /// Messages that were not in the socket when it was closed, as frames.
     rest: Mutex<Vec<u8>>,
 }
@@ -48,10 +46,6 @@ impl Link {
         self.over.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why);
     }
 
-    pub(crate) fn messages_are_over(&self, why: PipeEnd) {
-        self.messages_over.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why);
-    }
-
     pub(crate) fn leave_rest(&self, frames: Vec<u8>) {
         *self.rest.lock().unwrap_or_else(PoisonError::into_inner) = frames;
     }
@@ -60,11 +54,9 @@ impl Link {
         std::mem::take(&mut *self.rest.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The error of the messages' socket whose other end the engine has closed.
-    pub(super) fn explain_messages(&self, why: io::Error) -> io::Error {
-        let [pipe, messages] =
-            [&self.over, &self.messages_over].map(|m| *m.lock().unwrap_or_else(PoisonError::into_inner));
-        match messages.or(pipe) {
+    /// The error of a socket whose other end the engine has closed.
+    pub(super) fn explain(&self, why: io::Error) -> io::Error {
+        match *self.over.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(over) if why.kind() != io::ErrorKind::WouldBlock => over_as_error(over),
             _ => why,
         }
@@ -74,20 +66,15 @@ impl Link {
 /// The user's side of a link.
 #[derive(Debug)]
 pub struct Relayed {
-    pipe: PipeId,
     link: Arc<Link>,
     /// Socket of the messages, until the user takes them.
     messages: Option<TcpStream>,
 }
 
 impl Relayed {
-    pub(crate) fn new(pipe: PipeId, messages: Option<TcpStream>) -> (Self, Arc<Link>) {
+    pub(crate) fn new(messages: Option<TcpStream>) -> (Self, Arc<Link>) {
         let link = Arc::new(Link::default());
-        (Relayed { pipe, link: link.clone(), messages }, link)
-    }
-
-    pub(super) fn pipe(&self) -> PipeId {
-        self.pipe
+        (Relayed { link: link.clone(), messages }, link)
     }
 
     /// Returns the messages' socket, which does not block, with its layer; once.
@@ -109,12 +96,7 @@ impl Relayed {
 
     /// The error of a socket whose other end the engine has closed.
     pub(super) fn explain(&self, why: io::Error) -> io::Error {
-        let over = *self.link.over.lock().unwrap_or_else(PoisonError::into_inner);
-        match over {
-            _ if why.kind() == io::ErrorKind::WouldBlock => why,
-            None => why,
-            Some(over) => over_as_error(over),
-        }
+        self.link.explain(why)
     }
 }
 
@@ -130,7 +112,7 @@ mod tests {
 
     #[test]
     fn an_end_is_the_peers_or_says_why_it_is_not() {
-        let (user, link) = Relayed::new(PipeId::from_number(0), None);
+        let (user, link) = Relayed::new(None);
         assert_eq!(user.end_of_reading().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
         link.is_over(PipeEnd::ServerForgot);
         link.is_over(PipeEnd::Shutdown);

@@ -1,7 +1,7 @@
 //! What every driver needs of sessions: bytes between a pipe and a session, the sessions that a listener knows, and when
 //! to call again.
 
-mod again;
+mod calls;
 mod ferry;
 mod registry;
 
@@ -11,7 +11,7 @@ use std::io;
 use p2pd_core::pipe::session::{CarrierKind, SessionEnd};
 use p2pd_core::{Source, Strategy};
 
-pub use again::Again;
+pub use calls::Calls;
 pub use ferry::{Ferry, Greeter};
 pub use registry::{Opener, Registry};
 

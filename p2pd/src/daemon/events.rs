@@ -47,9 +47,6 @@ fn json(event: &Event) -> Option<Value> {
         Event::Progress { connect, strategy, stage } => json!({
             "event": "progress", "connect": connect.number(), "strategy": strategy.name(), "stage": stage.to_string(),
         }),
-        Event::Moved { peer, strategy, remote, .. } => json!({
-            "event": "moved", "peer": peer.to_string(), "strategy": strategy.name(), "remote": remote.to_string(),
-        }),
         Event::PipeGone { peer, local, remote } => json!({
             "event": "pipe_gone", "peer": peer.to_string(), "local": local.to_string(),
             "remote": remote.to_string(),

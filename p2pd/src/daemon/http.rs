@@ -139,7 +139,7 @@ async fn carry_out(
         | Call::Turn(_, TurnCall::Queue(QueueCall::Subscribe(_)))
         | Call::Beside(_, BesideCall::Queue(QueueCall::Subscribe(_))) => &["overflow", "queue"],
         Call::Turn(_, TurnCall::Open) => &["family", "timeout", "overflow", "queue"],
-        Call::Session(_, SessionCall::Open(_)) => &["strategies", "protocol", "timeout"],
+        Call::Session(_, SessionCall::Open(_)) => &["strategies", "protocol", "timeout", "relay_first"],
         Call::Session(_, SessionCall::Stream) => &["tag", "uni"],
         _ => &[],
     })?;

@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use p2pd::servers::WayOut;
 use p2pd_core::pipe::subscriptions::Queue;
-use p2pd_core::{Interfaces, PipeMode, Plan, Target};
+use p2pd_core::{Interfaces, PipeMode, Plan, Strategy, Target};
 use p2pd_tokio::{ConnectError, Node, Pipe};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
@@ -221,7 +221,12 @@ impl Daemon {
         let fd = Some(std::os::fd::AsRawFd::as_raw_fd(&std::os::fd::AsFd::as_fd(pipe)));
         #[cfg(not(unix))]
         let fd = None;
-        self.places.of(pipe.local_addr(), pipe.relayed().is_some(), self.node.current_address().as_ref(), fd)
+        self.places.of(
+            pipe.local_addr(),
+            pipe.strategy() == Strategy::Relay,
+            self.node.current_address().as_ref(),
+            fd,
+        )
     }
 
     fn open_ones(&self) -> Vec<Arc<Connection>> {
@@ -386,7 +391,7 @@ impl Drop for Reserved<'_> {
 fn plan(query: &Query, timeout: Option<Duration>) -> Result<Plan, Refused> {
     let mut plan = Plan::default();
     if let Some(names) = query.get("strategies") {
-        let known = names.split(',').map(p2pd_core::Strategy::from_name).collect::<Option<_>>();
+        let known = names.split(',').map(Strategy::from_name).collect::<Option<_>>();
         plan.strategies = known.ok_or(Refused::BadOption("strategies"))?;
     }
     match query.get("mode") {
@@ -400,9 +405,7 @@ fn plan(query: &Query, timeout: Option<Duration>) -> Result<Plan, Refused> {
     }
     match query.get("relay_first") {
         None | Some("0" | "false") => {}
-        Some("" | "1" | "true") if plan.strategies.contains(&p2pd_core::Strategy::Relay) => {
-            plan.relay_first = true
-        }
+        Some("" | "1" | "true") if plan.strategies.contains(&Strategy::Relay) => plan.relay_first = true,
         Some(_) => return Err(Refused::BadOption("relay_first")),
     }
     if let Some(timeout) = timeout {

@@ -240,10 +240,13 @@ async fn follow(daemon: Arc<Daemon>, held: Arc<Held>) {
     let name = &held.name.0;
     loop {
         let event = match held.session.moved().await {
-            Ok(Some(carrier)) => json!({
-                "event": "session_moved", "name": name, "strategy": carrier.strategy().name(),
-                "local": carrier.local_addr().to_string(), "remote": carrier.remote_addr().to_string(),
-            }),
+            Ok(Some(carrier)) => {
+                daemon.metrics.moved(carrier.strategy());
+                json!({
+                    "event": "session_moved", "name": name, "strategy": carrier.strategy().name(),
+                    "local": carrier.local_addr().to_string(), "remote": carrier.remote_addr().to_string(),
+                })
+            }
             Ok(None) => json!({"event": "session_stranded", "name": name}),
             Err(why) => {
                 daemon.sessions.remove(&held);

@@ -240,8 +240,12 @@ async fn serve(node: &Node, exposing: Arc<Exposing>, say: Say) {
         }
         let (exposing, connections) = (exposing.clone(), connections.clone());
         tokio::spawn(async move {
+            let metrics = exposing.metrics.clone();
+            let serving = async {
+                tokio::join!(peer(&session, exposing, connections, by), metrics.follow_session(&session));
+            };
             tokio::select! {
-                () = peer(&session, exposing, connections, by) => {}
+                () = serving => {}
                 () = interrupted() => link::close(&session).await,
             }
             drop(seat);

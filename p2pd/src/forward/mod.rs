@@ -17,7 +17,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use p2pd_core::{Config, Plan, Target};
-use p2pd_tokio::{Node, Session};
+use p2pd_tokio::{Node, Session, SessionError};
 use serde_json::json;
 use tokio::net::TcpStream;
 
@@ -88,6 +88,18 @@ pub(crate) async fn connect(
 
 /// Says what becomes of a session that this end called.
 pub(crate) async fn follow(session: Session, say: Say) {
+    let why = moves(&session, say).await;
+    if session.closed().await != p2pd_tokio::SessionEnd::Closed {
+        let peer = session.peer();
+        say.line(
+            || json!({"event": "ended", "peer": peer.to_string(), "reason": why.to_string()}),
+            || format!("ended: {peer}: {why}"),
+        );
+    }
+}
+
+/// Says which connection a session goes on over, until its end, which is returned.
+pub(crate) async fn moves(session: &Session, say: Say) -> SessionError {
     let peer = session.peer();
     loop {
         match session.moved().await {
@@ -104,15 +116,7 @@ pub(crate) async fn follow(session: Session, say: Say) {
                 || json!({"event": "stranded", "peer": peer.to_string()}),
                 || format!("the connection to {peer} broke; another one is tried"),
             ),
-            Err(why) => {
-                if session.closed().await != p2pd_tokio::SessionEnd::Closed {
-                    say.line(
-                        || json!({"event": "ended", "peer": peer.to_string(), "reason": why.to_string()}),
-                        || format!("ended: {peer}: {why}"),
-                    );
-                }
-                return;
-            }
+            Err(why) => return why,
         }
     }
 }

@@ -8,6 +8,8 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::place;
+use crate::forward;
+use crate::say::Say;
 
 /// Tag of the streams of `connect --streams`.
 pub(super) const TAG: &[u8] = b"stdio/1";
@@ -62,9 +64,9 @@ pub(crate) fn sessions() -> SessionConfig {
 }
 
 impl Callers {
-    pub(super) fn new(node: &Node) -> Self {
+    pub(super) fn new(node: &Node, say: Say) -> Self {
         let (to, streams) = mpsc::channel(1);
-        let serving = tokio::spawn(serve(node.clone(), to));
+        let serving = tokio::spawn(serve(node.clone(), to, say));
         Callers { node: node.clone(), streams, serving }
     }
 
@@ -83,7 +85,7 @@ impl Drop for Callers {
     }
 }
 
-async fn serve(node: Node, to: mpsc::Sender<Caller>) {
+async fn serve(node: Node, to: mpsc::Sender<Caller>, say: Say) {
     let mut running = JoinSet::new();
     let mut places = Vec::new();
     loop {
@@ -98,7 +100,7 @@ async fn serve(node: Node, to: mpsc::Sender<Caller>) {
                     session.close(NOT_SERVED, b"too many sessions");
                     continue;
                 }
-                let task = running.spawn(streams(session, info, to.clone()));
+                let task = running.spawn(streams(session, info, to.clone(), say));
                 places.push((task.id(), from));
             }
             Some(ended) = running.join_next_with_id() => {
@@ -109,8 +111,20 @@ async fn serve(node: Node, to: mpsc::Sender<Caller>) {
     }
 }
 
-/// Hands the streams of a session on, until it ends.
-async fn streams(session: Session, info: PipeInfo, to: mpsc::Sender<Caller>) {
+/// Hands the streams of a session on, and tells its moves, until it ends.
+async fn streams(session: Session, info: PipeInfo, to: mpsc::Sender<Caller>, say: Say) {
+    let told = async {
+        forward::moves(&session, say).await;
+        // Streams that had come before its end are handed on still.
+        std::future::pending().await
+    };
+    tokio::select! {
+        () = hand_on(&session, info, to) => {}
+        () = told => {}
+    }
+}
+
+async fn hand_on(session: &Session, info: PipeInfo, to: mpsc::Sender<Caller>) {
     loop {
         tokio::select! {
             stream = session.accept_bi() => {

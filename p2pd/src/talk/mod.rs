@@ -184,6 +184,31 @@ pub(crate) async fn stream(
     Ok(talked)
 }
 
+/// Sends every byte of every caller back, until the node ends.
+pub(crate) async fn echo(node: &Node, say: Say) {
+    let mut callers = Callers::new(node, say);
+    while let Some(caller) = callers.next().await {
+        say.opened("incoming", &caller.info());
+        tokio::spawn(async move {
+            let (mut from, mut to) = split(caller);
+            if let Err(why) = copy(&mut from, &mut to).await {
+                say.error(&named(PIPE, &why).to_string());
+            }
+        });
+    }
+}
+
+async fn copy(from: &mut Theirs, to: &mut Ours) -> io::Result<()> {
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        match from.read(&mut buffer).await? {
+            0 => return to.shutdown().await,
+            n => to.write_all(&buffer[..n]).await?,
+        }
+        to.flush().await?;
+    }
+}
+
 /// Serves callers one after another. While others wait, one that is silent for `idle` makes room. One whose messages a
 /// program answers makes room after `idle` anyway, since to go on costs it nothing.
 pub(crate) async fn listener(
@@ -195,7 +220,7 @@ pub(crate) async fn listener(
     let has_end = messages.as_ref().is_some_and(|wanted| !wanted.each.is_empty());
     let mut stdio = Stdio::open(messages)?;
     let mut waiting = Waiting::default();
-    let mut callers = Callers::new(node);
+    let mut callers = Callers::new(node, say);
     loop {
         let caller = match waiting.next() {
             Some(caller) => caller,

@@ -41,7 +41,7 @@ struct Seat {
 /// Runs the program for each caller, until the node ends. While others wait for a seat, a caller that is silent for
 /// `idle` makes room.
 pub(crate) async fn serve(node: &Node, (program, many, idle): (Vec<OsString>, bool, Duration), say: Say) {
-    let (mut callers, mut waiting, mut pace) = (Callers::new(node), Waiting::default(), Pace::new());
+    let (mut callers, mut waiting, mut pace) = (Callers::new(node, say), Waiting::default(), Pace::new());
     let (mut running, mut seats) = (JoinSet::new(), Vec::<Seat>::new());
     let most = if many { MOST } else { 1 };
     let program: Arc<[OsString]> = program.into();

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use crate::common::{Daemon, curl, p2pd, serve};
+use crate::sessions::told;
 
 #[test]
 fn version_and_address() {
@@ -352,4 +353,9 @@ fn a_connection_is_relayed_first_where_that_is_asked_for() {
     assert_eq!((&opened["route"]["nic"], &opened["if"]["offset"]), (&"127.0.0.1".into(), &0.into()));
     here.ok("/p2p/send/x/relayed");
     assert_eq!(there.ok(&format!("/p2p/recv/{}", here.id))["data"], "relayed");
+    // A session goes over to the better way.
+    let (events, open) = (here.follow(), format!("/p2p/session/s/open/{}", there.address));
+    let opened = here.ok(&format!("{open}?strategies=relay,direct&relay_first=1"));
+    assert_eq!(opened["carrier"]["strategy"], "relay", "{opened}");
+    assert_eq!(told(&events, "session_moved", "s")["strategy"], "direct");
 }

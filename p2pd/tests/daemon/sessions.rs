@@ -23,7 +23,7 @@ impl Daemon {
     }
 
     /// Events from now on, as they come.
-    fn follow(&self) -> Arc<Mutex<Vec<Value>>> {
+    pub fn follow(&self) -> Arc<Mutex<Vec<Value>>> {
         let mut stream = self.socket();
         stream.set_read_timeout(None).unwrap();
         let token = &self.token;
@@ -58,7 +58,7 @@ fn until<T>(mut found: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-fn told(events: &Mutex<Vec<Value>>, kind: &str, name: &str) -> Value {
+pub fn told(events: &Mutex<Vec<Value>>, kind: &str, name: &str) -> Value {
     until(|| {
         let events = events.lock().unwrap();
         let is_so = |event: &&Value| {

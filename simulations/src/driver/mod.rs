@@ -325,12 +325,6 @@ impl NodeProgram {
                     cx.host.send(cx.now, *s, &data);
                 }
             }
-            Output::AwaitWritable { sock } => {
-                // A host here takes whatever it is given.
-                if self.entries.contains_key(&sock) {
-                    self.tell(cx, Input::Writable { sock });
-                }
-            }
             Output::Read { sock, credit } => {
                 if let Some(Entry::Stream { credit: left, .. }) = self.entries.get_mut(&sock) {
                     *left += credit as usize;

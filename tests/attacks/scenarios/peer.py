@@ -10,6 +10,7 @@ import messages
 import mqtt
 import peer
 import relay
+import sessions
 import turn
 import wire
 from lab import must
@@ -22,7 +23,7 @@ def address(key):
     return wire.address_text(key, [AT]).decode()
 
 
-@attack("peer", "a peer by the protocol's pages: dials, is dialled back, punches, is called directly, by a relay and by a pipe that moves, and is knocked at")
+@attack("peer", "a peer by the protocol's pages: dials, is dialled back, punches, is called directly, by a relay and by a session that moves, and is knocked at")
 def whole():
     lab.serve("--turn-user", "u:p", "--turn-allow-private")
     victim = lab.listen(*lab.servers())
@@ -147,29 +148,41 @@ def by_relay():
 
 
 def moves():
-    """A pipe that begins on a relay and moves to a stream that joins it."""
-    asked, listener, data, seen = Asked(), peer.Listener(AT), b"by a pipe that moves", []
+    """A session that begins on a relay and moves to a stream."""
+    asked, listener, data, seen = Asked(), peer.Listener(AT), b"by a session that moves", []
+
+    def on_stream():
+        """The first stream that is for a carrier: one that was dialled beside the relay is closed before it says anything."""
+        while True:
+            try:
+                return peer.answer(listener.accept(), asked.key)
+            except (EOFError, OSError):
+                continue
 
     def act():
         request, caller = asked.come()
         caller.agree()
-        on_relay = peer.Frames(lambda: caller.read(seconds=5))
-        got = b""
-        while True:
-            frame = on_relay.next()
-            if frame[0] == "DATA":
-                got = got[: frame[1]] + frame[2]
-            if frame[0] == "END":
-                break
-        caller.write(peer.ack(len(got) + 1))
+        relayed = sessions.Carrier(lambda: caller.read(seconds=5), caller.write)
+        first, token = relayed.opening()
+        caller.write(sessions.put("HAVE", 0))
+        got, count, frame = b"", 0, None
+        while frame is None or frame[0] != "FIN":
+            frame = relayed.next()
+            count += frame[0] in sessions.NUMBERED
+            got += frame[-1] if frame[0] == "DATA" else b""
+        caller.write(sessions.put("ACK", count))
         caller.run(0.2)
-        pipe, who, session, purpose = peer.answer(listener.accept(), asked.key)
-        pipe.agree(asked.key, who, session, joins=True)
-        seen.extend([request["moves"], purpose, session == caller.session, got])
-        # Whatever went over the relay may be said again: nothing of it was acknowledged but what we got.
-        pipe.send(peer.ack(len(got) + 1) + peer.data(0, got) + peer.end(len(got)))
-        on_stream = peer.Frames(pipe.receive)
-        while (frame := on_stream.next()) != ("ACK", len(got) + 1, frame[-1]):
+        pipe, who, session, purpose = on_stream()
+        pipe.agree(asked.key, who, session)
+        direct = sessions.Carrier(pipe.receive, pipe.send)
+        again = direct.opening()
+        seen.extend([request["mode"], purpose, first, again == (2, token), got])
+        pipe.send(sessions.put("HAVE", count))
+        while direct.next()[0] != "USE":
+            pass
+        # What is written on the stream that the caller opened, and its end.
+        pipe.send(sessions.put("FROM", 0) + sessions.put("DATA", 0, content=got) + sessions.put("FIN", 0))
+        while direct.next() != ("ACK", 2):
             pass
         seen.append("delivered on the stream")
 
@@ -177,8 +190,8 @@ def moves():
     arguments = ("--strategies", "direct,relay", "--relay-first")
     good, _, why = lab.connect(address(asked.key), *with_turn(), *arguments, data=data, timeout=15)
     asked.thread.join(5)
-    must("a call that moves by `p2pd connect`", good, why, "its bytes back")
-    wanted = [True, 0, True, data, "delivered on the stream"]
+    must("a session that moves by `p2pd connect`", good, why, "its bytes back")
+    wanted = [2, 0, 1, True, data, "delivered on the stream"]
     must("what came over the relay, and what went over the stream", seen == wanted, seen, wanted)
     listener.socket.close()
 

@@ -82,7 +82,6 @@ def f1():
         ("DIRECT", lambda key, ip: wire.direct(key, [(ip, 8081)])),
         ("DIRECT with it as the inside address", lambda key, ip: behind(key, ip)),
         ("TURN_REQUEST", lambda key, ip: wire.turn_request(key, (ip, 8081))),
-        ("TURN_REQUEST of a pipe that moves", lambda key, ip: wire.turn_request(key, (ip, 8081), moves=True)),
         ("INITIAL_MAPPINGS", punch),
     )
     seen = Wire()
@@ -152,7 +151,6 @@ def b3():
     # A dial's SYN is sent again after 1, 3 and 7 s; a datagram of TURN's or QUIC's within 32 s.
     silent = lab.NOBODY
     one("TURN_REQUEST, nobody there", lambda key, ip: wire.turn_request(key, (ip, 9999)), silent, 34)
-    one("TURN_REQUEST of a moving pipe, nobody there", lambda key, ip: wire.turn_request(key, (ip, 9999), moves=True), silent, 34)
     one("DIRECT, nobody there", lambda key, ip: wire.direct(key, [(ip, 80)]), silent, 14)
     one("DIRECT, two ports of one host", lambda key, ip: wire.direct(key, [(ip, 80), (ip, 81)]), silent, 14)
     one("DIRECT, closed port", lambda key, ip: wire.direct(key, [(ip, 80)]), lab.CALLER, 6)

@@ -28,10 +28,9 @@ pub(in crate::node) enum How {
     Dial,
     Punch(Box<Mappings>),
     Udp(Box<UdpMappings>),
-    /// Stream to its relay at this address; `moves`: for a pipe that may move.
+    /// Stream to its relay at this address.
     Relay {
         relayed: SocketAddr,
-        moves: bool,
     },
 }
 

@@ -19,13 +19,12 @@ use facts::Call;
 use ongoing::{Ongoing, Run, RunState, order};
 
 use super::session::Winner;
-use super::strategy::relay::Way;
 use super::strategy::{Ctx, End, Said, Strategies};
 use crate::address::PeerAddress;
 use crate::call::{ConnectId, Refusal, Strategy};
 use crate::config::Plan;
 use crate::cx::Timer;
-use crate::event::{Event, FailReason, Outcome, Report, Stage};
+use crate::event::{Event, FailReason, Report, Stage};
 use crate::failure::IoFailure;
 use crate::identity::NodeId;
 use crate::io::SockId;
@@ -95,7 +94,6 @@ impl Calls {
             call: Arc::new(call),
             runs,
             clock_offset: None,
-            answered: false,
             heard: Heard::default(),
             dial_refused: false,
         };
@@ -106,8 +104,7 @@ impl Calls {
 
     /// Ends a call that has no pipe yet without an outcome.
     pub(super) fn cancel(&mut self, all: &mut Strategies, ctx: &mut Ctx<'_>, connect: ConnectId) {
-        let waits = self.all.get(&connect).is_some_and(|a| !a.answered);
-        if waits && let Some(ongoing) = self.take(all, ctx, connect) {
+        if let Some(ongoing) = self.take(all, ctx, connect) {
             abandon(all, ctx, ongoing.call.key(), ongoing.call.peer);
         }
     }
@@ -212,13 +209,7 @@ impl Calls {
             Said::Met(met) => all.relay.take_over(ctx, *met),
             Said::Relayed(pipe, settled, since) => {
                 let (answers, since) = self.end_settled(all, ctx, &settled, since);
-                all.relay.hand_out(ctx, pipe, settled.kept.is_some(), answers, since);
-            }
-            Said::Searched(key, peer) => {
-                if key.1 == Requester::Us {
-                    self.end_by_session(all, ctx, key.0);
-                }
-                abandon(all, ctx, key, peer);
+                all.relay.hand_out(ctx, pipe, answers, since);
             }
         }
     }
@@ -233,42 +224,24 @@ impl Calls {
         mut since: Instant,
     ) -> (SmallVec<[ConnectId; 1]>, Instant) {
         let mut answers = SmallVec::new();
-        let mut over: SmallVec<[Key; 2]> = SmallVec::new();
         for key in &settled.sessions {
-            if settled.kept == Some(*key) {
-                if key.1 == Requester::Us
-                    && let Some((connect, began)) = self.answer_by_relay(all, ctx, key.0)
-                {
-                    answers.push(connect);
-                    since = began;
-                }
-                continue;
-            }
             all.end(ctx, *key);
             if key.1 == Requester::Us
                 && let Some((connect, began)) = self.end_by_session(all, ctx, key.0)
             {
-                answers.extend(connect);
+                answers.push(connect);
                 since = began;
             }
-            over.push(*key);
         }
-        ctx.sessions.close_streams(ctx.cx, &over);
+        ctx.sessions.close_streams(ctx.cx, &settled.sessions);
         (answers, since)
     }
 
-    /// Makes a stream the pipe, or a way of the one that there is, and ends what it settles.
+    /// Makes a stream the pipe, and ends what it settles.
     pub(super) fn won(&mut self, all: &mut Strategies, ctx: &mut Ctx<'_>, winner: Winner) {
-        let joins = all.relay.moving_pipe(winner.key);
         let (answers, since) = self.end_settled(all, ctx, &winner.settled, winner.since);
-        let Some(pipe) = joins else {
-            let trust = ctx.admission.trust(winner.peer);
-            return ctx.sessions.hand_out(ctx.cx, winner, answers, since, trust);
-        };
-        let Winner { strategy, local, remote, .. } = winner;
-        if let Some((sock, keys)) = ctx.sessions.give_away(winner) {
-            all.relay.join_pipe(ctx, pipe, sock, Way { strategy, local, remote }, keys);
-        }
+        let trust = ctx.admission.trust(winner.peer);
+        ctx.sessions.hand_out(ctx.cx, winner, answers, since, trust);
     }
 
     /// Takes in that a stream of a call is gone.
@@ -492,43 +465,19 @@ impl Calls {
         }
         let (elapsed, advice) = (ctx.cx.now.since(ongoing.call.started), ongoing.advice(ctx, reason));
         let report = Box::new(Report { elapsed, strategies, advice });
-        match (ongoing.answered, reason) {
-            (false, _) => ctx.cx.notify(Event::Failed { connect, reason, report }),
-            (true, FailReason::Shutdown) => {}
-            (true, _) => ctx.cx.notify(Event::StaysRelayed { connect, reason, report }),
-        }
+        ctx.cx.notify(Event::Failed { connect, reason, report });
         abandon(all, ctx, ongoing.call.key(), ongoing.call.peer);
     }
 
-    /// Takes out the call that a pipe answers: its id, if it was not answered before, and when it began.
+    /// Takes out the call that a pipe answers: its id, and when it began.
     fn end_by_session(
-        &mut self,
-        all: &mut Strategies,
-        ctx: &mut Ctx<'_>,
-        session: SessionId,
-    ) -> Option<(Option<ConnectId>, Instant)> {
-        let connect = *self.by_session.get(&session)?;
-        let ongoing = self.take(all, ctx, connect)?;
-        Some(((!ongoing.answered).then_some(connect), ongoing.call.started))
-    }
-
-    /// Answers a call by its relay, while its other strategies go on: its id and when it began.
-    fn answer_by_relay(
         &mut self,
         all: &mut Strategies,
         ctx: &mut Ctx<'_>,
         session: SessionId,
     ) -> Option<(ConnectId, Instant)> {
         let connect = *self.by_session.get(&session)?;
-        let ongoing = self.all.get_mut(&connect)?;
-        ongoing.answered = true;
-        // What the peer says of the relay from now on is too late, and a change of network leaves the pipe alone.
-        all.of(Strategy::Relay).forget(&ongoing.call);
-        if let Some(run) = ongoing.runs.iter_mut().find(|r| r.strategy == Strategy::Relay) {
-            run.state = RunState::Ended(End { outcome: Outcome::Won, detail: String::new() });
-        }
-        // Perhaps no strategy is left, which the timer shows.
-        ctx.cx.timers.set(Timer::Connect(connect), Some(ctx.cx.now));
+        let ongoing = self.take(all, ctx, connect)?;
         Some((connect, ongoing.call.started))
     }
 

@@ -32,8 +32,6 @@ pub(super) struct Ongoing {
     pub(super) runs: SmallVec<[Run; 2]>,
     /// The peer's clock minus ours, in microseconds, once it told us.
     pub(super) clock_offset: Option<i64>,
-    /// The call has its pipe, over a relay, and looks for a better path.
-    pub(super) answered: bool,
     /// Answers of the peer over the brokers.
     pub(super) heard: Heard,
     /// A dial was refused by the peer's system, or by something on the way.

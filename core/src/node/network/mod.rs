@@ -245,8 +245,7 @@ impl Network {
             | Owner::Udp
             | Owner::Relay(_)
             | Owner::Proof(_)
-            | Owner::Allocation(_)
-            | Owner::Carrier(_) => {}
+            | Owner::Allocation(_) => {}
         }
     }
 

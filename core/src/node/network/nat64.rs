@@ -141,7 +141,7 @@ impl Translating {
                 self.socks.remove(sock);
                 None
             }
-            Output::Event(Event::PipeGone { local, remote, .. } | Event::Moved { local, remote, .. }) => {
+            Output::Event(Event::PipeGone { local, remote, .. }) => {
                 self.ends_out(local, remote);
                 None
             }

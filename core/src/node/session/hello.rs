@@ -345,11 +345,6 @@ impl Sessions {
                 let (key, strategy) = (stream.session.map(|(key, ..)| key), stream.strategy);
                 env.stage(key, strategy, Stage::PeerBusy);
             }
-            (Control::Join, HelloStage::Candidate(_)) => match self.agreement.joined(Candidate::Stream(sock))
-            {
-                Some(decision) => self.agree(env.cx, peer, Some(decision)),
-                None => self.refuse(env.cx, sock, Refusal::NoSuchSession),
-            },
             (Control::Confirm(also), HelloStage::Candidate(_)) => {
                 match self.agreement.confirmed(Candidate::Stream(sock), also) {
                     Some(decision) => self.agree(env.cx, peer, Some(decision)),

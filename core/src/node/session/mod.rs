@@ -31,7 +31,7 @@ use crate::failure::IoFailure;
 use crate::hello::{Control, Hello, Offer, Purpose};
 use crate::identity::NodeId;
 use crate::io::{CloseHow, Reuse, SockId, SockOpts};
-use crate::pipe::{PipeEnd, PipeId, PipeKeys, PipeMode, PipeStart, Terms};
+use crate::pipe::{PipeEnd, PipeId, PipeStart, Terms};
 use crate::session::SessionId;
 use crate::strategy::agreement::{Agreement, Candidate, Decision, Key, Requester, Settled};
 use crate::strategy::dialler::DialEnd;
@@ -56,7 +56,7 @@ pub(super) enum SessionEvent {
     Lost { key: Key, peer: NodeId, sock: SockId, remote: SocketAddr, why: DialEnd },
     /// A step of the agreement is to be taken on a relay.
     ByRelay(Decision),
-    /// A stream is to become a pipe, or to join one.
+    /// A stream is to become a pipe.
     Won(Box<Winner>),
     /// The agreement with this peer goes on, once what was told before is done.
     GoesOn(NodeId),
@@ -67,7 +67,6 @@ pub(super) enum SessionEvent {
 pub(super) struct Winner {
     sock: SockId,
     hello: Hello,
-    pub(super) key: Key,
     pub(super) settled: Settled,
     pub(super) since: Instant,
     pub(super) peer: NodeId,
@@ -159,11 +158,6 @@ impl Sessions {
 
     pub(super) fn is_over(&self, key: Key) -> bool {
         self.agreement.is_over(key)
-    }
-
-    /// Returns true if a session has its pipe and waits for one more stream.
-    pub(super) fn is_carried(&self, key: Key) -> bool {
-        self.agreement.is_carried(key)
     }
 
     /// Returns true if another session with the same peer may yet settle this one.
@@ -310,13 +304,9 @@ impl Sessions {
         self.places.enter_relayed(id, peer, trust)
     }
 
-    /// Adds a relay of a session to the candidates. `moves`: the session stays open for a better way if it wins.
-    pub(super) fn relay_connected(&mut self, cx: &mut Cx, id: PipeId, key: Key, peer: NodeId, moves: bool) {
-        let candidate = Candidate::Relay(id);
-        if moves {
-            self.agreement.moves(key, candidate);
-        }
-        let decision = self.agreement.candidate(candidate, key, key.1 == Requester::Us, false);
+    /// Adds a relay of a session to the candidates.
+    pub(super) fn relay_connected(&mut self, cx: &mut Cx, id: PipeId, key: Key, peer: NodeId) {
+        let decision = self.agreement.candidate(Candidate::Relay(id), key, key.1 == Requester::Us, false);
         self.agree(cx, peer, decision);
     }
 
@@ -370,12 +360,6 @@ impl Sessions {
         cx.detach(sock, Box::new(pipe));
     }
 
-    /// Gives a stream away that joins a pipe: its socket and keys.
-    pub(super) fn give_away(&mut self, winner: Winner) -> Option<(SockId, PipeKeys)> {
-        self.places.leave(Candidate::Stream(winner.sock));
-        Some((winner.sock, winner.hello.into_pipe_keys(PipeMode::Encrypted).ok()?))
-    }
-
     #[cfg(test)]
     pub(super) fn tell(&mut self, event: SessionEvent) {
         self.news.push_back(event);
@@ -404,7 +388,6 @@ impl Sessions {
                 self.send_control(cx, sock, &Control::Commit(sessions));
                 return self.won(cx, sock, settled);
             }
-            Decision::Join { .. } => self.send_control(cx, sock, &Control::Join),
             Decision::Confirm { also, settled, .. } => {
                 self.tell_busy(cx, sock);
                 self.send_control(cx, sock, &Control::Confirm(also));
@@ -419,11 +402,11 @@ impl Sessions {
     fn won(&mut self, cx: &mut Cx, sock: SockId, settled: Settled) -> Done {
         let Some(stream) = self.streams.remove(sock) else { return Done::Here };
         cx.timers.set(Timer::Stream(sock), None);
-        let (HelloStage::Candidate(hello), Some((key, peer, terms))) = (stream.stage, stream.session) else {
+        let (HelloStage::Candidate(hello), Some((_, peer, terms))) = (stream.stage, stream.session) else {
             return Done::Here;
         };
         let Stream { strategy, local, remote, since, .. } = stream;
-        let winner = Winner { sock, hello, key, settled, since, peer, terms, strategy, local, remote };
+        let winner = Winner { sock, hello, settled, since, peer, terms, strategy, local, remote };
         self.news.push_back(SessionEvent::Won(Box::new(winner)));
         Done::ByOthers
     }

@@ -14,7 +14,7 @@ impl Strategies {
         let key = (wish.session, Requester::Them);
         let known = match &wish.how {
             How::Dial => self.reverse.visits(wish.session, wish.peer, &wish.address),
-            How::Relay { .. } => self.relay.is_busy(key) || ctx.sessions.is_carried(key),
+            How::Relay { .. } => self.relay.is_busy(key),
             How::Punch(mappings) if self.punch.is_next_rung(key, wish.peer, mappings) => {
                 let goes_on = goes_on(ctx, &wish);
                 if goes_on {
@@ -31,11 +31,7 @@ impl Strategies {
                 }
                 return goes_on;
             }
-            How::Udp(_) => {
-                self.udp.is_busy(key)
-                    || self.relay.is_opening(key, Strategy::Udp)
-                    || ctx.sessions.is_carried(key)
-            }
+            How::Udp(_) => self.udp.is_busy(key) || self.relay.is_opening(key, Strategy::Udp),
         };
         if ctx.sessions.is_over(key) || known {
             return false;
@@ -78,7 +74,6 @@ impl Strategies {
             // A dial of the peer's may be in its hello.
             Parting::Forget | Parting::Abandon if ctx.sessions.has_accepted(key) => {}
             Parting::Forget => ctx.sessions.forget(key),
-            Parting::Abandon if ctx.sessions.is_carried(key) => {}
             Parting::Abandon => ctx.abandon(key, peer),
         }
     }
@@ -94,9 +89,7 @@ impl Strategies {
                 let window = self.relay.window_for(ctx.admission.trust(peer));
                 self.udp.visit(ctx, (key, peer, via), &theirs, window);
             }
-            How::Relay { relayed, moves } => {
-                self.relay.visit(ctx, (key, peer, terms), via, relayed, moves);
-            }
+            How::Relay { relayed } => self.relay.visit(ctx, (key, peer, terms), via, relayed),
         }
     }
 

@@ -138,8 +138,6 @@ pub(super) enum Said {
     Met(Box<Met>),
     /// A relay is to be the pipe. It began at this time.
     Relayed(PipeId, Settled, Instant),
-    /// A pipe that may move looks for no other way any more.
-    Searched(Key, NodeId),
 }
 
 /// A path between two sockets by which both ends have heard each other.

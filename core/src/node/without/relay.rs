@@ -77,7 +77,6 @@ impl Relays {
         &mut self,
         _: &mut Ctx<'_>,
         _: PipeId,
-        _: bool,
         _: SmallVec<[ConnectId; 1]>,
         _: Instant,
     ) {
@@ -88,21 +87,6 @@ impl Relays {
 
 // Pipes, of which there are none.
 impl Relays {
-    pub(in crate::node) fn moving_pipe(&self, _: Key) -> Option<PipeId> {
-        None
-    }
-
-    pub(in crate::node) fn join_pipe(
-        &mut self,
-        ctx: &mut Ctx<'_>,
-        _: PipeId,
-        sock: SockId,
-        _: Way,
-        _: PipeKeys,
-    ) {
-        ctx.cx.close(sock, CloseHow::Drop);
-    }
-
     pub(in crate::node) fn write(&mut self, _: &mut Ctx<'_>, _: PipeId, _: &[u8]) -> usize {
         0
     }

@@ -29,9 +29,23 @@ use core::time::Duration;
 
 use bytes::Bytes;
 
-pub use super::moving::{CarrierId, CarrierKind};
 pub use machine::Session;
 pub use opening::{OPENING, Opening, SessionToken};
+
+/// A carrier, as its holder calls it. Never used twice for one session.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+// Exhaustive: a bare number.
+pub struct CarrierId(pub u32);
+
+/// Kind of a carrier.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+// Exhaustive: a carrier runs through a relay, or it does not.
+pub enum CarrierKind {
+    /// A carrier through a relay. It notices by itself when the peer is gone.
+    Relayed,
+    /// A carrier from host to host. It may go silent, so it is asked for a sign of life.
+    Direct,
+}
 
 /// The most bytes of one DATA frame: with its header it fills a record of 16 KiB.
 pub const MAX_DATA: usize = 16 * 1024 - frame::DATA_HEADER;

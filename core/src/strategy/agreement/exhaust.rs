@@ -285,7 +285,6 @@ impl Machine {
             }
             Decision::Settle { id: sock, settled } => Decided::Settle(number(sock), bits(&settled)),
             Decision::Refuse { id: sock } => Decided::Refuse(number(sock)),
-            Decision::Join { .. } => unreachable!("no session here leaves room for another stream"),
         });
         let after = (self.intern(a, [0, 1, 2, 3]), decided);
         self.calls.insert((id, call), after);

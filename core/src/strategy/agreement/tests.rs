@@ -39,11 +39,9 @@ fn one_session_two_candidates_one_pipe() {
     assert_eq!(a.candidate(sock(2), (S1, Requester::Us), true, false), None, "one nomination at a time");
     assert_eq!(b.candidate(sock(21), (S1, Requester::Them), false, false), None, "the higher id waits");
     assert_eq!(b.candidate(sock(22), (S1, Requester::Them), false, false), None);
-    let settled =
-        Settled { sessions: smallvec![(S1, Requester::Them)], kept: None, losers: smallvec![sock(22)] };
+    let settled = Settled { sessions: smallvec![(S1, Requester::Them)], losers: smallvec![sock(22)] };
     assert_eq!(b.nominated(sock(21), &[S1]), Some(Decision::Confirm { id: sock(21), also: None, settled }));
-    let settled =
-        Settled { sessions: smallvec![(S1, Requester::Us)], kept: None, losers: smallvec![sock(2)] };
+    let settled = Settled { sessions: smallvec![(S1, Requester::Us)], losers: smallvec![sock(2)] };
     assert_eq!(a.confirmed(sock(1), None), Some(Decision::Settle { id: sock(1), settled }));
     assert!(a.is_over((S1, Requester::Us)) && b.is_over((S1, Requester::Them)));
     assert_eq!(b.nominated(sock(22), &[S1]), None, "nothing more to confirm");

@@ -1,9 +1,11 @@
-//! A pipe that begins on a relay stream, moves to direct paths and back. Its bytes must be exact for a cut at any byte.
+//! A session that begins on a relay stream, moves to direct paths and back. Its bytes must be exact for a cut at any byte.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use p2pd_core::pipe::moving::{CarrierId, CarrierKind, Mover, MoverConfig, MoverEvent};
+use p2pd_core::pipe::session::{
+    CarrierId, CarrierKind, Direction, ReadResult, Session, SessionConfig, SessionEvent, Side, StreamId,
+};
 use p2pd_core::relay::{ReadOutcome, RelayConfig, RelayStream, StreamEvent};
 use p2pd_core::{Instant, SecretKey};
 
@@ -18,7 +20,7 @@ const RELAY: CarrierId = CarrierId(0);
 /// End of a direct path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Death {
-    /// The path lives at least as long as the pipe.
+    /// The path lives at least as long as the session.
     None,
     /// The two ends are told, each so long after.
     Told([Nanos; 2]),
@@ -41,10 +43,10 @@ pub struct Direct {
     pub death: Death,
 }
 
-/// A drawn pipe.
+/// A drawn session with one stream.
 #[derive(Clone, Debug)]
 pub struct Upgrade {
-    /// Seed of the pipe.
+    /// Seed of the session.
     pub seed: u64,
     /// The way through the relay.
     pub way: Way,
@@ -54,11 +56,11 @@ pub struct Upgrade {
     pub directs: Vec<Direct>,
     /// Time at which the relay dies, if it does: only while the last direct path lives on.
     pub relay_dies: Option<Nanos>,
-    /// Buffers of both ends.
+    /// Bytes that a stream may have waiting at either end.
     pub buffer: usize,
 }
 
-/// Outcome of a pipe.
+/// Outcome of a session.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Moved {
     /// Time at which all was read and acknowledged on each side.
@@ -73,7 +75,7 @@ pub struct Moved {
     pub wrong: Option<String>,
 }
 
-/// The pipe of this seed.
+/// The session of this seed.
 pub fn draw(seed: u64) -> Upgrade {
     let rng = Keyed::new(seed);
     let mut n = 0;
@@ -154,7 +156,9 @@ struct Running<'a> {
 }
 
 struct User {
-    mover: Mover,
+    session: Session,
+    /// The one stream, once this end has it.
+    stream: Option<StreamId>,
     bytes: Vec<u8>,
     written: usize,
     read: usize,
@@ -176,12 +180,12 @@ impl<'a> Running<'a> {
             RelayStream::connect(&keys[0], &ids[1], &[3; 16], seeds[0], &config, Instant::ZERO),
             RelayStream::accept(&keys[1], &ids[0], &[3; 16], seeds[1], &config, Instant::ZERO),
         ];
-        let config = MoverConfig {
-            send_buffer: of.buffer,
-            receive_buffer: of.buffer,
+        let config = SessionConfig {
+            stream_window: of.buffer as u64,
+            queue: of.buffer,
             // The relay may need minutes for its handshake when it loses a third of everything.
             linger: core::time::Duration::from_secs(600),
-            ..MoverConfig::default()
+            ..SessionConfig::default()
         };
         let mut queue = Queue::default();
         for (path, direct) in of.directs.iter().enumerate() {
@@ -198,8 +202,9 @@ impl<'a> Running<'a> {
         if let Some(at) = of.relay_dies {
             queue.put(at, Happening::RelayDies);
         }
-        let user = |end: usize| User {
-            mover: Mover::new(config, Instant::ZERO),
+        let user = |end: usize, side| User {
+            session: Session::new(side, config, Instant::ZERO),
+            stream: None,
             bytes: content(rng, end as u64, of.bytes[end]),
             written: 0,
             read: 0,
@@ -213,7 +218,7 @@ impl<'a> Running<'a> {
             drawn: 0,
             wire: Wire::new(of.seed, of.way, streams),
             relay_alive: true,
-            ends: [user(0), user(1)],
+            ends: [user(0, Side::Caller), user(1, Side::Listener)],
             lanes: of.directs.iter().map(|_| Lane::default()).collect(),
             queue,
             up: 0,
@@ -226,17 +231,17 @@ impl<'a> Running<'a> {
             for end in 0..2 {
                 self.act(end)?;
             }
-            if self.ends.iter().all(|e| e.ended && e.delivered && e.mover.is_done()) {
+            if self.ends.iter().all(|e| e.ended && e.delivered) {
                 return Ok(());
             }
             let timeouts =
-                [0, 1].map(|e| self.ends[e].mover.poll_timeout().map(|at| at.as_nanos().max(0) as u64));
+                [0, 1].map(|e| self.ends[e].session.poll_timeout().map(|at| at.as_nanos().max(0) as u64));
             let next = timeouts.into_iter().chain([self.queue.next_at()]).flatten().min().unwrap_or(LIMIT);
             if self.relay_alive && self.wire.step(next.min(LIMIT)) {
                 continue;
             }
             if next >= LIMIT {
-                return Err(format!("stuck: {:?} {:?}", self.ends[0].mover, self.ends[1].mover));
+                return Err(format!("stuck: {:?} {:?}", self.ends[0].session, self.ends[1].session));
             }
             self.wire.now = self.wire.now.max(next);
             if self.queue.next_at() == Some(next)
@@ -245,10 +250,10 @@ impl<'a> Running<'a> {
                 self.happen(happening)?;
             } else {
                 let end = usize::from(timeouts[0] != Some(next));
-                let mover = &mut self.ends[end].mover;
-                mover.handle_timeout(self.wire.at());
-                if mover.poll_timeout().is_some_and(|at| at.as_nanos() as u64 == next) {
-                    return Err(format!("end {end}: the deadline stands still: {mover:?}"));
+                let session = &mut self.ends[end].session;
+                session.handle_timeout(self.wire.at());
+                if session.poll_timeout().is_some_and(|at| at.as_nanos() as u64 == next) {
+                    return Err(format!("end {end}: the deadline stands still: {session:?}"));
                 }
             }
         }
@@ -264,11 +269,13 @@ impl<'a> Running<'a> {
                     return Ok(());
                 }
                 lane.open[end] = true;
-                let mover = &mut self.ends[end].mover;
-                mover.attach(now, id(path), CarrierKind::Direct).map_err(wrong)?;
+                let session = &mut self.ends[end].session;
+                if !session.attach(now, id(path), CarrierKind::Direct) {
+                    return Err("no room for a carrier".into());
+                }
                 for bytes in core::mem::take(&mut lane.early[end]) {
                     lane.held[end] -= bytes.len();
-                    mover.handle_bytes(now, id(path), &bytes).map_err(wrong)?;
+                    session.handle_bytes(now, id(path), bytes).map_err(wrong)?;
                 }
             }
             Happening::Arrive { path, end, bytes } => {
@@ -276,7 +283,7 @@ impl<'a> Running<'a> {
                 if lane.dead {
                 } else if lane.open[end] {
                     lane.held[end] -= bytes.len();
-                    self.ends[end].mover.handle_bytes(now, id(path), &bytes).map_err(wrong)?;
+                    self.ends[end].session.handle_bytes(now, id(path), bytes).map_err(wrong)?;
                 } else {
                     lane.early[end].push(bytes);
                 }
@@ -295,7 +302,7 @@ impl<'a> Running<'a> {
     fn broken(&mut self, end: usize, carrier: CarrierId) {
         let now = self.wire.at();
         self.ends[end].pending.remove(&carrier);
-        self.ends[end].mover.handle_broken(now, carrier);
+        self.ends[end].session.handle_broken(now, carrier);
     }
 
     /// Acts for one end's user and for its carriers.
@@ -309,36 +316,44 @@ impl<'a> Running<'a> {
             [a, b] if end == 0 => (a, b),
             [a, b] => (b, a),
         };
-        here.written += here.mover.write(now, &here.bytes[here.written..]);
-        if here.written == here.bytes.len() {
-            here.mover.finish(now);
+        if here.stream.is_none() {
+            here.stream = match end {
+                0 => here.session.open(now, Direction::Both, b"").ok(),
+                _ => here.session.accept(Direction::Both).map(|(stream, _)| stream),
+            };
         }
-        let mut buffer = [0; 3_000];
-        loop {
-            match here.mover.read(now, &mut buffer) {
-                ReadOutcome::Read(n) => {
-                    if there.bytes.get(here.read..here.read + n) != Some(&buffer[..n]) {
-                        return Err(format!("end {end} read wrong bytes at {}", here.read));
+        if let Some(stream) = here.stream {
+            here.written += here.session.write(now, stream, &here.bytes[here.written..]).unwrap_or(0);
+            if here.written == here.bytes.len() {
+                here.session.finish(now, stream);
+                here.delivered |= here.session.is_delivered();
+            }
+            let mut buffer = [0; 3_000];
+            loop {
+                match here.session.read(now, stream, &mut buffer) {
+                    ReadResult::Read(n) => {
+                        if there.bytes.get(here.read..here.read + n) != Some(&buffer[..n]) {
+                            return Err(format!("end {end} read wrong bytes at {}", here.read));
+                        }
+                        here.read += n;
                     }
-                    here.read += n;
+                    ReadResult::Empty => break,
+                    // A stream that is over in both directions is gone.
+                    ReadResult::End | ReadResult::Gone if here.read == there.bytes.len() => {
+                        here.ended = true;
+                        break;
+                    }
+                    ended => return Err(format!("end {end}: {ended:?} at {}", here.read)),
                 }
-                ReadOutcome::Empty => break,
-                ReadOutcome::End if here.read == there.bytes.len() => {
-                    here.ended = true;
-                    break;
-                }
-                ReadOutcome::End => return Err(format!("end {end}: cut off at {}", here.read)),
             }
         }
-        while let Some(event) = here.mover.poll_event() {
+        while let Some(event) = here.session.poll_event() {
             match event {
-                MoverEvent::Moved(RELAY) => self.back += u32::from(unfinished),
-                MoverEvent::Moved(_) => self.up += u32::from(unfinished),
-                MoverEvent::Delivered if here.delivered => return Err("delivered twice".into()),
-                MoverEvent::Delivered => here.delivered = true,
-                MoverEvent::Silent(carrier) => drop(here.pending.remove(&carrier)),
-                MoverEvent::Ended(why) => return Err(format!("end {end}: {why}")),
-                MoverEvent::Stranded | MoverEvent::Readable | MoverEvent::Writable => {}
+                SessionEvent::Moved(RELAY) => self.back += u32::from(unfinished),
+                SessionEvent::Moved(_) => self.up += u32::from(unfinished),
+                SessionEvent::Silent(carrier) => drop(here.pending.remove(&carrier)),
+                SessionEvent::Ended(why) => return Err(format!("end {end}: {why}")),
+                _ => {}
             }
         }
         self.speak(end);
@@ -348,11 +363,13 @@ impl<'a> Running<'a> {
     /// Takes the events of the relay stream.
     fn listen(&mut self, end: usize) -> Result<(), String> {
         let now = self.wire.at();
-        let (stream, mover) = (&mut self.wire.ends[end], &mut self.ends[end].mover);
+        let (stream, session) = (&mut self.wire.ends[end], &mut self.ends[end].session);
         while let Some(event) = stream.poll_event() {
             match event {
                 StreamEvent::Connected => {
-                    mover.attach(now, RELAY, CarrierKind::Relayed).map_err(|why| why.to_string())?;
+                    if !session.attach(now, RELAY, CarrierKind::Relayed) {
+                        return Err("no room for the relay".into());
+                    }
                 }
                 StreamEvent::Ended(why) => return Err(format!("the relay stream ended: {why}")),
                 _ => {}
@@ -360,7 +377,8 @@ impl<'a> Running<'a> {
         }
         let mut buffer = [0; 5_000];
         while let ReadOutcome::Read(n) = stream.read(now, &mut buffer) {
-            mover.handle_bytes(now, RELAY, &buffer[..n]).map_err(|why| format!("a violation: {why}"))?;
+            let bytes = Bytes::copy_from_slice(&buffer[..n]);
+            session.handle_bytes(now, RELAY, bytes).map_err(|why| format!("a violation: {why}"))?;
         }
         Ok(())
     }
@@ -370,7 +388,8 @@ impl<'a> Running<'a> {
         let now = self.wire.at();
         let user = &mut self.ends[end];
         while self.relay_alive {
-            let Some(mut frames) = user.pending.remove(&RELAY).or_else(|| user.mover.poll_output(now, RELAY))
+            let Some(mut frames) =
+                user.pending.remove(&RELAY).or_else(|| user.session.poll_output(now, RELAY))
             else {
                 break;
             };
@@ -385,7 +404,7 @@ impl<'a> Running<'a> {
             let direct = &self.of.directs[path];
             while let room @ 1.. = direct.holds - lane.held[1 - end] {
                 let frames = user.pending.remove(&id(path));
-                let Some(mut frames) = frames.or_else(|| user.mover.poll_output(now, id(path))) else {
+                let Some(mut frames) = frames.or_else(|| user.session.poll_output(now, id(path))) else {
                     break;
                 };
                 self.drawn += 1;

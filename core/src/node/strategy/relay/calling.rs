@@ -59,8 +59,7 @@ impl Relays {
             },
             (Some(_), None) => "no common broker became usable in time".into(),
             (Some(_), Some(request)) if !request.answered => {
-                let old = if relay.moves { "; an old one cannot have the relay first" } else { "" };
-                format!("asked {} time(s), the peer did not answer{old}", request.sent)
+                format!("asked {} time(s), the peer did not answer", request.sent)
             }
             (Some(_), Some(_)) if let Some(code) = relay.refused => {
                 format!("the TURN server does not let the peer through: error {code}")
@@ -101,7 +100,6 @@ impl Contract for Relays {
         let mut relay = Relay::new(id, (key, peer, call.terms()), Trust::Known, via, ctx.cx.now, knock);
         relay.connect = Some(call.connect);
         relay.servers = Some(ctx.ask_servers(Owner::Relay(id), family, true));
-        relay.moves = call.plan.relay_first;
         self.insert_relay(relay);
         self.work(ctx, id);
         self.calling.insert(call.connect, Calling { id, told_waiting: false, request: None });
@@ -120,10 +118,10 @@ impl Contract for Relays {
         }
         let id = calling.id;
         let relay = self.all.get(&id);
-        let relayed = relay.and_then(|r| Some((r.servers.as_ref()?.relayed()?, r.terms, r.moves)));
-        if let (Some((relayed, terms, moves)), true, true) = (relayed, ready, settled) {
+        let relayed = relay.and_then(|r| Some((r.servers.as_ref()?.relayed()?, r.terms)));
+        if let (Some((relayed, terms)), true, true) = (relayed, ready, settled) {
             let address = Box::new(ctx.address());
-            let body = Body::TurnRequest { terms, moves, relayed, address };
+            let body = Body::TurnRequest { terms, relayed, address };
             calling.request = Some(Request::send(ctx, call, Strategy::Relay, body));
             self.await_peer(ctx, id, call.deadline);
         } else if !ready && !core::mem::replace(&mut calling.told_waiting, true) {

@@ -28,7 +28,6 @@ impl Relays {
         (key, peer, terms): (Key, NodeId, Terms),
         via: SmallVec<[u8; 2]>,
         relayed: SocketAddr,
-        moves: bool,
     ) {
         let session = key.0;
         let trust = ctx.admission.trust(peer);
@@ -46,7 +45,6 @@ impl Relays {
         let id = ctx.cx.fresh_pipe();
         let knock = KnockKey::new(&ctx.config.identity, &peer, session);
         let mut relay = Relay::new(id, (key, peer, terms), trust, via, now, knock);
-        relay.moves = moves;
         relay.has_turn = !ctx.config.turn.is_empty();
         relay.to = Some(relayed);
         if ctx.network.routes().iter().any(|r| r.internal.is_ipv4() == relayed.is_ipv4()) {

@@ -16,8 +16,6 @@ const WINDOW: (u64, u64) = (256 << 10, 16 << 20);
 const SHARED_BY: u64 = 32;
 /// Bytes of messages, in both directions.
 const MESSAGES: u64 = 2 * (MAX_MESSAGE * MAX_MESSAGES) as u64;
-/// Bytes that a pipe holds beside its relay if it may move, in both directions.
-const MOVING: u64 = 8 << 20;
 
 /// Returns the window in each direction of a relay beside others that hold so many bytes.
 fn window(held: u64, trust: Trust) -> u32 {
@@ -27,8 +25,8 @@ fn window(held: u64, trust: Trust) -> u32 {
 }
 
 /// Returns the most bytes that a relay holds.
-pub(super) fn holds(window: u32, moves: bool) -> u64 {
-    2 * u64::from(window) + MESSAGES + if moves { MOVING } else { 0 }
+pub(super) fn holds(window: u32) -> u64 {
+    2 * u64::from(window) + MESSAGES
 }
 
 fn share(of: u64, trust: Trust) -> u64 {
@@ -47,7 +45,7 @@ impl Relays {
     }
 
     fn hold(&self) -> u64 {
-        self.all.values().map(|relay| holds(relay.window, relay.moves)).sum()
+        self.all.values().map(|relay| holds(relay.window)).sum()
     }
 }
 
@@ -56,30 +54,28 @@ mod tests {
     use super::*;
 
     /// Windows of relays that are opened until there is no room, and the bytes of all.
-    fn fill(mut held: u64, trust: Trust, moves: bool) -> (Vec<u32>, u64) {
+    fn fill(mut held: u64, trust: Trust) -> (Vec<u32>, u64) {
         let mut windows = Vec::new();
         while held < share(MAX_BYTES, trust) && (windows.len() as u64) < share(MAX_RELAYS as u64, trust) {
             windows.push(window(held, trust));
-            held += holds(windows[windows.len() - 1], moves);
+            held += holds(windows[windows.len() - 1]);
         }
         (windows, held)
     }
 
     #[test]
     fn the_first_have_whole_windows_and_all_together_a_bound() {
-        for (moves, whole, all) in [(false, 31, 119), (true, 25, 70)] {
-            let (windows, held) = fill(0, Trust::Known, moves);
-            assert_eq!(windows.iter().filter(|w| **w == 16 << 20).count(), whole);
-            assert!(windows.is_sorted_by(|a, b| a >= b));
-            assert_eq!(windows.len(), all);
-            assert!(held <= MAX_BYTES + holds(256 << 10, true), "{held}");
-        }
+        let (windows, held) = fill(0, Trust::Known);
+        assert_eq!(windows.iter().filter(|w| **w == 16 << 20).count(), 31);
+        assert!(windows.is_sorted_by(|a, b| a >= b));
+        assert_eq!(windows.len(), 119);
+        assert!(held <= MAX_BYTES + holds(256 << 10), "{held}");
     }
 
     #[test]
     fn strangers_leave_a_quarter_to_named_peers() {
-        let (windows, held) = fill(0, Trust::Stranger, true);
-        assert!(windows.len() <= 192 && held <= MAX_BYTES / 4 * 3 + holds(256 << 10, true), "{held}");
+        let (windows, held) = fill(0, Trust::Stranger);
+        assert!(windows.len() <= 192 && held <= MAX_BYTES / 4 * 3 + holds(256 << 10), "{held}");
         assert!(window(held, Trust::Known) >= 7 << 20);
     }
 }

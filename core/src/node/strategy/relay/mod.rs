@@ -15,8 +15,6 @@
 mod calling;
 mod coming;
 mod memory;
-mod mover;
-mod moving;
 mod pipes;
 mod punched;
 mod state;
@@ -27,10 +25,7 @@ use std::net::SocketAddr;
 
 use smallvec::SmallVec;
 
-pub(in crate::node) use mover::Way;
-
 use calling::Calling;
-use mover::Moving;
 use state::{Relay, RelayEvent, RelayStage};
 
 use super::{Ctx, End, Parting, Said};
@@ -176,10 +171,8 @@ impl Relays {
                 self.finish(ctx, id, settled);
             }
             Decision::Settle { settled, .. } => self.finish(ctx, id, settled),
-            // Streams alone join or are committed to.
-            Decision::Join { .. } | Decision::Commit { .. } | Decision::Refuse { .. } => {
-                self.close_relay(ctx, id)
-            }
+            // Streams alone are committed to.
+            Decision::Commit { .. } | Decision::Refuse { .. } => self.close_relay(ctx, id),
         }
     }
 
@@ -240,7 +233,6 @@ impl Relays {
             RelayEvent::Stream(event) => self.stream_news(ctx, id, event),
             RelayEvent::Answered => self.begin_stream(ctx, id),
             RelayEvent::Server(news) => self.server_news(ctx, id, news),
-            RelayEvent::Mover(event) => self.mover_news(ctx, id, event),
         }
     }
 
@@ -251,11 +243,6 @@ impl Relays {
             (StreamEvent::MessageRoom, RelayStage::Pipe) => ctx.cx.pipe_news(id, PipeNews::MessageRoom),
             // One that comes before the pipe is handed out is read then.
             (StreamEvent::Message | StreamEvent::MessageRoom, _) => {}
-            (StreamEvent::Ended(cause), _) if relay.moving.is_some() => {
-                self.relay_broke(ctx, id, end_of(cause))
-            }
-            // What it brings or takes are the mover's frames.
-            _ if relay.moving.is_some() => {}
             (StreamEvent::Connected, RelayStage::Meeting) => {
                 relay.stage = RelayStage::Agreeing;
                 relay.until = Some(ctx.cx.now + AGREE_WITHIN);
@@ -267,11 +254,11 @@ impl Relays {
                     return self.relay_failed(ctx, id, Refusal::Busy.to_string());
                 }
                 let Some(relay) = self.all.get_mut(&id) else { return };
-                let (moves, connect, by) = (relay.moves, relay.connect, relay.strategy);
+                let (connect, by) = (relay.connect, relay.strategy);
                 if let (Some(to), Some(connect)) = (to, connect) {
                     ctx.progress(connect, by, Stage::Authenticated(to));
                 }
-                ctx.sessions.relay_connected(ctx.cx, id, key, peer, moves);
+                ctx.sessions.relay_connected(ctx.cx, id, key, peer);
                 self.work(ctx, id);
             }
             (StreamEvent::Readable, RelayStage::Agreeing) => self.hear_relay(ctx, id),
@@ -339,9 +326,6 @@ impl Relays {
             ServerNews::Lost(_) if relay.key.1 == Requester::Them && !relay.by_server => {}
             ServerNews::Lost(why) => match relay.stage {
                 RelayStage::Meeting | RelayStage::Agreeing => self.relay_failed(ctx, id, why.to_string()),
-                RelayStage::Pipe | RelayStage::Leaving if relay.moving.is_some() => {
-                    self.relay_broke(ctx, id, server_end(why));
-                }
                 RelayStage::Pipe => self.pipe_over(ctx, id, server_end(why)),
                 RelayStage::Leaving => self.close_relay(ctx, id),
                 RelayStage::Won | RelayStage::Ending => {}
@@ -434,13 +418,11 @@ impl Relays {
         ctx.say(Said::Relayed(id, settled, relay.since));
     }
 
-    /// Hands out the pipe of a relay that is the pipe of these calls, which began at `since`. `moves`: its session goes
-    /// on, for a better way.
+    /// Hands out the pipe of a relay that is the pipe of these calls, which began at `since`.
     pub(in crate::node) fn hand_out(
         &mut self,
         ctx: &mut Ctx<'_>,
         id: PipeId,
-        moves: bool,
         answers: SmallVec<[ConnectId; 1]>,
         since: Instant,
     ) {
@@ -450,14 +432,6 @@ impl Relays {
         let (peer, terms) = (relay.peer, relay.terms);
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
         let (local, remote) = (relay.local.unwrap_or(nowhere), relay.to.unwrap_or(nowhere));
-        if moves {
-            let mut moving = Moving::new(ctx.cx.now);
-            moving.names = relay.key.1 == Requester::Us;
-            if moving.names {
-                ctx.admission.call_began(peer);
-            }
-            relay.moving = Some(Box::new(moving));
-        }
         let elapsed = ctx.cx.now.since(since);
         let (strategy, mode, protocol) = (relay.strategy, terms.mode, terms.protocol);
         let keys = PipeKeys::Relayed(mode);
@@ -499,8 +473,6 @@ impl Relays {
         }
         relay.until = Some(until);
         relay.close(ctx.cx);
-        self.end_moving(ctx, id);
-        let Some(relay) = self.all.get_mut(&id) else { return };
         // What it still has to say is nobody's any more; this arms its timer.
         let _ = relay.pump(ctx.cx);
         if relay.is_over() {

@@ -17,11 +17,8 @@ impl Relays {
     pub(in crate::node) fn write(&mut self, ctx: &mut Ctx<'_>, id: PipeId, data: &[u8]) -> usize {
         let Some(relay) = self.all.get_mut(&id) else { return 0 };
         let data = &data[..data.len().min(MAX_AT_ONCE)];
-        let taken = match (relay.stage, &mut relay.moving, &mut relay.stream) {
-            (RelayStage::Pipe, Some(moving), _) => moving.mover.write(ctx.cx.now, data),
-            (RelayStage::Pipe, None, Some(stream)) => stream.write(ctx.cx.now, data),
-            _ => return 0,
-        };
+        let (RelayStage::Pipe, Some(stream)) = (relay.stage, &mut relay.stream) else { return 0 };
+        let taken = stream.write(ctx.cx.now, data);
         self.work(ctx, id);
         taken
     }
@@ -30,11 +27,10 @@ impl Relays {
     pub(in crate::node) fn read(&mut self, ctx: &mut Ctx<'_>, id: PipeId, out: &mut [u8]) -> ReadOutcome {
         let Some(relay) = self.all.get_mut(&id) else { return ReadOutcome::Empty };
         let most = out.len().min(MAX_AT_ONCE);
-        let outcome = match (relay.stage, &mut relay.moving, &mut relay.stream) {
-            (RelayStage::Pipe, Some(moving), _) => moving.mover.read(ctx.cx.now, &mut out[..most]),
-            (RelayStage::Pipe, None, Some(stream)) => stream.read(ctx.cx.now, &mut out[..most]),
-            _ => return ReadOutcome::Empty,
+        let (RelayStage::Pipe, Some(stream)) = (relay.stage, &mut relay.stream) else {
+            return ReadOutcome::Empty;
         };
+        let outcome = stream.read(ctx.cx.now, &mut out[..most]);
         self.work(ctx, id);
         outcome
     }
@@ -42,11 +38,8 @@ impl Relays {
     /// Ends our direction.
     pub(in crate::node) fn finish_pipe(&mut self, ctx: &mut Ctx<'_>, id: PipeId) {
         let Some(relay) = self.all.get_mut(&id) else { return };
-        match (relay.stage, &mut relay.moving, &mut relay.stream) {
-            (RelayStage::Pipe, Some(moving), _) => moving.mover.finish(ctx.cx.now),
-            (RelayStage::Pipe, None, Some(stream)) => stream.finish(ctx.cx.now),
-            _ => return,
-        }
+        let (RelayStage::Pipe, Some(stream)) = (relay.stage, &mut relay.stream) else { return };
+        stream.finish(ctx.cx.now);
         relay.finished = true;
         self.work(ctx, id);
     }
@@ -99,7 +92,6 @@ impl Relays {
         // Nothing that was written is waited for any more.
         (relay.done, relay.over) = (true, true);
         ctx.cx.pipe_news(id, PipeNews::Ended(why));
-        self.end_moving(ctx, id);
         if let Some(servers) = self.all.get_mut(&id).and_then(|r| r.servers.as_mut()) {
             servers.close(ctx.cx);
         }

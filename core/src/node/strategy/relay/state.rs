@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use super::mover::Moving;
 use crate::call::{ConnectId, Strategy};
 use crate::cx::{Cx, Timer};
 use crate::hello::{Control, parse_control};
@@ -15,7 +14,6 @@ use crate::io::SockId;
 use crate::node::admission::{Kind, Place};
 use crate::node::servers::{ServerNews, Servers};
 use crate::node::strategy::knock::{Knock, KnockKey};
-use crate::pipe::moving::MoverEvent;
 use crate::pipe::{PipeId, Terms};
 use crate::relay::{ReadOutcome, RelayStream, StreamEvent};
 use crate::signal::message::MAX_SOURCES;
@@ -75,10 +73,6 @@ pub(in crate::node) struct Relay {
     pub(super) done: bool,
     /// The pipe has ended from the other end, or for want of a relay.
     pub(super) over: bool,
-    /// The pipe may move.
-    pub(super) moves: bool,
-    /// State of a pipe that may move, apart from its stream.
-    pub(super) moving: Option<Box<Moving>>,
     /// News that came while the pipe was about to be handed out.
     pub(super) later: Vec<RelayEvent>,
 }
@@ -105,7 +99,6 @@ pub(super) enum RelayEvent {
     /// A knock was answered.
     Answered,
     Server(ServerNews),
-    Mover(MoverEvent),
 }
 
 impl Relay {
@@ -148,8 +141,6 @@ impl Relay {
             finished: false,
             done: false,
             over: false,
-            moves: false,
-            moving: None,
             later: Vec::new(),
         }
     }
@@ -161,7 +152,7 @@ impl Relay {
 
     /// Returns true if messages can go and come.
     pub(super) fn has_messages(&self) -> bool {
-        !self.over && self.moving.as_ref().is_none_or(|m| m.has_relay())
+        !self.over
     }
 
     /// Returns true if all bytes that were written and all messages have arrived, or never will.
@@ -216,17 +207,11 @@ impl Relay {
         self.knock(cx);
         loop {
             let mut moved = false;
-            if let Some(moving) = &mut self.moving {
-                moving.carry(cx, self.stream.as_deref_mut());
-                news.extend(core::iter::from_fn(|| moving.mover.poll_event()).map(RelayEvent::Mover));
-            }
             while let Some(datagram) = self.stream.as_mut().and_then(|s| s.poll_transmit(cx.now)) {
                 self.transmit(cx, datagram);
                 moved = true;
             }
             while let Some(event) = self.stream.as_mut().and_then(|s| s.poll_event()) {
-                // The mover has to look at it.
-                moved |= self.moving.is_some();
                 news.push(RelayEvent::Stream(event));
             }
             while let Some(said) = self.servers.as_mut().and_then(Servers::poll_news) {
@@ -248,8 +233,7 @@ impl Relay {
         let knock = self.knock.as_ref().and_then(Knock::poll_timeout);
         let stream = self.stream.as_mut().and_then(|s| s.poll_timeout());
         let servers = self.servers.as_ref().and_then(Servers::poll_timeout);
-        let mover = self.moving.as_ref().and_then(|m| m.mover.poll_timeout());
-        let next = [stream, servers, mover, knock, self.until, self.help_at].into_iter().flatten().min();
+        let next = [stream, servers, knock, self.until, self.help_at].into_iter().flatten().min();
         cx.timers.set(Timer::Relay(self.id), next);
         news
     }
@@ -262,11 +246,6 @@ impl Relay {
         }
         if let Some(servers) = &mut self.servers {
             servers.timeout(cx);
-        }
-        if let Some(moving) = &mut self.moving
-            && moving.mover.poll_timeout().is_some_and(|at| at <= cx.now)
-        {
-            moving.mover.handle_timeout(cx.now);
         }
     }
 
@@ -312,9 +291,6 @@ impl Relay {
     pub(super) fn close(&mut self, cx: &mut Cx) {
         self.stage = RelayStage::Ending;
         self.help_at = None;
-        if let Some(moving) = &mut self.moving {
-            moving.close(cx);
-        }
         if self.trust == Trust::Stranger && !self.is_heard() {
             // Whoever it named is told nothing more.
             self.stream = None;

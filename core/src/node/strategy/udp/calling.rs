@@ -123,9 +123,6 @@ impl Contract for Udps {
         if ctx.is_oneself(call.peer) {
             return Err("it is us".into());
         }
-        if call.plan.relay_first {
-            return Err("a pipe that begins on its relay moves to TCP streams only".into());
-        }
         if let Some(why) = ctx.why_no_broker(call) {
             return Err(why);
         }
