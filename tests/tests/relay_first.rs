@@ -1,4 +1,4 @@
-//! Pipes that open through coturn, move to a punched path while bytes flow, and move back when that is cut. The program
+//! Sessions that open through coturn, move to a punched path while bytes flow, and move back when that is cut. The program
 //! runs as its user runs it.
 
 use std::fs;
@@ -50,7 +50,7 @@ fn moved(children: [&mut Child; 2], by: &str) {
 }
 
 #[test]
-fn a_pipe_moves_to_the_punched_path_and_back_with_every_byte() {
+fn a_session_moves_to_the_punched_path_and_back_with_every_byte() {
     require_lab!(Mosquitto, Coturn);
     for homes in [["pr/drop", "pr/drop"], ["symseq/drop", "fw/rst"]] {
         let world = World::relaying(&homes, ONE_WAY, &[], "");
@@ -116,12 +116,13 @@ fn by_the_default_plan_a_call_moves_by_itself() {
         // Which of both is first is a matter of milliseconds.
         if by == "relay" {
             let moved = event(&mut child, "moved");
-            assert_eq!(moved["strategy"], "punch");
-            assert_eq!(event(&mut listener, "moved")["strategy"], "punch");
+            let to = moved["strategy"].as_str().unwrap();
+            assert!(["punch", "udp"].contains(&to), "{moved}");
+            assert_eq!(event(&mut listener, "moved")["strategy"], to);
             let remote: SocketAddr = moved["remote"].as_str().unwrap().parse().unwrap();
             assert_eq!(remote.ip(), world.lab.host(0).wan());
         } else {
-            assert_eq!(by, "punch");
+            assert!(["punch", "udp"].contains(&&*by), "{by}");
         }
         stdin.write_all(b"second\n").unwrap();
         child.wait_for_line(|line| line == "second", PATIENCE).unwrap();

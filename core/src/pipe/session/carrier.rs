@@ -26,14 +26,14 @@ pub(super) struct Carrier {
     /// Number of a PING to answer.
     pub(super) pong: Option<u32>,
     /// A PING is to be sent.
-    pub(super) ping: bool,
+    ping: bool,
     /// Number and time of the PING that is not answered.
     asked: Option<(u32, Instant)>,
     pings: u32,
     rtt: Option<Duration>,
     /// Last sign of life.
     heard: Instant,
-    /// Time of the first thing since then that wants an answer.
+    /// Time of the first thing since then that wants an answer, sent or still to be sent: a dead path may take nothing.
     waiting: Option<Instant>,
     pub(super) doubted: bool,
 }
@@ -68,7 +68,7 @@ impl Carrier {
             pings: 0,
             rtt: None,
             heard: now,
-            waiting: None,
+            waiting: Some(now),
             doubted: false,
         }
     }
@@ -76,22 +76,29 @@ impl Carrier {
     /// Notes a sign of life. Returns true if the carrier was doubted.
     pub(super) fn heard(&mut self, now: Instant) -> bool {
         self.heard = now;
-        self.waiting = None;
+        self.waiting = self.ping.then_some(now);
         core::mem::take(&mut self.doubted)
+    }
+
+    /// Has a PING sent.
+    pub(super) fn ask(&mut self, now: Instant) {
+        self.ping = true;
+        self.wants_answer(now);
+    }
+
+    /// Returns the number of the PING that goes out now, if one is to be sent.
+    pub(super) fn asks(&mut self, now: Instant) -> Option<u32> {
+        if !core::mem::take(&mut self.ping) {
+            return None;
+        }
+        self.pings = self.pings.wrapping_add(1);
+        self.asked = Some((self.pings, now));
+        Some(self.pings)
     }
 
     /// Notes that something goes out that wants an answer.
     pub(super) fn wants_answer(&mut self, now: Instant) {
         self.waiting.get_or_insert(now);
-    }
-
-    /// Returns the number of a PING that goes out now.
-    pub(super) fn asks(&mut self, now: Instant) -> u32 {
-        self.ping = false;
-        self.pings = self.pings.wrapping_add(1);
-        self.asked = Some((self.pings, now));
-        self.wants_answer(now);
-        self.pings
     }
 
     /// Measures the round trip by an answer.
@@ -113,18 +120,17 @@ impl Carrier {
         match self.waiting {
             Some(since) if since + config.patience <= now => Silence::Broken,
             Some(since) if !self.doubted && since + doubt <= now => Silence::Doubt,
-            None if !self.ping && self.heard + config.ask_after <= now => Silence::Ask,
+            None if self.heard + config.ask_after <= now => Silence::Ask,
             _ => Silence::None,
         }
     }
 
-    /// Returns the time to judge the silence anew. One that waits for its PING to be taken waits for no time.
-    pub(super) fn deadline(&self, config: &SessionConfig, doubt: Duration) -> Option<Instant> {
+    /// Returns the time to judge the silence anew.
+    pub(super) fn deadline(&self, config: &SessionConfig, doubt: Duration) -> Instant {
         match self.waiting {
-            Some(since) if self.doubted => Some(since + config.patience),
-            Some(since) => Some(since + doubt.min(config.patience)),
-            None if self.ping => None,
-            None => Some(self.heard + config.ask_after),
+            Some(since) if self.doubted => since + config.patience,
+            Some(since) => since + doubt.min(config.patience),
+            None => self.heard + config.ask_after,
         }
     }
 

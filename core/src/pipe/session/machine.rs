@@ -160,6 +160,7 @@ impl Session {
         {
             carrier.wants_answer(now);
         }
+        self.expect();
         Ok(())
     }
 
@@ -183,9 +184,10 @@ impl Session {
         for carrier in &mut self.carriers {
             match carrier.silence(self.now, &self.config, self.doubt) {
                 Silence::None => {}
-                Silence::Ask => carrier.ping = true,
+                Silence::Ask => carrier.ask(self.now),
                 Silence::Doubt => {
-                    (carrier.doubted, carrier.ping) = (true, true);
+                    carrier.doubted = true;
+                    carrier.ask(self.now);
                     if self.on == Some(carrier.id) {
                         self.news.push_back(SessionEvent::Doubtful(carrier.id));
                     }
@@ -204,7 +206,7 @@ impl Session {
         if self.state != State::Open {
             return None;
         }
-        let lives = self.carriers.iter().filter_map(|c| c.deadline(&self.config, self.doubt));
+        let lives = self.carriers.iter().map(|c| c.deadline(&self.config, self.doubt));
         // One that is due already waits for its carrier, not for a time.
         let ack = self.ack_at.filter(|at| *at > self.now);
         lives.chain(ack).chain(self.stranded_until).min()
@@ -234,8 +236,8 @@ impl Session {
         if let Some(number) = carrier.pong.take() {
             Frame::Pong(number).put(&mut out);
         }
-        if carrier.ping {
-            Frame::Ping(carrier.asks(now)).put(&mut out);
+        if let Some(number) = carrier.asks(now) {
+            Frame::Ping(number).put(&mut out);
         }
         if self.on == Some(id) {
             while out.len() + 3 + MAX_DATAGRAM <= MOST
@@ -336,6 +338,23 @@ impl Session {
             carrier.use_due = Some(self.uses);
         }
         self.news.push_back(SessionEvent::Moved(carrier.id));
+        self.expect();
+    }
+
+    /// Does something with the streams for a user.
+    fn act<T>(&mut self, now: Instant, work: impl FnOnce(&mut Streams) -> T) -> T {
+        self.advance(now);
+        let done = work(&mut self.streams);
+        self.expect();
+        done
+    }
+
+    /// Expects an answer to frames that wait for their carrier: a path that died with full buffers takes none of them.
+    fn expect(&mut self) {
+        let waits = self.streams.wants_to_send() || !self.log.is_empty();
+        if let Some(carrier) = self.carriers.iter_mut().find(|c| waits && Some(c.id) == self.on) {
+            carrier.wants_answer(self.now);
+        }
     }
 
     // ---- frames that come
@@ -421,8 +440,7 @@ impl Session {
     /// # Errors
     /// [`OpenError`], and nothing was opened.
     pub fn open(&mut self, now: Instant, direction: Direction, tag: &[u8]) -> Result<StreamId, OpenError> {
-        self.advance(now);
-        self.streams.open(direction, tag)
+        self.act(now, |streams| streams.open(direction, tag))
     }
 
     /// Takes the oldest stream that the peer opened and that was not taken, with its protocol tag.
@@ -436,40 +454,34 @@ impl Session {
     /// # Errors
     /// [`WriteError`] if no bytes are taken any more.
     pub fn write(&mut self, now: Instant, id: StreamId, data: &[u8]) -> Result<usize, WriteError> {
-        self.advance(now);
-        self.streams.write(id, data)
+        self.act(now, |streams| streams.write(id, data))
     }
 
     /// Ends our direction of a stream, after the bytes that were written. Does nothing to one that has ended.
     pub fn finish(&mut self, now: Instant, id: StreamId) {
-        self.advance(now);
-        self.streams.finish(id);
+        self.act(now, |streams| streams.finish(id));
     }
 
     /// Gives our direction of a stream up: bytes that wait are dropped, and the peer is told this code. Does nothing to
     /// one that has ended.
     pub fn reset(&mut self, now: Instant, id: StreamId, code: u32) {
-        self.advance(now);
-        self.streams.reset(id, code);
+        self.act(now, |streams| streams.reset(id, code));
     }
 
     /// Gives the peer's direction of a stream up: bytes that wait are dropped, and the peer is told this code. Does
     /// nothing to one that has ended.
     pub fn stop(&mut self, now: Instant, id: StreamId, code: u32) {
-        self.advance(now);
-        self.streams.stop(id, code);
+        self.act(now, |streams| streams.stop(id, code));
     }
 
     /// Copies bytes of the peer out.
     pub fn read(&mut self, now: Instant, id: StreamId, out: &mut [u8]) -> ReadResult<usize> {
-        self.advance(now);
-        self.streams.read(id, |receiving| receiving.read(out))
+        self.act(now, |streams| streams.read(id, |receiving| receiving.read(out)))
     }
 
     /// Takes bytes of the peer out as they came, without a copy: at most `most`.
     pub fn read_chunk(&mut self, now: Instant, id: StreamId, most: usize) -> ReadResult<Bytes> {
-        self.advance(now);
-        self.streams.read(id, |receiving| receiving.chunk(most))
+        self.act(now, |streams| streams.read(id, |receiving| receiving.chunk(most)))
     }
 
     /// Sets a stream's priority: of the streams that can send, those with the greatest send first. Default 0.

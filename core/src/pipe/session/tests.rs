@@ -540,6 +540,38 @@ fn silence_is_asked_about_doubted_and_the_end_of_the_carrier() {
     assert_eq!(two.ends[0].poll_timeout(), None);
 }
 
+/// Its sockets are full, so that it takes nothing: neither what was asked for nor what is to be asked.
+#[test]
+fn a_path_that_dies_and_takes_nothing_is_left_after_a_second() {
+    let second = Duration::from_secs(1);
+    for idle in [true, false] {
+        let mut two = Two::joined(SessionConfig::default());
+        two.attach(2, CarrierKind::Relayed);
+        two.settle();
+        let id = two.open(0, Direction::One);
+        two.settle();
+        let began = two.now;
+        two.wires.remove(&CarrierId(1));
+        if !idle {
+            two.write(0, id, b"word");
+        }
+        // An idle one is asked for a sign of life after 20 s.
+        let asked = if idle { 20 * second } else { Duration::ZERO };
+        if idle {
+            two.wait(20 * second);
+            two.settle();
+        }
+        assert_eq!(two.ends[0].poll_timeout().map(|at| at.since(began)), Some(asked + second));
+        two.wait(second);
+        assert_eq!(two.ends[0].carrier(), Some((CarrierId(2), CarrierKind::Relayed)));
+        two.settle();
+        assert_eq!(two.ends[1].accept(Direction::One).unwrap().0, id);
+        assert_eq!(two.read(1, id).0, if idle { &b""[..] } else { b"word" });
+        two.wait(9 * second);
+        assert!(two.events[0].contains(&SessionEvent::Silent(CarrierId(1))), "{:?}", two.events);
+    }
+}
+
 #[test]
 fn a_doubted_carrier_is_the_last_choice_and_a_slow_one_is_kept() {
     let mut two = Two::joined(SessionConfig::default());

@@ -183,7 +183,9 @@ impl<'a> Running<'a> {
         let config = SessionConfig {
             stream_window: of.buffer as u64,
             queue: of.buffer,
-            // The relay may need minutes for its handshake when it loses a third of everything.
+            // The relay may need minutes for its handshake when it loses a third of everything, and be silent for long. Nobody
+            // calls for another one here.
+            patience: core::time::Duration::from_secs(300),
             linger: core::time::Duration::from_secs(600),
             ..SessionConfig::default()
         };
@@ -241,7 +243,9 @@ impl<'a> Running<'a> {
                 continue;
             }
             if next >= LIMIT {
-                return Err(format!("stuck: {:?} {:?}", self.ends[0].session, self.ends[1].session));
+                let of =
+                    |end: &User| (end.written, end.read, end.ended, end.delivered, end.session.carrier());
+                return Err(format!("stuck: {:?} {:?}", of(&self.ends[0]), of(&self.ends[1])));
             }
             self.wire.now = self.wire.now.max(next);
             if self.queue.next_at() == Some(next)
@@ -253,7 +257,7 @@ impl<'a> Running<'a> {
                 let session = &mut self.ends[end].session;
                 session.handle_timeout(self.wire.at());
                 if session.poll_timeout().is_some_and(|at| at.as_nanos() as u64 == next) {
-                    return Err(format!("end {end}: the deadline stands still: {session:?}"));
+                    return Err(format!("end {end}: the deadline stands still"));
                 }
             }
         }
