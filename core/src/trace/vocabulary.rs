@@ -316,7 +316,8 @@ enum_form! { Event => Event {
     "moved" Moved { pipe, peer, strategy, local, remote },
     "stays-relayed" StaysRelayed { connect, reason, report },
     "pipe-gone" PipeGone { peer, local, remote },
-    "ask" Ask { peer },
+    "ask" Ask { peer, from },
+    "ask-over" AskOver { peer },
     "port" Port { local, state },
     "time" Clock { ahead, error },
     "name" Name { name, news },
@@ -590,6 +591,7 @@ enum_form! { MeetingNews => MeetingNews {
     "guessed" Guessed,
     "met" Met(address),
     "done" Done,
+    "unconfirmed" Unconfirmed,
     "failed" Failed(why),
 }}
 
