@@ -97,6 +97,7 @@ async fn with_node(mut task: Task, common: &Common, port: Port, say: Say) -> Exi
         }
         Err(why) => return usage(say, &why),
     };
+    let key = config.identity.clone();
     if let Task::Check(listed) = &mut task {
         *listed = Listed::of(&config);
     }
@@ -144,7 +145,7 @@ async fn with_node(mut task: Task, common: &Common, port: Port, say: Say) -> Exi
         node.shutdown().await;
         return code;
     }
-    let code = in_network(&node, &mut task, common, say).await;
+    let code = in_network((&node, key), &mut task, common, say).await;
     let code = match code {
         Ok(announcement) => {
             let code = carry_out(&node, task, (file.as_ref(), way), say, &said).await;
@@ -163,7 +164,7 @@ async fn with_node(mut task: Task, common: &Common, port: Port, say: Say) -> Exi
 
 /// With `--lan`: announces the node of a task that peers call, and searches for the peer of one that calls.
 async fn in_network(
-    node: &Node,
+    (node, key): (&Node, SecretKey),
     task: &mut Task,
     common: &Common,
     say: Say,
@@ -171,7 +172,7 @@ async fn in_network(
     let outcome = if !common.lan {
         Ok(None)
     } else if task.is_called() {
-        lan::Announcement::begin(node, common, say).map(Some)
+        lan::Announcement::begin(node, key, common, say).map(Some)
     } else if let Some(to) = task.target() {
         lan::find(to, common, say).await.map(|()| None)
     } else {
