@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::channel::Stop;
 use super::folder::{Folder, Kind, masked};
-use super::name::{FileName, Sender, is_partial};
+use super::name::{FileName, Sender, folded, is_partial};
 use super::wire::{Meta, Refusal};
 
 /// Part of the disk that is left free: one in this many.
@@ -49,12 +49,12 @@ pub(crate) struct Inbox {
     dir: PathBuf,
     overwrite: bool,
     limits: Limits,
-    /// True if names of the folder that differ in case alone are the same file's.
+    /// True if names of the folder are the same file's that differ in case alone, or in the normal form of Unicode.
     pub(super) folds: bool,
     /// Permissions that new files may have here.
     pub(super) mask: u16,
-    /// Senders and names of what is being received, in lower case for file systems that ignore case. Each holder is told when
-    /// its sender begins anew.
+    /// Senders and names of what is being received, folded for file systems that take names for the same. Each holder is told
+    /// when its sender begins anew.
     busy: Mutex<BTreeMap<Key, Arc<Stop>>>,
     /// Files received whole, each with its name in the folder and its length.
     whole: Mutex<BTreeMap<Key, (FileName, u64)>>,
@@ -140,9 +140,15 @@ impl Inbox {
         bytes <= self.room()
     }
 
-    /// Counts one more file, folder or link. Returns false if there were too many.
+    /// Counts one more file, folder or link. Returns false if there are too many.
     pub(super) fn counts(&self) -> bool {
-        self.files.fetch_add(1, Ordering::Relaxed) < self.limits.files
+        let more = |files: u64| (files < self.limits.files).then_some(files + 1);
+        self.files.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+
+    /// Takes the count of one back that was refused.
+    pub(super) fn counts_not(&self) {
+        self.files.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Returns the number of bytes that may still be taken.
@@ -397,11 +403,14 @@ impl From<io::Error> for NotTaken {
     }
 }
 
-/// Returns true if the file system of a folder takes names that differ in case alone for the same.
+/// Returns true if the file system of a folder takes names for the same that differ in case alone, or in the normal form of
+/// Unicode.
 fn folds(dir: &Path) -> bool {
-    let probe = dir.join(format!(".p2pd-case-{}", std::process::id()));
+    let path = |name: &str| dir.join(format!(".{name}-{}", std::process::id()));
+    let probe = path("p2pd-caf\u{e9}");
     let made = OpenOptions::new().write(true).create_new(true).open(&probe).is_ok();
-    let folds = made && dir.join(format!(".P2PD-CASE-{}", std::process::id())).symlink_metadata().is_ok();
+    let others = ["P2PD-CAF\u{c9}", "p2pd-cafe\u{301}"];
+    let folds = made && others.iter().any(|other| path(other).symlink_metadata().is_ok());
     if made {
         let _ = std::fs::remove_file(&probe);
     }
@@ -456,7 +465,7 @@ fn merge(from: &Folder, into: &Folder) -> io::Result<()> {
 }
 
 fn key(sender: &Sender, name: &FileName) -> Key {
-    (sender.clone(), name.as_str().to_lowercase())
+    (sender.clone(), folded(name.as_str().as_bytes()))
 }
 
 /// Compares the contents of two files. Returns true if each has this size and their bytes are the same.

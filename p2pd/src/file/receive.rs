@@ -66,6 +66,12 @@ pub(super) fn receive(
     let Some(Frame::Hello(resume, list)) = from.frame(BEGIN, &mut to)? else {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "the peer sends no files"));
     };
+    if !list.is_shown() {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the peer hides what it sends, or sends nothing",
+        ));
+    }
     tell(Event::Compares);
     if let Err(why) = consent(&list) {
         say_no(why, &mut from, &mut to);

@@ -13,7 +13,7 @@ use super::channel::Stop;
 use super::content::Written;
 use super::folder::{Folder, Kind, found, set};
 use super::inbox::{Have, Inbox, NotTaken, Place};
-use super::name::{FileName, NameError, Sender, is_partial, names, top};
+use super::name::{FileName, NameError, Sender, folded, is_partial, names, top};
 use super::send::WINDOW_ROOTS;
 use super::tree::{self, HASH};
 use super::wire::{Meta, Offer, Refusal};
@@ -63,7 +63,7 @@ struct Staged<'a> {
     folder: Folder,
     /// True if it was here before, from a send that was cut off.
     resumed: bool,
-    /// Names that have come, by folder, in lower case: only where names are the same that differ in case alone.
+    /// Names that have come, by folder, folded: only where the system takes such names for the same.
     twins: BTreeMap<Vec<u8>, BTreeSet<String>>,
 }
 
@@ -112,13 +112,21 @@ impl<'a> Stage<'a> {
         Stage { inbox, terms, sender, stop, left, tops: 0, staged: BTreeMap::new() }
     }
 
-    /// Counts an entry against the bounds of all.
-    fn counted(&mut self, is_top: bool) -> Result<(), Error> {
+    /// Counts an entry against the bounds of all, if `take` takes it.
+    fn counted<R>(
+        &mut self,
+        is_top: bool,
+        take: impl FnOnce(&mut Self) -> Result<R, Error>,
+    ) -> Result<R, Error> {
         self.tops += usize::from(is_top);
         if self.tops > MAX_FILES || !self.inbox.counts() {
             return Err(Refusal::TooMany.into());
         }
-        Ok(())
+        let taken = take(self);
+        if taken.is_err() {
+            self.inbox.counts_not();
+        }
+        taken
     }
 
     /// Returns the folder that holds an entry inside of one that was sent.
@@ -144,7 +152,7 @@ impl<'a> Stage<'a> {
         }
         let at = path.iter().rposition(|b| *b == b'/').unwrap_or_default();
         let staged = self.staged.get_mut(&names[0]).ok_or(Refusal::NotWritten)?;
-        let name = String::from_utf8_lossy(&path[at + 1..]).to_lowercase();
+        let name = folded(&path[at + 1..]);
         let new = staged.twins.entry(path[..at].to_vec()).or_default().insert(name);
         if new { Ok(()) } else { Err(Refusal::Twin.into()) }
     }
@@ -169,10 +177,13 @@ impl<'a> Stage<'a> {
 
     pub(super) fn folder(&mut self, path: &[u8]) -> Result<(), Error> {
         let names = names(path)?;
-        self.counted(names.len() == 1)?;
-        self.no_twin(&names, path)?;
+        self.counted(names.len() == 1, |it| it.make_folder(&names, path))
+    }
+
+    fn make_folder(&mut self, names: &[OsString], path: &[u8]) -> Result<(), Error> {
+        self.no_twin(names, path)?;
         if names.len() > 1 {
-            let parent = self.parent(&names)?;
+            let parent = self.parent(names)?;
             parent.make(&names[names.len() - 1])?;
             return Ok(());
         }
@@ -190,9 +201,18 @@ impl<'a> Stage<'a> {
 
     pub(super) fn link(&mut self, path: &[u8], target: &[u8], meta: &Meta) -> Result<(), Error> {
         let names = names(path)?;
-        self.counted(names.len() == 1)?;
-        self.no_twin(&names, path)?;
-        let parent = self.parent(&names)?;
+        self.counted(names.len() == 1, |it| it.make_link(&names, path, target, meta))
+    }
+
+    fn make_link(
+        &mut self,
+        names: &[OsString],
+        path: &[u8],
+        target: &[u8],
+        meta: &Meta,
+    ) -> Result<(), Error> {
+        self.no_twin(names, path)?;
+        let parent = self.parent(names)?;
         if target.contains(&0)
             || !(self.terms.outside_links || stays_inside(target, names.len().saturating_sub(2)))
         {
@@ -244,7 +264,11 @@ impl<'a> Stage<'a> {
     /// Looks for what is here of a file.
     pub(super) fn look(&mut self, offer: &Offer) -> Result<(Spot<'a>, State), Error> {
         let names = names(&offer.path)?;
-        self.counted(names.len() == 1)?;
+        let is_top = names.len() == 1;
+        self.counted(is_top, |it| it.look_at(names, offer))
+    }
+
+    fn look_at(&mut self, names: Vec<OsString>, offer: &Offer) -> Result<(Spot<'a>, State), Error> {
         self.no_twin(&names, &offer.path)?;
         let size = offer.size.unwrap_or(0);
         if size > self.left || !(offer.sparse || self.inbox.takes(size)) {

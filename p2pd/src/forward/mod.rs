@@ -25,7 +25,6 @@ use crate::commands::not_opened;
 use crate::say::Say;
 use crate::talk;
 use allow::Rule;
-pub(crate) use ask::is_yes;
 pub(crate) use door::Wanted;
 pub(crate) use expose::{Exposing, Who, run as expose};
 pub(crate) use link::close;

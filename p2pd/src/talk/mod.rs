@@ -31,7 +31,7 @@ pub(crate) use programs::serve as programs;
 pub(crate) use stdio::Input;
 use stdio::{CHUNK, Output};
 use waiting::Waiting;
-pub(crate) use waiting::{Turns, place};
+pub(crate) use waiting::{MOST, Turns, place};
 
 /// Prefix of the connection's errors.
 pub(crate) const PIPE: &str = "the pipe broke";
