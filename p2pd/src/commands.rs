@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use p2pd_core::{Accept, BrokerState, Config, Event, Plan, SecretKey, Target};
 use p2pd_sys::{NatFile, PinFile};
@@ -16,9 +17,10 @@ use crate::USAGE;
 use crate::checks::{self, Listed};
 use crate::daemon;
 use crate::invitation::Invitation;
+use crate::metrics::{Metrics, Way};
 use crate::options::{Command, Common, NameCommand, Options};
 use crate::say::Say;
-use crate::talk::{self, Gather, PIPE, Wanted, named};
+use crate::talk::{self, Counted, Gather, PIPE, Wanted, named};
 use crate::task::{Listening, Port, Task};
 use crate::{
     clock, demo, file, forward, interfaces, lan, log, manual, map, meet, names, peers, ping, public, server,
@@ -136,6 +138,18 @@ async fn with_node(mut task: Task, common: &Common, port: Port, say: Say) -> Exi
         }
     };
     let (file, known) = pins.unzip();
+    // An exposer has counted nothing yet.
+    let metrics = match &task {
+        Task::Expose(exposing, ..) => exposing.metrics.clone(),
+        _ => Arc::default(),
+    };
+    let reading = match metrics.read_at(common.metrics, &node, say).await {
+        Ok(reading) => reading,
+        Err(why) => {
+            node.shutdown().await;
+            return usage(say, &why);
+        }
+    };
     let (said, following) = follow(node.events(), file.clone(), nat_file, say);
     tokio::spawn(renew(node.clone(), node.events(), renewals, say));
     known.into_iter().flatten().for_each(|pin| node.pin_name(pin));
@@ -148,7 +162,7 @@ async fn with_node(mut task: Task, common: &Common, port: Port, say: Say) -> Exi
     let code = in_network((&node, key), &mut task, common, say).await;
     let code = match code {
         Ok(announcement) => {
-            let code = carry_out(&node, task, (file.as_ref(), way), say, &said).await;
+            let code = carry_out(&node, task, (file.as_ref(), way, metrics), say, &said).await;
             if let Some(announcement) = announcement {
                 announcement.end().await;
             }
@@ -156,6 +170,9 @@ async fn with_node(mut task: Task, common: &Common, port: Port, say: Say) -> Exi
         }
         Err(code) => code,
     };
+    if let Some(reading) = reading {
+        reading.abort();
+    }
     node.shutdown().await;
     drop(node);
     let _ = following.await;
@@ -187,7 +204,7 @@ async fn in_network(
 async fn carry_out(
     node: &Node,
     task: Task,
-    (file, way): (Option<&PinFile>, Option<WayOut>),
+    (file, way, metrics): (Option<&PinFile>, Option<WayOut>, Arc<Metrics>),
     say: Say,
     said: &Said,
 ) -> ExitCode {
@@ -197,7 +214,9 @@ async fn carry_out(
             Some(file) => names::run(node, &command, file, say).await,
             None => ExitCode::FAILURE,
         },
-        Task::Connect(to, plan, None, messages) => connect(node, (&to, plan), messages, say, said).await,
+        Task::Connect(to, plan, None, messages) => {
+            connect(node, (&to, plan), (messages, metrics), say, said).await
+        }
         Task::Connect(to, plan, Some(program), _) => match open(node, &to, plan, say, said).await {
             Ok(pipe) => {
                 // The socket needs nothing of ours any more.
@@ -206,8 +225,8 @@ async fn carry_out(
             }
             Err(code) => code,
         },
-        Task::Stream(to, plan) => stream(node, (&to, plan), say, said).await,
-        Task::Service(to, plan, service) => forward::connect(node, (&to, plan), service, say).await,
+        Task::Stream(to, plan) => stream(node, (&to, plan), metrics, say, said).await,
+        Task::Service(to, plan, service) => forward::connect(node, (&to, plan), service, metrics, say).await,
         Task::Forward(to, plan, wanted) => forward::forward(node, (&to, plan), wanted, say).await,
         Task::Expose(exposing, _, invitation) => forward::expose(node, exposing, invitation, say).await,
         Task::Send(to, plan, batch, packs) => send_files(node, (&to, plan), (batch, packs), say, said).await,
@@ -227,7 +246,7 @@ async fn carry_out(
         },
         Task::Pair(role, name) => meet::pair(node, &role, name, say).await,
         Task::Receive(receiving, invitation) => file::receive(node, receiving, &invitation, say).await,
-        Task::Listen(listening, _, invitation) => listen(node, listening, invitation, say).await,
+        Task::Listen(listening, _, invitation) => listen(node, listening, invitation, metrics, say).await,
         Task::Nat => nat(node, say).await,
         Task::Ping(to, wanted) => ping::run(node, &to, &wanted, say).await,
         Task::Daemon(prepared, _) => daemon::run(node, prepared, way, say).await,
@@ -377,7 +396,7 @@ async fn renew(node: Node, mut events: Events, renewals: Renewals, say: Say) {
 async fn connect(
     node: &Node,
     (to, plan): (&Target, Plan),
-    messages: Option<Wanted>,
+    (messages, metrics): (Option<Wanted>, Arc<Metrics>),
     say: Say,
     said: &Said,
 ) -> ExitCode {
@@ -385,7 +404,7 @@ async fn connect(
         Ok(pipe) => pipe,
         Err(code) => return code,
     };
-    match talk::caller(pipe, messages, say).await {
+    match talk::caller(pipe, messages, metrics, say).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             say.error(&why.to_string());
@@ -395,9 +414,15 @@ async fn connect(
 }
 
 /// As [`connect`], on a stream of a session.
-async fn stream(node: &Node, (to, plan): (&Target, Plan), say: Say, said: &Said) -> ExitCode {
+async fn stream(
+    node: &Node,
+    (to, plan): (&Target, Plan),
+    metrics: Arc<Metrics>,
+    say: Say,
+    said: &Said,
+) -> ExitCode {
     say.waiting("connecting");
-    match talk::stream(node, (to, plan), say).await {
+    match talk::stream(node, (to, plan), metrics, say).await {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(why)) => {
             say.error(&why.to_string());
@@ -492,16 +517,22 @@ pub(crate) async fn addresses(node: Node, mut events: Events, invitation: Option
 }
 
 /// Serves until interrupted.
-async fn listen(node: &Node, listening: Listening, invitation: Invitation, say: Say) -> ExitCode {
+async fn listen(
+    node: &Node,
+    listening: Listening,
+    invitation: Invitation,
+    metrics: Arc<Metrics>,
+    say: Say,
+) -> ExitCode {
     let telling = tokio::spawn(addresses(node.clone(), node.events(), Some(invitation), say));
     let serving = async {
         match listening {
-            Listening::Echo => echo(node, say).await,
+            Listening::Echo => echo(node, &metrics, say).await,
             Listening::Programs { program, many, idle } => {
-                talk::programs(node, (program, many, idle), say).await;
+                talk::programs(node, (program, many, idle), metrics, say).await;
             }
             Listening::Talk { idle, messages } => {
-                if let Err(why) = talk::listener(node, idle, messages, say).await {
+                if let Err(why) = talk::listener(node, idle, messages, metrics, say).await {
                     say.error(&why.to_string());
                     return ExitCode::FAILURE;
                 }
@@ -518,24 +549,33 @@ async fn listen(node: &Node, listening: Listening, invitation: Invitation, say: 
 }
 
 /// Every byte of every pipe back.
-async fn echo(node: &Node, say: Say) {
+async fn echo(node: &Node, metrics: &Arc<Metrics>, say: Say) {
     while let Some(pipe) = node.accept().await {
         say.opened("incoming", &pipe);
+        let counted = Counted::of_pipe(&pipe, metrics.clone());
         tokio::spawn(async move {
             let (mut read, mut write) = tokio::io::split(pipe);
-            if let Err(why) = copy(&mut read, &mut write).await {
+            if let Err(why) = copy(&mut read, &mut write, &counted).await {
                 say.error(&named(PIPE, &why).to_string());
             }
         });
     }
 }
 
-async fn copy(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
+async fn copy(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+    counted: &Counted,
+) -> io::Result<()> {
     let (mut from, mut buffer) = (Gather::new(from), vec![0; CHUNK]);
     loop {
         match from.read(&mut buffer).await? {
             0 => return to.shutdown().await,
-            n => to.write_all(&buffer[..n]).await?,
+            n => {
+                counted.add(Way::Received, n);
+                to.write_all(&buffer[..n]).await?;
+                counted.add(Way::Sent, n);
+            }
         }
         to.flush().await?;
     }

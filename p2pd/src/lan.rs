@@ -7,6 +7,7 @@ use std::time::Duration;
 use mdns_sd::{
     IfKind, IfPredicate, ResolvedService, ScopedIp, ServiceDaemon, ServiceEvent, ServiceInfo, TxtProperty,
 };
+use p2pd_core::address::AddressError;
 use p2pd_core::lan::{MAX_ANNOUNCED, ROTATION, SERVICE, SIGNATURE, Search, Tag, may_announce};
 use p2pd_core::{NodeId, PeerAddress, SecretKey, Target};
 use p2pd_tokio::Node;
@@ -157,14 +158,27 @@ fn announce(
     Ok(tags)
 }
 
+/// Returns a target that says no more than a node id.
+///
+/// # Errors
+/// None for the id of a node.
+pub(crate) fn bare(id: NodeId) -> Result<Target, AddressError> {
+    PeerAddress::new(&[], &[], id.to_node_text()).map(|address| Target::Address(Box::new(address)))
+}
+
+/// Returns true if a target says no more than a node id.
+pub(crate) fn is_bare(to: &Target) -> bool {
+    matches!(to, Target::Address(known) if known.brokers().is_empty() && known.interfaces().next().is_none())
+}
+
 /// Puts into a target what is found in the networks of this machine. A name stays as it is.
 ///
 /// # Errors
 /// Says why there was no search, or that nobody answered for an id without an address.
 pub(crate) async fn find(to: &mut Target, common: &Common, say: Say) -> Result<(), String> {
+    let is_alone = is_bare(to);
     let Target::Address(known) = to else { return Ok(()) };
     let Ok(id) = NodeId::try_from(known.node()) else { return Ok(()) };
-    let is_alone = known.brokers().is_empty() && known.interfaces().next().is_none();
     let limit = if is_alone { ALONE } else { BESIDE };
     say.waiting("searching this network");
     let began = Instant::now();

@@ -476,7 +476,8 @@ fn peers_are_those_that_were_named_or_asked_about() {
 #[test]
 fn a_ping_that_an_exposer_does_not_answer_says_what_answers() {
     let (_exposer, address) = exposes(&[&format!("echo={}", serves(echo))]);
-    for (more, why) in [(&[][..], "no broker that both have is ready"), (&["--pipe"], "does not take the call's protocol")]
+    for (more, why) in
+        [(&[][..], "no broker that both have is ready"), (&["--pipe"], "does not take the call's protocol")]
     {
         let mut ping = Running::p2pd("ping", &[&[&*address, "--count", "1"], more].concat());
         assert_eq!(ping.ends(), Some(1), "{}", ping.said());

@@ -84,6 +84,8 @@ enum Event<'a> {
     Kept {
         name: &'a str,
         kept: Option<&'a FileName>,
+        /// True if an equal one was there before.
+        was_there: bool,
     },
 }
 

@@ -58,11 +58,13 @@ pub(super) enum State {
 }
 
 /// Folder of the sender's command line.
-struct Staged<'a> {
-    place: Place<'a>,
+pub(super) struct Staged<'a> {
+    pub(super) place: Place<'a>,
     folder: Folder,
     /// True if it was here before, from a send that was cut off.
     resumed: bool,
+    /// What the same sender has sent under the name before.
+    earlier: Option<Folder>,
     /// Names that have come, by folder, folded: only where the system takes such names for the same.
     twins: BTreeMap<Vec<u8>, BTreeSet<String>>,
 }
@@ -192,8 +194,8 @@ impl<'a> Stage<'a> {
         }
         let name = top(path)?;
         let staged = self.free(&name, |place| {
-            let (folder, resumed) = place.folder()?;
-            Ok(Staged { place, folder, resumed, twins: BTreeMap::new() })
+            let ((folder, resumed), earlier) = (place.folder()?, place.earlier());
+            Ok(Staged { place, folder, resumed, earlier, twins: BTreeMap::new() })
         })?;
         self.staged.insert(names[0].clone(), staged);
         Ok(())
@@ -224,14 +226,14 @@ impl<'a> Stage<'a> {
         }
     }
 
-    /// Gives a folder its permissions and time; one of the command line its name too, which is returned. `is_busy` tells
-    /// whether files of one are not here yet.
+    /// Gives a folder its permissions and time; one of the command line its name too, with which it is returned. `is_busy`
+    /// tells whether files of one are not here yet.
     pub(super) fn leave(
         &mut self,
         path: &[u8],
         mut meta: Meta,
         is_busy: impl Fn(&OsString) -> bool,
-    ) -> Result<Option<FileName>, Error> {
+    ) -> Result<Option<(Staged<'a>, FileName)>, Error> {
         let names = names(path)?;
         meta.mode &= self.inbox.mask;
         let resumed = self.staged.get(&names[0]).ok_or(Refusal::NotWritten)?.resumed;
@@ -257,8 +259,15 @@ impl<'a> Stage<'a> {
         staged.folder.store()?;
         staged.folder.set(&meta)?;
         let kept = staged.place.keep_folder();
-        self.staged.remove(&names[0]);
-        Ok(Some(kept?))
+        let staged = self.staged.remove(&names[0]);
+        Ok(staged.zip(Some(kept?)))
+    }
+
+    /// Returns the folder of an entry in what the same sender has sent before.
+    fn earlier(&self, names: &[OsString]) -> Option<Folder> {
+        let [root, between @ .., _] = names else { return None };
+        let earlier = self.staged.get(root)?.earlier.as_ref()?;
+        between.iter().try_fold(earlier.again().ok()?, |folder, name| folder.enter(name).ok())
     }
 
     /// Looks for what is here of a file.
@@ -290,14 +299,17 @@ impl<'a> Stage<'a> {
         } else {
             let parent = self.parent(&names)?;
             let entry = &names[names.len() - 1];
-            let length = |name: &OsString| match parent.look(name) {
+            let length = |parent: &Folder, name: &OsString| match parent.look(name) {
                 Ok(found) if found.kind == Kind::File => found.size,
                 _ => 0,
             };
-            let state = match (length(entry), length(&self.part(&offer.path))) {
+            // Of a file with holes the copy would have none.
+            let earlier = self.earlier(&names).filter(|_| !offer.sparse);
+            let state = match (length(&parent, entry), length(&parent, &self.part(&offer.path))) {
                 _ if size == 0 => new(),
                 (have, _) if have == size => proving(size, true),
                 (_, have) if (1..=size).contains(&have) => proving(have, false),
+                _ if earlier.is_some_and(|earlier| length(&earlier, entry) == size) => proving(size, true),
                 _ => new(),
             };
             (Spot::Inside(names), state)
@@ -317,6 +329,7 @@ impl<'a> Stage<'a> {
         let State::Proving { have, whole, hashes } = &pending.state else { return Err(unexpected().into()) };
         let (have, whole, size) = (*have, *whole, pending.offer.size.unwrap_or_default());
         let group = tree::group(pending.offer.size);
+        let mut from_earlier = false;
         let file = match &pending.spot {
             Spot::Top(place, _) => match if whole { place.look(size)? } else { place.begin(size)? } {
                 Have::Whole(file) | Have::Part(file, _) => file,
@@ -324,7 +337,10 @@ impl<'a> Stage<'a> {
             Spot::Inside(names) => {
                 let parent = self.parent(names)?;
                 let part = self.part(&pending.offer.path);
-                match parent.read(if whole { &names[names.len() - 1] } else { &part }) {
+                let name = &names[names.len() - 1];
+                from_earlier = whole && parent.look(name).is_err();
+                let parent = if from_earlier { self.earlier(names).unwrap_or(parent) } else { parent };
+                match parent.read(if whole { name } else { &part }) {
                     // Its sender had made it unreadable.
                     Err(_) if whole => {
                         pending.state = State::Taken(Vec::new());
@@ -337,8 +353,10 @@ impl<'a> Stage<'a> {
         let ours = tree::of_file(&file, have, group)?;
         let same = ours.iter().zip(hashes).take_while(|(one, other)| one.ct_eq(*other).into()).count();
         if whole && same == ours.len() {
-            if let Spot::Inside(_) = pending.spot {
-                self.finish(&file, &pending.offer.meta)?;
+            match &pending.spot {
+                Spot::Inside(names) if from_earlier => self.copy(names, &pending.offer)?,
+                Spot::Inside(_) => self.finish(&file, &pending.offer.meta)?,
+                Spot::Top(..) => {}
             }
             return Ok(true);
         }
@@ -347,6 +365,21 @@ impl<'a> Stage<'a> {
         let full = full.min(tree::groups(size, group) - 1);
         pending.state = State::Taken(ours[..full].to_vec());
         Ok(false)
+    }
+
+    /// Copies a file of what the same sender has sent before. What is equal as a whole goes again at its end.
+    fn copy(&self, names: &[OsString], offer: &Offer) -> Result<(), Error> {
+        let (parent, name) = (self.parent(names)?, &names[names.len() - 1]);
+        let (earlier, part) = (self.earlier(names).ok_or(Refusal::NotWritten)?, self.part(&offer.path));
+        let (mut from, mut to) = (earlier.read(name)?, parent.write(&part)?);
+        to.set_len(0)?;
+        let copied = io::copy(&mut from, &mut to)?;
+        self.inbox.took(copied);
+        if offer.size != Some(copied) {
+            return Err(Refusal::NotWritten.into());
+        }
+        self.finish(&to, &offer.meta)?;
+        Ok(parent.rename(&part, &parent, name)?)
     }
 
     /// Gives a file its permissions and time.

@@ -147,7 +147,10 @@ fn note(into: &mut Vec<String>, event: &Event<'_>) {
     match event {
         Event::Begins { name, from, .. } => into.push(format!("{name} from {from}")),
         Event::Moved { .. } | Event::Listed(_) | Event::Compares | Event::Linked => {}
-        Event::Kept { name, kept } => into.push(format!("{name} kept {kept:?}")),
+        Event::Kept { name, kept, was_there } => {
+            let there = if *was_there { " already" } else { "" };
+            into.push(format!("{name} kept {kept:?}{there}"));
+        }
         Event::Ended { name, how: Ended::Moved { bytes, .. } } => into.push(format!("{name} whole {bytes}")),
         Event::Ended { name, how: Ended::Same(_) } => into.push(format!("{name} same")),
         Event::Ended { name, how: Ended::Refused(why) } => into.push(format!("{name} {why:?}")),
@@ -361,10 +364,71 @@ async fn a_folder_arrives_as_it_is() {
     }
     assert_eq!(fs::read(folders.there("d/in/large")).unwrap(), payload(3_000_000));
     assert_eq!(folders.received().len(), 11);
-    // Once more it is another folder, as whoever receives may have changed the first.
+    // Once more it is there already.
+    let (sent, _, said) = folders.send(&["d"], None).await;
+    assert_eq!((sent.unwrap(), said.last().unwrap().as_str()), (0, "d kept None already"));
+    assert_eq!(folders.received().len(), 11);
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_is_there_whole_is_neither_sent_nor_kept_twice() {
+    use std::os::unix::fs::symlink;
+    let folders = tree_of_files();
+    symlink("a", folders.here("d/link")).unwrap();
+    let inbox = Arc::new(folders.inbox(false));
+    let send = async || folders.send_to(inbox.clone(), &["d"], None).await;
+    let (sent, _, said) = send().await;
+    assert_eq!((sent.unwrap(), said.last().unwrap().as_str()), (0, "d kept None"));
+    let first = folders.received();
+    // The same receiver knows it again, and no byte of it is sent.
+    let (sent, refused, said) = send().await;
+    assert_eq!((sent.unwrap(), refused.unwrap()), (0, 0));
+    let from: Vec<_> = said.iter().filter(|said| said.contains(" from ")).collect();
+    assert_eq!(from, ["d/in/empty from 0"; 2], "an empty file has nothing to prove by");
+    assert_eq!(said.iter().filter(|said| *said == "d/in/large same").count(), 2);
+    assert_eq!((said.last().unwrap().as_str(), folders.received()), ("d kept None already", first.clone()));
+    // Another sender, or a receiver that has begun anew, gets all of it, and has it once.
     let (sent, _, said) = folders.send(&["d"], None).await;
     assert_eq!(sent.unwrap(), 0);
-    assert!(said.last().unwrap().contains("d (1)"), "{said:?}");
+    assert!(said.contains(&"d/in/large from 0".into()), "{said:?}");
+    assert_eq!((said.last().unwrap().as_str(), folders.received()), ("d kept None already", first));
+    // What differs is another folder: in bytes, in a link, by one more name, and by one less.
+    let unlink = |name: &str| fs::remove_file(folders.here(name)).unwrap();
+    let mut kept = 0;
+    for change in 0..4 {
+        match change {
+            0 => fs::write(folders.here("d/a"), "two").unwrap(),
+            1 => {
+                unlink("d/link");
+                symlink("b", folders.here("d/link")).unwrap();
+            }
+            2 => fs::write(folders.here("d/more"), "").unwrap(),
+            _ => ["d/more", "d/.hidden"].into_iter().for_each(unlink),
+        }
+        let (sent, _, said) = send().await;
+        kept += 1;
+        assert_eq!(sent.unwrap(), 0);
+        assert_eq!(said.last().unwrap(), &format!("d kept Some(FileName(\"d ({kept})\"))"), "{change}");
+        assert!(said.contains(&"d/in/large same".into()), "{change}: {said:?}");
+        let (mut here, mut there) = (Vec::new(), Vec::new());
+        list(&folders.here("d"), "", &mut here);
+        list(&folders.there(&format!("d ({kept})")), "", &mut there);
+        here.sort();
+        there.sort();
+        assert_eq!(here, there, "{change}");
+        assert_eq!(fs::read(folders.there(&format!("d ({kept})/in/large"))).unwrap(), payload(3_000_000));
+    }
+    // The last one is known again, and so is one that came before.
+    assert_eq!(send().await.2.last().unwrap(), "d kept Some(FileName(\"d (4)\")) already");
+    fs::write(folders.here("d/.hidden"), "two").unwrap();
+    fs::write(folders.here("d/more"), "").unwrap();
+    assert_eq!(send().await.2.last().unwrap(), "d kept Some(FileName(\"d (3)\")) already");
+    // What the receiver's user has changed is no proof of anything.
+    fs::write(folders.there("d (3)/in/large"), payload(2_999_999)).unwrap();
+    let (_, _, said) = send().await;
+    assert!(said.contains(&"d/in/large from 0".into()), "{said:?}");
+    assert_eq!(said.last().unwrap(), "d kept Some(FileName(\"d (5)\"))");
 }
 
 /// Whoever takes no holes gets their zeros. A cut behind a hole goes on there.

@@ -1,13 +1,15 @@
 //! Callers of a listener: pipes, and streams of sessions, which go on when the caller's network changes.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use p2pd_core::NodeId;
 use p2pd_tokio::{Node, Pipe, PipeInfo, RecvStream, SendStream, Session, SessionConfig};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 
-use super::place;
+use super::{Counted, place};
+use crate::metrics::Metrics;
 
 /// Tag of the streams of `connect --streams`.
 pub(super) const TAG: &[u8] = b"stdio/1";
@@ -20,7 +22,8 @@ const SESSIONS: (usize, usize) = (64, 8);
 #[derive(Debug)]
 pub(super) enum Caller {
     Pipe(Pipe),
-    Stream(PipeInfo, Box<(SendStream, RecvStream)>),
+    /// With the connection that the session had when the stream came.
+    Stream(PipeInfo, Session, Box<(SendStream, RecvStream)>),
 }
 
 impl Caller {
@@ -36,7 +39,15 @@ impl Caller {
     pub(super) fn info(&self) -> PipeInfo {
         match self {
             Caller::Pipe(pipe) => **pipe,
-            Caller::Stream(info, _) => *info,
+            Caller::Stream(info, ..) => *info,
+        }
+    }
+
+    /// Counts its bytes among all.
+    pub(super) fn counted(&self, metrics: Arc<Metrics>) -> Counted {
+        match self {
+            Caller::Pipe(pipe) => Counted::of_pipe(pipe, metrics),
+            Caller::Stream(_, session, _) => Counted::of_session(session, metrics),
         }
     }
 }
@@ -116,7 +127,7 @@ async fn streams(session: Session, info: PipeInfo, to: mpsc::Sender<Caller>) {
             stream = session.accept_bi() => {
                 let Ok(mut stream) = stream else { return };
                 if stream.0.tag() == TAG {
-                    let caller = Caller::Stream(session.carrier().unwrap_or(info), Box::new(stream));
+                    let caller = Caller::Stream(session.carrier().unwrap_or(info), session.clone(), Box::new(stream));
                     if to.send(caller).await.is_err() {
                         return;
                     }
