@@ -373,6 +373,13 @@ pub enum Event {
     Ask {
         /// Peer that wants the pipe.
         peer: NodeId,
+        /// Address that the peer dialled from; `None` where it asked over a broker.
+        from: Option<IpAddr>,
+    },
+    /// The peer of an [`Ask`](Self::Ask) has hung up before the answer: nothing waits for it any more.
+    AskOver {
+        /// Peer that wanted the pipe.
+        peer: NodeId,
     },
     /// A router was asked to open the listener's port (`Config::portmap`).
     Port {

@@ -1,8 +1,10 @@
 //! Nodes of one network found by their ids, by DNS-SD over multicast DNS (RFC 6763, RFC 6762): what is announced, and what is
 //! believed of what is heard. A driver sends and receives the records.
 //!
-//! An instance's name is a [`Tag`], from which nobody learns the node's id who does not know it.
+//! An instance's name is a [`Tag`], from which nobody learns the node's id who does not know it. Beside it stands a
+//! signature of the node, so that nobody else can announce it.
 
+use core::cmp::Reverse;
 use core::fmt;
 use core::str::FromStr;
 use core::time::Duration;
@@ -13,11 +15,13 @@ use blake2::{Blake2s, Digest};
 use data_encoding::BASE32_NOPAD;
 
 use crate::address::{MAX_INTERFACES, PeerAddress, PeerInterface, is_link_local};
-use crate::identity::NodeId;
+use crate::identity::{NodeId, SecretKey};
 use crate::io::Interface;
 use crate::nat::{Delta, DeltaType, NatType};
 use crate::prefix::is_on_link;
 use crate::reach::{Reach, reach};
+use crate::signature;
+use crate::time::WallTime;
 
 /// Type of the service, with its domain.
 pub const SERVICE: &str = "_p2pd._tcp.local.";
@@ -28,6 +32,11 @@ pub const MAX_ADDRESSES: usize = 16;
 /// Most addresses that a node announces, each with a tag of its own.
 pub const MAX_ANNOUNCED: usize = 8;
 
+/// Name of the property of the TXT record that has the signature.
+pub const SIGNATURE: &str = "s";
+
+/// First bytes of what is signed.
+const CONTEXT: &[u8] = b"p2pd lan announcement";
 /// Length of the salt and of the hash, in bytes.
 const SALT: usize = 10;
 const HASH: usize = 20;
@@ -64,6 +73,25 @@ impl Tag {
     /// Returns true if the tag is of this node's listener.
     pub fn is_of(&self, id: &NodeId, at: (IpAddr, u16)) -> bool {
         *self == Tag::new(id, at, self.salt)
+    }
+
+    /// Returns the text for the property [`SIGNATURE`]: the node's signature of the tag, and the time of it.
+    pub fn sign(&self, key: &SecretKey, now: WallTime) -> String {
+        let time = now.as_micros().to_be_bytes();
+        let signature = signature::sign(key, &self.signed(time));
+        BASE32_NOPAD.encode(&[&time[..], &signature].concat()).to_ascii_lowercase()
+    }
+
+    /// Returns the time at which this node signed the tag; `None` if the text is no such signature.
+    fn signed_at(&self, id: &NodeId, text: &str) -> Option<i64> {
+        let bytes = BASE32_NOPAD.decode(text.to_ascii_uppercase().as_bytes()).ok()?;
+        let (time, signature) = bytes.split_first_chunk()?;
+        let is_right = signature::verify(id, &self.signed(*time), signature.try_into().ok()?);
+        is_right.then(|| i64::from_be_bytes(*time))
+    }
+
+    fn signed(&self, time: [u8; 8]) -> Vec<u8> {
+        [CONTEXT, &self.salt, &self.hash, &time].concat()
     }
 
     /// Returns the name of the host in the records: the text of the salt, never the machine's name.
@@ -118,7 +146,15 @@ pub fn may_announce(ip: IpAddr) -> bool {
 #[derive(Clone, Debug)]
 pub struct Search {
     wanted: NodeId,
-    found: Vec<(IpAddr, u16)>,
+    found: Vec<Found>,
+}
+
+/// Address of the node, and the time at which the node signed it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Found {
+    ip: IpAddr,
+    port: u16,
+    signed: i64,
 }
 
 impl Search {
@@ -127,15 +163,16 @@ impl Search {
         Search { wanted, found: Vec::new() }
     }
 
-    /// Takes an answer in: the instance's full name, its port, and its addresses, each with the index of the interface that
-    /// heard it. Returns true if it gave an address that is new.
+    /// Takes an answer in: the instance's full name, its [`SIGNATURE`], its port, and its addresses, each with the index of
+    /// the interface that heard it. Returns true if it gave an address that is new.
     ///
-    /// An address counts if the tag is the wanted node's at this address and port. It has to be a private or a link-local
-    /// one, in the prefix of an address in use on the interface that heard it. A search takes [`MAX_INTERFACES`] of a
-    /// family. Who is there is proven by the hello.
+    /// An address counts if the tag is the wanted node's at this address and port, and signed by it. It has to be a private
+    /// or a link-local one, in the prefix of an address in use on the interface that heard it. A search keeps
+    /// [`MAX_INTERFACES`] of a family, those that were signed last: whoever repeats old answers displaces no new one. Who is
+    /// there is proven by the hello.
     pub fn hear(
         &mut self,
-        name: &str,
+        (name, signature): (&str, &str),
         port: u16,
         heard: impl IntoIterator<Item = (IpAddr, u32)>,
         ours: &[Interface],
@@ -151,26 +188,43 @@ impl Search {
         let mut heard = heard.into_iter().take(MAX_ADDRESSES);
         let found = heard.find(|(ip, index)| near(*ip, *index) && tag.is_of(&self.wanted, (*ip, port)));
         let Some((ip, _)) = found else { return false };
-        let of_family = self.found.iter().filter(|(other, _)| other.is_ipv4() == ip.is_ipv4()).count();
-        if of_family == MAX_INTERFACES || self.found.contains(&(ip, port)) {
+        let Some(signed) = tag.signed_at(&self.wanted, signature) else { return false };
+        if let Some(there) = self.found.iter_mut().find(|there| (there.ip, there.port) == (ip, port)) {
+            there.signed = there.signed.max(signed);
             return false;
         }
-        self.found.push((ip, port));
+        let family = self.found.iter().enumerate().filter(|(_, there)| there.ip.is_ipv4() == ip.is_ipv4());
+        if family.clone().count() == MAX_INTERFACES {
+            // Of equal ones the last.
+            let oldest = family.rev().min_by_key(|(_, there)| there.signed);
+            let Some((at, _)) = oldest.filter(|(_, oldest)| oldest.signed < signed) else { return false };
+            self.found.remove(at);
+        }
+        self.found.push(Found { ip, port, signed });
         true
     }
 
     /// Returns the address of the node: what was found, and behind it what is left room for of an address that was known
-    /// before, with its brokers. `None` if nothing was found.
+    /// before, with its brokers. Of what was known the first of a family has a place always. `None` if nothing was found.
     pub fn address(&self, known: Option<&PeerAddress>) -> Option<PeerAddress> {
         if self.found.is_empty() {
             return None;
         }
         // A link-local address is good for want of another one.
         let mut found = self.found.clone();
-        found.sort_by_key(|(ip, _)| is_link_local(*ip));
+        found.sort_by_key(|there| (is_link_local(there.ip), Reverse(there.signed)));
         let mut all: Vec<PeerInterface> = Vec::new();
-        for (ip, port) in found {
-            let index = all.iter().filter(|i| i.internal.is_ipv4() == ip.is_ipv4()).count() as u16;
+        for Found { ip, port, .. } in found {
+            let of_family = |i: &&PeerInterface| i.internal.is_ipv4() == ip.is_ipv4();
+            let index = all.iter().filter(of_family).count() as u16;
+            let is_there = |known: &PeerInterface| {
+                self.found.iter().any(|f| (f.ip, f.port) == (known.external, known.port))
+            };
+            let kept = known.iter().flat_map(|address| address.interfaces());
+            let kept = kept.filter(of_family).any(|known| !is_there(known));
+            if usize::from(index) + usize::from(kept) >= MAX_INTERFACES {
+                continue;
+            }
             let delta = Delta { kind: DeltaType::NotApplicable, value: 0 };
             let nat = NatType::OpenInternet;
             all.push(PeerInterface { index, external: ip, internal: ip, port, nat, delta });
@@ -215,10 +269,20 @@ mod tests {
         Tag::new(&id(n), (ip(at), port), [salt; 10])
     }
 
+    /// Signature of a node's tag at this second.
+    fn sign(n: u8, tag: Tag, second: i64) -> String {
+        tag.sign(&SecretKey::from_bytes([n; 32]), WallTime::from_micros(second * 1_000_000))
+    }
+
     /// Has a search hear that this node says to be there, by a tag that is right.
     fn hear(search: &mut Search, n: u8, port: u16, at: (&str, u32)) -> bool {
-        let name = format!("{}.{SERVICE}", tag(n, at.0, port, 0));
-        search.hear(&name, port, [(ip(at.0), at.1)], &ours())
+        hear_signed(search, n, port, at, 1)
+    }
+
+    fn hear_signed(search: &mut Search, n: u8, port: u16, at: (&str, u32), second: i64) -> bool {
+        let tag = tag(n, at.0, port, 0);
+        let name = format!("{tag}.{SERVICE}");
+        search.hear((&name, &sign(n, tag, second)), port, [(ip(at.0), at.1)], &ours())
     }
 
     #[test]
@@ -231,6 +295,7 @@ mod tests {
             "a4dqobyha4dqobyhivgdt4nhk44sukegyxfjzi6evwa7m2n3"
         );
         assert_eq!(tag.host(), "a4dqobyha4dqobyh.local.");
+        assert_eq!(tag.signed_at(&id(1), &sign(1, tag, 7)), Some(7_000_000));
         assert_eq!(tag.to_string().parse(), Ok(tag));
         assert_eq!(tag.to_string().to_uppercase().parse(), Ok(tag));
         assert!(tag.is_of(&id(1), at("192.168.7.9", 40404)));
@@ -267,7 +332,8 @@ mod tests {
             assert!(!hear(&mut search, n, port, at), "{n} {port} {at:?}");
         }
         // Names that are none, and a right one with another port, or with another address.
-        let right = tag(1, near.0, 5, 0).to_string();
+        let of = tag(1, near.0, 5, 0);
+        let (right, signed) = (of.to_string(), sign(1, of, 1));
         for (name, port, at) in [
             (right.clone(), 5, near),
             (format!("x{right}.{SERVICE}"), 5, near),
@@ -276,15 +342,26 @@ mod tests {
             (format!("{right}.{SERVICE}"), 6, near),
             (format!("{right}.{SERVICE}"), 5, ("192.168.7.8", 2)),
         ] {
-            assert!(!search.hear(&name, port, [(ip(at.0), at.1)], &ours()), "{name} {port} {at:?}");
+            assert!(
+                !search.hear((&name, &signed), port, [(ip(at.0), at.1)], &ours()),
+                "{name} {port} {at:?}"
+            );
+        }
+        // Signed by nobody, by another node, for another tag, and at another time than it says.
+        let name = format!("{right}.{SERVICE}");
+        let later = BASE32_NOPAD.decode(sign(1, of, 2).to_ascii_uppercase().as_bytes()).unwrap();
+        let mut moved = BASE32_NOPAD.decode(signed.to_ascii_uppercase().as_bytes()).unwrap();
+        moved[..8].copy_from_slice(&later[..8]);
+        for bad in ["", "a", &sign(2, of, 1), &sign(1, tag(1, near.0, 6, 0), 1), &BASE32_NOPAD.encode(&moved)]
+        {
+            assert!(!search.hear((&name, bad), 5, [(ip(near.0), near.1)], &ours()), "{bad}");
         }
         assert_eq!(search.address(None), None);
         // Among 16 addresses the right one is found, behind them it is not looked at.
         let mut heard = vec![(ip("192.168.7.8"), 2); 16];
         heard.push((ip(near.0), 2));
-        let name = format!("{right}.{SERVICE}");
-        assert!(!search.hear(&name, 5, heard.clone(), &ours()));
-        assert!(search.hear(&name, 5, heard.drain(1..), &ours()));
+        assert!(!search.hear((&name, &signed), 5, heard.clone(), &ours()));
+        assert!(search.hear((&name, &signed), 5, heard.drain(1..), &ours()));
         // The same again is not new, another port is.
         assert!(!hear(&mut search, 1, 5, near));
         assert!(hear(&mut search, 1, 6, near));
@@ -304,12 +381,12 @@ mod tests {
         let all = ["169.254.1.9", "192.168.7.10", "192.168.7.11", "192.168.7.12"];
         let linked = [Interface::new(2, ip("169.254.1.1"), 16), ours()[0]];
         // Our own one does not count.
-        let own = format!("{}.{SERVICE}", tag(1, "169.254.1.1", 5, 0));
-        assert!(!search.hear(&own, 5, [(ip("169.254.1.1"), 2)], &linked));
-        let heard = all.map(|at| {
-            let name = format!("{}.{SERVICE}", tag(1, at, 5, 0));
-            search.hear(&name, 5, [(ip(at), 2)], &linked)
-        });
+        let mut heard = |at: &str| {
+            let tag = tag(1, at, 5, 0);
+            search.hear((&format!("{tag}.{SERVICE}"), &sign(1, tag, 1)), 5, [(ip(at), 2)], &linked)
+        };
+        assert!(!heard("169.254.1.1"));
+        let heard = all.map(heard);
         assert_eq!(heard, [true, true, true, false]);
         let address = search.address(None).unwrap();
         let found: Vec<String> = address.v4().iter().map(|i| i.internal.to_string()).collect();
@@ -334,6 +411,28 @@ mod tests {
                 "3-[0,192.168.7.9,192.168.7.9,5,1,1,0]|[1,192.168.7.8,192.168.7.8,5,1,1,0]|[2,198.51.100.1,10.1.1.1,5,5,1,0]-0-{node}"
             )
         );
+    }
+
+    /// Whoever has heard the node before may repeat what it said then, as often as it likes.
+    #[test]
+    fn old_answers_displace_neither_a_new_one_nor_all_that_was_known() {
+        let node = id(1);
+        let mut search = Search::new(node);
+        for n in 10..14 {
+            assert_eq!(hear_signed(&mut search, 1, 5, (&format!("192.168.7.{n}"), 2), 100), n < 13, "{n}");
+        }
+        assert!(hear_signed(&mut search, 1, 7, ("192.168.7.9", 2), 101));
+        assert!(!hear_signed(&mut search, 1, 5, ("192.168.7.13", 2), 99));
+        // Heard again, and newer.
+        assert!(!hear_signed(&mut search, 1, 5, ("192.168.7.11", 2), 102));
+        let found = |known| {
+            let address = search.address(known).unwrap();
+            address.v4().iter().map(|i| format!("{}:{}", i.external, i.port)).collect::<Vec<_>>()
+        };
+        assert_eq!(found(None), ["192.168.7.11:5", "192.168.7.9:7", "192.168.7.10:5"]);
+        let known = format!("3-[0,198.51.100.1,10.1.1.1,5,5,1,0]|[1,198.51.100.2,10.1.1.2,5,5,1,0]-0-{node}");
+        let known: PeerAddress = known.parse().unwrap();
+        assert_eq!(found(Some(&known)), ["192.168.7.11:5", "192.168.7.9:7", "198.51.100.1:5"]);
     }
 
     #[test]

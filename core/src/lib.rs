@@ -139,6 +139,7 @@ mod vectors;
 pub mod address;
 pub mod clock;
 pub mod io;
+#[cfg(feature = "names")]
 pub mod lan;
 pub mod name;
 pub mod nat;

@@ -6,8 +6,8 @@ use p2pd_core::{MeetingId, MeetingNews};
 use crate::node::AtLast;
 use crate::runtime::Runtime;
 
-/// A meeting under way, from [`Node::meet`](crate::Node::meet). Dropping it gives it up, but a host that was met still
-/// gets this node's address.
+/// A meeting under way, from [`Node::meet`](crate::Node::meet). Dropping it gives it up, but whom it has met
+/// still hears the rest.
 #[derive(Debug)]
 pub struct Meeting<R: Runtime> {
     pub(crate) id: MeetingId,

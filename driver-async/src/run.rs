@@ -100,8 +100,8 @@ struct Driver<R: Runtime> {
     calls: Calls<Sender<Called<R>>>,
     names: NameCalls<Sender<Result<NameAnswer, NameError>>>,
     allocations: HashMap<PipeId, Sender<Result<Allocation<R>, AllocateError>>>,
-    /// Receivers of the news of meetings, and whether we are the host of each.
-    meetings: HashMap<MeetingId, (Sender<MeetingNews>, bool)>,
+    /// Receivers of the news of meetings.
+    meetings: HashMap<MeetingId, Sender<MeetingNews>>,
     out: Outputs<R>,
     /// Tasks that wait for the end.
     ends: Vec<Sender<()>>,
@@ -216,7 +216,7 @@ impl<R: Runtime> Driver<R> {
             Command::Meet { code, purpose, within, news, done } => {
                 let begun = self.engine.meet(code, purpose, within);
                 if let Ok(id) = begun {
-                    self.meetings.insert(id, (news, code.is_none()));
+                    self.meetings.insert(id, news);
                 }
                 reply(&done, begun);
             }
@@ -290,13 +290,9 @@ impl<R: Runtime> Driver<R> {
 
     /// Passes the news of a meeting on, and ends one for which nobody waits any more.
     fn met(&mut self, id: MeetingId, news: &MeetingNews) {
-        let Some((told, hosts)) = self.meetings.get(&id) else { return };
+        let Some(told) = self.meetings.get(&id) else { return };
         let gone = told.try_send(news.clone()).is_err();
-        let over = match news {
-            MeetingNews::Met(_) => *hosts,
-            MeetingNews::Done | MeetingNews::Failed(_) => true,
-            _ => false,
-        };
+        let over = matches!(news, MeetingNews::Done | MeetingNews::Unconfirmed | MeetingNews::Failed(_));
         if gone {
             self.engine.end_meeting(id);
         }

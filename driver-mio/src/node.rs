@@ -260,7 +260,7 @@ impl Node {
         self.engine.meet(code, purpose, within)
     }
 
-    /// Gives a meeting up. A host that was met still gets this node's address.
+    /// Gives a meeting up. Whom it has met still hears the rest.
     pub fn end_meeting(&mut self, meeting: MeetingId) {
         self.engine.end_meeting(meeting);
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use p2pd_core::{Accept, BrokerState, Config, Event, Plan, SecretKey, Target};
 use p2pd_sys::{NatFile, PinFile};
@@ -15,6 +16,7 @@ use crate::USAGE;
 use crate::checks::{self, Listed};
 use crate::daemon;
 use crate::invitation::Invitation;
+use crate::metrics::Metrics;
 use crate::options::{Command, Common, NameCommand, Options};
 use crate::say::Say;
 use crate::talk::{self, Wanted};
@@ -95,6 +97,7 @@ async fn with_node(mut task: Task, common: &Common, port: Port, say: Say) -> Exi
         }
         Err(why) => return usage(say, &why),
     };
+    let key = config.identity.clone();
     if let Task::Check(listed) = &mut task {
         *listed = Listed::of(&config);
     }
@@ -133,6 +136,18 @@ async fn with_node(mut task: Task, common: &Common, port: Port, say: Say) -> Exi
         }
     };
     let (file, known) = pins.unzip();
+    // An exposer has counted nothing yet.
+    let metrics = match &task {
+        Task::Expose(exposing, ..) => exposing.metrics.clone(),
+        _ => Arc::default(),
+    };
+    let reading = match metrics.read_at(common.metrics, &node, say).await {
+        Ok(reading) => reading,
+        Err(why) => {
+            node.shutdown().await;
+            return usage(say, &why);
+        }
+    };
     let (said, following) = follow(node.events(), file.clone(), nat_file, say);
     tokio::spawn(renew(node.clone(), node.events(), renewals, say));
     known.into_iter().flatten().for_each(|pin| node.pin_name(pin));
@@ -142,10 +157,10 @@ async fn with_node(mut task: Task, common: &Common, port: Port, say: Say) -> Exi
         node.shutdown().await;
         return code;
     }
-    let code = in_network(&node, &mut task, common, say).await;
+    let code = in_network((&node, key), &mut task, common, say).await;
     let code = match code {
         Ok(announcement) => {
-            let code = carry_out(&node, task, (file.as_ref(), way), say, &said).await;
+            let code = carry_out(&node, task, (file.as_ref(), way, metrics), say, &said).await;
             if let Some(announcement) = announcement {
                 announcement.end().await;
             }
@@ -153,6 +168,9 @@ async fn with_node(mut task: Task, common: &Common, port: Port, say: Say) -> Exi
         }
         Err(code) => code,
     };
+    if let Some(reading) = reading {
+        reading.abort();
+    }
     node.shutdown().await;
     drop(node);
     let _ = following.await;
@@ -161,7 +179,7 @@ async fn with_node(mut task: Task, common: &Common, port: Port, say: Say) -> Exi
 
 /// With `--lan`: announces the node of a task that peers call, and searches for the peer of one that calls.
 async fn in_network(
-    node: &Node,
+    (node, key): (&Node, SecretKey),
     task: &mut Task,
     common: &Common,
     say: Say,
@@ -169,7 +187,7 @@ async fn in_network(
     let outcome = if !common.lan {
         Ok(None)
     } else if task.is_called() {
-        lan::Announcement::begin(node, common, say).map(Some)
+        lan::Announcement::begin(node, key, common, say).map(Some)
     } else if let Some(to) = task.target() {
         lan::find(to, common, say).await.map(|()| None)
     } else {
@@ -184,7 +202,7 @@ async fn in_network(
 async fn carry_out(
     node: &Node,
     task: Task,
-    (file, way): (Option<&PinFile>, Option<WayOut>),
+    (file, way, metrics): (Option<&PinFile>, Option<WayOut>, Arc<Metrics>),
     say: Say,
     said: &Said,
 ) -> ExitCode {
@@ -194,7 +212,9 @@ async fn carry_out(
             Some(file) => names::run(node, &command, file, say).await,
             None => ExitCode::FAILURE,
         },
-        Task::Connect(to, plan, None, messages) => connect(node, (&to, plan), messages, say, said).await,
+        Task::Connect(to, plan, None, messages) => {
+            connect(node, (&to, plan), (messages, metrics), say, said).await
+        }
         Task::Connect(to, plan, Some(program), _) => match open(node, &to, plan, say, said).await {
             Ok(pipe) => {
                 // The socket needs nothing of ours any more.
@@ -203,8 +223,8 @@ async fn carry_out(
             }
             Err(code) => code,
         },
-        Task::Stream(to, plan) => stream(node, (&to, plan), say, said).await,
-        Task::Service(to, plan, service) => forward::connect(node, (&to, plan), service, say).await,
+        Task::Stream(to, plan) => stream(node, (&to, plan), metrics, say, said).await,
+        Task::Service(to, plan, service) => forward::connect(node, (&to, plan), service, metrics, say).await,
         Task::Forward(to, plan, wanted) => forward::forward(node, (&to, plan), wanted, say).await,
         Task::Expose(exposing, _, invitation) => forward::expose(node, exposing, invitation, say).await,
         Task::Send(to, plan, batch, packs) => send_files(node, (&to, plan), (batch, packs), say, said).await,
@@ -224,7 +244,7 @@ async fn carry_out(
         },
         Task::Pair(role, name) => meet::pair(node, &role, name, say).await,
         Task::Receive(receiving, invitation) => file::receive(node, receiving, &invitation, say).await,
-        Task::Listen(listening, _, invitation) => listen(node, listening, invitation, say).await,
+        Task::Listen(listening, _, invitation) => listen(node, listening, invitation, metrics, say).await,
         Task::Nat => nat(node, say).await,
         Task::Ping(to, wanted) => ping::run(node, &to, &wanted, say).await,
         Task::Daemon(prepared, _) => daemon::run(node, prepared, way, say).await,
@@ -374,7 +394,7 @@ async fn renew(node: Node, mut events: Events, renewals: Renewals, say: Say) {
 async fn connect(
     node: &Node,
     (to, plan): (&Target, Plan),
-    messages: Option<Wanted>,
+    (messages, metrics): (Option<Wanted>, Arc<Metrics>),
     say: Say,
     said: &Said,
 ) -> ExitCode {
@@ -382,7 +402,7 @@ async fn connect(
         Ok(pipe) => pipe,
         Err(code) => return code,
     };
-    match talk::caller(pipe, messages, say).await {
+    match talk::caller(pipe, messages, metrics, say).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             say.error(&why.to_string());
@@ -392,9 +412,15 @@ async fn connect(
 }
 
 /// As [`connect`], on a stream of a session.
-async fn stream(node: &Node, (to, plan): (&Target, Plan), say: Say, said: &Said) -> ExitCode {
+async fn stream(
+    node: &Node,
+    (to, plan): (&Target, Plan),
+    metrics: Arc<Metrics>,
+    say: Say,
+    said: &Said,
+) -> ExitCode {
     say.waiting("connecting");
-    match talk::stream(node, (to, plan), say).await {
+    match talk::stream(node, (to, plan), metrics, say).await {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(why)) => {
             say.error(&why.to_string());
@@ -489,16 +515,22 @@ pub(crate) async fn addresses(node: Node, mut events: Events, invitation: Option
 }
 
 /// Serves until interrupted.
-async fn listen(node: &Node, listening: Listening, invitation: Invitation, say: Say) -> ExitCode {
+async fn listen(
+    node: &Node,
+    listening: Listening,
+    invitation: Invitation,
+    metrics: Arc<Metrics>,
+    say: Say,
+) -> ExitCode {
     let telling = tokio::spawn(addresses(node.clone(), node.events(), Some(invitation), say));
     let serving = async {
         match listening {
-            Listening::Echo => talk::echo(node, say).await,
+            Listening::Echo => talk::echo(node, &metrics, say).await,
             Listening::Programs { program, many, idle } => {
-                talk::programs(node, (program, many, idle), say).await;
+                talk::programs(node, (program, many, idle), metrics, say).await;
             }
             Listening::Talk { idle, messages } => {
-                if let Err(why) = talk::listener(node, idle, messages, say).await {
+                if let Err(why) = talk::listener(node, idle, messages, metrics, say).await {
                     say.error(&why.to_string());
                     return ExitCode::FAILURE;
                 }

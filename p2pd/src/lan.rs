@@ -7,8 +7,9 @@ use std::time::Duration;
 use mdns_sd::{
     IfKind, IfPredicate, ResolvedService, ScopedIp, ServiceDaemon, ServiceEvent, ServiceInfo, TxtProperty,
 };
-use p2pd_core::lan::{MAX_ANNOUNCED, ROTATION, SERVICE, Search, Tag, may_announce};
-use p2pd_core::{NodeId, PeerAddress, Target};
+use p2pd_core::address::AddressError;
+use p2pd_core::lan::{MAX_ANNOUNCED, ROTATION, SERVICE, SIGNATURE, Search, Tag, may_announce};
+use p2pd_core::{NodeId, PeerAddress, SecretKey, Target};
 use p2pd_tokio::Node;
 use serde_json::json;
 use tokio::sync::oneshot;
@@ -46,9 +47,10 @@ impl Announcement {
     ///
     /// # Errors
     /// Says why there is no multicast DNS.
-    pub(crate) fn begin(node: &Node, common: &Common, say: Say) -> Result<Self, String> {
+    pub(crate) fn begin(node: &Node, key: SecretKey, common: &Common, say: Say) -> Result<Self, String> {
         let (over, ended) = oneshot::channel();
-        let keeping = tokio::spawn(keep(multicast(common)?, node.clone(), common.clone(), ended, say));
+        let keeping = keep(multicast(common)?, (node.clone(), key), common.clone(), ended, say);
+        let keeping = tokio::spawn(keeping);
         Ok(Announcement { over, keeping })
     }
 
@@ -62,7 +64,7 @@ impl Announcement {
 /// Announces until `ended`. Each time the thread is a new one, so that it keeps nothing of what strangers said.
 async fn keep(
     mut mdns: ServiceDaemon,
-    node: Node,
+    (node, key): (Node, SecretKey),
     common: Common,
     mut ended: oneshot::Receiver<()>,
     say: Say,
@@ -79,7 +81,7 @@ async fn keep(
     };
     loop {
         let ours = addresses(&common);
-        match announce(&mdns, &node.node_id(), &ours, port, &common) {
+        match announce(&mdns, &key, &ours, port, &common) {
             Ok(tags) => {
                 let at: Vec<String> = ours.iter().map(|ip| SocketAddr::new(*ip, port).to_string()).collect();
                 say.line(
@@ -132,18 +134,19 @@ fn addresses(common: &Common) -> Vec<IpAddr> {
 /// Announces a node's addresses, each under a new tag, and returns the tags.
 fn announce(
     mdns: &ServiceDaemon,
-    id: &NodeId,
+    key: &SecretKey,
     ours: &[IpAddr],
     port: u16,
     common: &Common,
 ) -> Result<Vec<String>, String> {
     let mut tags = Vec::new();
+    let (id, now) = (key.node_id(), p2pd_sys::wall_clock(p2pd_core::Instant::ZERO).wall);
     for ip in ours {
         let seed = p2pd_tokio::random_seed().map_err(|why| why.to_string())?;
         let mut salt = [0; 10];
         salt.copy_from_slice(&seed[..10]);
-        let tag = Tag::new(id, (*ip, port), salt);
-        let text = Vec::<TxtProperty>::new();
+        let tag = Tag::new(&id, (*ip, port), salt);
+        let text = vec![TxtProperty::from((SIGNATURE, tag.sign(key, now).as_str()))];
         let info = ServiceInfo::new(SERVICE, &tag.to_string(), &tag.host(), *ip, port, text);
         let mut info = info.map_err(|why| why.to_string())?;
         // Names are drawn at random. Who claims one of them could have us take another, under which nobody finds us.
@@ -155,14 +158,27 @@ fn announce(
     Ok(tags)
 }
 
+/// Returns a target that says no more than a node id.
+///
+/// # Errors
+/// None for the id of a node.
+pub(crate) fn bare(id: NodeId) -> Result<Target, AddressError> {
+    PeerAddress::new(&[], &[], id.to_node_text()).map(|address| Target::Address(Box::new(address)))
+}
+
+/// Returns true if a target says no more than a node id.
+pub(crate) fn is_bare(to: &Target) -> bool {
+    matches!(to, Target::Address(known) if known.brokers().is_empty() && known.interfaces().next().is_none())
+}
+
 /// Puts into a target what is found in the networks of this machine. A name stays as it is.
 ///
 /// # Errors
 /// Says why there was no search, or that nobody answered for an id without an address.
 pub(crate) async fn find(to: &mut Target, common: &Common, say: Say) -> Result<(), String> {
+    let is_alone = is_bare(to);
     let Target::Address(known) = to else { return Ok(()) };
     let Ok(id) = NodeId::try_from(known.node()) else { return Ok(()) };
-    let is_alone = known.brokers().is_empty() && known.interfaces().next().is_none();
     let limit = if is_alone { ALONE } else { BESIDE };
     say.waiting("searching this network");
     let began = Instant::now();
@@ -195,7 +211,8 @@ async fn search(
     let mut until = began + limit;
     while let Ok(Ok(event)) = timeout_at(until, answers.recv_async()).await {
         let ServiceEvent::ServiceResolved(answer) = event else { continue };
-        if search.hear(&answer.fullname, answer.port, heard(&answer), &ours) {
+        let signature = answer.txt_properties.get_property_val_str(SIGNATURE).unwrap_or_default();
+        if search.hear((&answer.fullname, signature), answer.port, heard(&answer), &ours) {
             until = until.min((began + ASKED).max(Instant::now() + GRACE));
         }
     }

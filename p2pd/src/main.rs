@@ -1,6 +1,7 @@
 //! `p2pd`: netcat through NATs.
 #![forbid(unsafe_code)]
 
+mod ask;
 mod checks;
 mod clock;
 mod commands;

@@ -40,7 +40,7 @@ pub(crate) enum Role {
     Guest(Code),
 }
 
-/// Meets the other side. Returns its address and its id, and the meeting, which a guest leaves by [`leave`].
+/// Meets the other side. Returns its address and its id, and the meeting, which ends by [`leave`].
 pub(crate) async fn meet(
     node: &Node,
     purpose: Purpose,
@@ -86,9 +86,14 @@ pub(crate) async fn meet(
     }
 }
 
-/// Waits until the host has the guest's address, or is silent.
-async fn leave(mut meeting: Meeting) {
-    while meeting.next().await.is_some() {}
+/// Waits until both sides know that they have met. Returns false to a guest that the host may not know.
+async fn leave(mut meeting: Meeting) -> bool {
+    while let Some(news) = meeting.next().await {
+        if news == MeetingNews::Unconfirmed {
+            return false;
+        }
+    }
+    true
 }
 
 /// Meets the other side, and keeps it under a name.
@@ -98,22 +103,19 @@ pub(crate) async fn pair(node: &Node, role: &Role, name: Option<Name>, say: Say)
         Err(code) => return code,
     };
     let kept = peers::keep(name, id, &address);
-    if matches!(role, Role::Guest(_)) {
-        leave(meeting).await;
+    match &kept {
+        Ok(name) => say.line(
+            || json!({"event": "paired", "name": name.as_str(), "node_id": id.to_string()}),
+            || format!("paired: {} is {id}", name.as_str()),
+        ),
+        Err(why) => say.error(why),
     }
-    match kept {
-        Ok(name) => {
-            say.line(
-                || json!({"event": "paired", "name": name.as_str(), "node_id": id.to_string()}),
-                || format!("paired: {} is {id}", name.as_str()),
-            );
-            ExitCode::SUCCESS
-        }
-        Err(why) => {
-            say.error(&why);
-            ExitCode::FAILURE
-        }
+    if !leave(meeting).await {
+        say.warning(
+            "the other side has not said that it has paired too; if it has not, pair both once more, which changes nothing here",
+        );
     }
+    if kept.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn failed(why: MeetingError, say: Say) -> ExitCode {

@@ -23,6 +23,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::say::Say;
@@ -67,6 +68,28 @@ impl Metrics {
         while let Ok(carrier) = session.moved().await {
             carrier.iter().for_each(|carrier| self.moved(carrier.strategy()));
         }
+    }
+
+    /// Has them read at this port, if one is wanted, until the task is ended that is returned.
+    ///
+    /// # Errors
+    /// Says what the system has against it.
+    pub(crate) async fn read_at(
+        self: &Arc<Self>,
+        at: Option<SocketAddr>,
+        node: &Node,
+        say: Say,
+    ) -> Result<Option<JoinHandle<()>>, String> {
+        let Some(port) = Port::open(at, say).await? else { return Ok(None) };
+        let (followed, events) = (self.clone(), node.events());
+        let (metrics, node) = (self.clone(), node.clone());
+        let text = move || {
+            let (node, metrics) = (node.clone(), metrics.clone());
+            async move { metrics.text(&node, &[]).await }
+        };
+        Ok(Some(tokio::spawn(async move {
+            tokio::join!(followed.follow(events), port.serve(text));
+        })))
     }
 
     /// Follows the brokers' states for ever.

@@ -41,6 +41,9 @@ pub(crate) struct Options {
 /// Options of all subcommands that run a node.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Common {
+    /// Set by the commands that have a [`MetricsPort`].
+    #[arg(skip)]
+    pub(crate) metrics: Option<SocketAddr>,
     /// Server list, a TOML file: brokers, STUN and TURN servers. `p2pd config` prints one with every field and its
     /// default. Without it, public servers of others are used
     #[arg(long, value_name = "FILE", conflicts_with = "no_servers")]
@@ -121,6 +124,15 @@ impl MapPort {
     }
 }
 
+/// Port for the counters of a node.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct MetricsPort {
+    /// Answer `GET /metrics` here, in the text form of OpenMetrics: counters of connections, bytes and refusals, without a
+    /// peer's name. Whoever reaches it reads it
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) metrics: Option<SocketAddr>,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Serve peers one after another: their bytes to standard output, standard input to them
@@ -150,6 +162,8 @@ pub(crate) enum Command {
         #[command(flatten)]
         lines: Lines,
         #[command(flatten)]
+        metrics: MetricsPort,
+        #[command(flatten)]
         port: MapPort,
         #[command(flatten)]
         common: Common,
@@ -172,7 +186,7 @@ pub(crate) enum Command {
         relay_first: bool,
         /// Run a program with the connected socket as descriptor 3, and end as it ends. The pipe is a plain one, so
         /// the peer has to allow that (`--plain`). The program's arguments follow, so this comes last
-        #[arg(long, value_name = "PROGRAM [ARGS]", num_args = 1.., allow_hyphen_values = true, conflicts_with = "messages")]
+        #[arg(long, value_name = "PROGRAM [ARGS]", num_args = 1.., allow_hyphen_values = true, conflicts_with_all = ["messages", "metrics"])]
         exec: Vec<OsString>,
         /// With `--exec`: the socket is the program's standard input and output too
         #[arg(long, requires = "exec")]
@@ -186,6 +200,8 @@ pub(crate) enum Command {
         streams: bool,
         #[command(flatten)]
         lines: Lines,
+        #[command(flatten)]
+        metrics: MetricsPort,
         #[command(flatten)]
         common: Common,
     },

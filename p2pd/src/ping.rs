@@ -16,6 +16,9 @@ use crate::signals;
 /// Bytes of a pipe that an answer may come after.
 const MOST: usize = 64 * 1024;
 
+/// Peers that answer, and by which way.
+const WHO_ANSWERS: &str = "on a pipe `p2pd daemon` and `p2pd listen --echo` answer pings; every p2pd does over a broker that both have";
+
 /// Questions to be asked, and in which way.
 #[derive(Debug)]
 pub(crate) struct Wanted {
@@ -50,6 +53,7 @@ pub(crate) async fn run(node: &Node, to: &Target, wanted: &Wanted, say: Say) -> 
         Ok(way) => way,
         Err(why) => {
             say.error(&why);
+            say.warning(WHO_ANSWERS);
             return ExitCode::FAILURE;
         }
     };
@@ -72,7 +76,9 @@ pub(crate) async fn run(node: &Node, to: &Target, wanted: &Wanted, say: Say) -> 
         }
     };
     tokio::select! {
-        () = pinging => {}
+        () = pinging => if times.is_empty() {
+            say.warning(WHO_ANSWERS);
+        },
         () = signals::interrupted() => {}
     }
     if say.pongs(sent, &times) && !times.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }

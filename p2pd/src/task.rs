@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
-use p2pd_core::{Name, NodeId, PeerAddress, PipeMode, Plan, Strategy, Target};
+use p2pd_core::{Name, NodeId, PipeMode, Plan, Strategy, Target};
 
 use crate::checks::Listed;
 use crate::daemon::Prepared;
@@ -16,7 +16,7 @@ use crate::meet::Role;
 use crate::options::{Command, Common, File, NameCommand, Receive, Send, ServersCommand, StrategyName};
 use crate::say::Say;
 use crate::talk::{Input, Wanted};
-use crate::{peers, ping};
+use crate::{lan, peers, ping};
 
 /// Task that a node is brought up for.
 pub(crate) enum Task {
@@ -69,7 +69,8 @@ impl Task {
     pub(crate) fn new(command: Command, say: Say) -> Result<(Self, Common, Port), String> {
         let no_port = (false, 0);
         Ok(match command {
-            Command::Listen { echo, idle, many, exec, port, name, qr, lines, common } => {
+            Command::Listen { echo, idle, many, exec, port, name, qr, lines, metrics, mut common } => {
+                common.metrics = metrics.metrics;
                 let messages = lines.wanted();
                 let more = if messages.is_some() { " --messages" } else { "" };
                 let listening = match exec.is_empty() {
@@ -129,8 +130,10 @@ impl Task {
                 service,
                 streams,
                 lines,
-                common,
+                metrics,
+                mut common,
             } => {
+                common.metrics = metrics.metrics;
                 let (to, program) = (target(&address, &common)?, Program::new(exec, stdio));
                 let mode =
                     if common.plain || program.is_some() { PipeMode::Plain } else { PipeMode::Encrypted };
@@ -190,7 +193,8 @@ impl Task {
         let invitation =
             Invitation::new("forward", &exposing.example(), options.name, false, &options.common);
         let port = (options.port.wanted(), options.port.external());
-        Ok((Task::Expose(exposing, options.name, invitation), options.common, port))
+        let common = Common { metrics: options.metrics.metrics, ..options.common };
+        Ok((Task::Expose(exposing, options.name, invitation), common, port))
     }
 
     /// Returns true if peers may open sessions.
@@ -248,10 +252,7 @@ impl Task {
 /// Reads whom to call. By `--lan` a node id is enough.
 fn target(text: &str, common: &Common) -> Result<Target, String> {
     match text.trim().parse::<NodeId>() {
-        Ok(id) if common.lan => {
-            let address = PeerAddress::new(&[], &[], id.to_node_text());
-            address.map(|address| Target::Address(Box::new(address))).map_err(|why| why.to_string())
-        }
+        Ok(id) if common.lan => lan::bare(id).map_err(|why| why.to_string()),
         Ok(_) => Err("this is a node id without an address: --lan searches for it in this network".into()),
         Err(_) => peers::target(text).map_err(|why| why.to_string()),
     }

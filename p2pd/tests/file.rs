@@ -273,9 +273,9 @@ async fn by_hand(
 
 /// A greeting, with a list of one file, and the offer of a file of so many bytes.
 fn offered(name: &str, size: u64) -> Vec<u8> {
-    let hello =
-        [&[0, 0][..], &[0; 16], &1_u64.to_be_bytes(), &[0; 8], &size.to_be_bytes(), &[0; 10]].concat();
     let path = [&(name.len() as u16).to_be_bytes()[..], name.as_bytes()].concat();
+    let names = [&[1][..], &path, &[0; 9]].concat();
+    let hello = [&[0, 0][..], &[0; 16], &1_u64.to_be_bytes(), &[0; 8], &size.to_be_bytes(), &names].concat();
     let file = [&[2, 0][..], &size.to_be_bytes(), &0o644_u16.to_be_bytes(), &[0; 12], &path].concat();
     [framed(&hello), framed(&file)].concat()
 }
@@ -303,6 +303,36 @@ async fn a_receiver_that_has_all_ends_with_0_though_its_sender_is_still_there() 
     assert_eq!(done, *b"\0\0\0\x05\x25\0\0\0\0");
     receiver.state("done");
     assert_eq!(receiver.interrupt(), Some(0));
+}
+
+/// Strangers that list nothing, hide what they send, or say nothing, neither end nor hold a receiver of one.
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_are_not_the_one_that_is_received_from() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let file = here.path().join("file");
+    fs::write(&file, "hello").unwrap();
+    let mut receiver = Receiver::start(there.path(), &["--once", "--yes"]);
+    let (_node, _session, _silent) = by_hand(&receiver.address, 1).await;
+    for (key, files) in [(2, 0_u64), (3, 1)] {
+        let (_node, _session, (mut send, mut recv)) = by_hand(&receiver.address, key).await;
+        let hello = [&[0, 0][..], &[0; 16], &files.to_be_bytes(), &[0; 26]].concat();
+        send.write_all(&framed(&hello)).await.unwrap();
+        let mut said = Vec::new();
+        let _ = recv.read_to_end(&mut said).await;
+        assert_eq!(said, b"", "{files}");
+    }
+    let begin = Instant::now();
+    let sent = tokio::task::spawn_blocking({
+        let mut command = send(&receiver.address, &[&file]);
+        move || command.output().unwrap()
+    });
+    let (code, said) = ended(&sent.await.unwrap());
+    assert_eq!(code, Some(0), "{said}");
+    // The silent one is waited for as long.
+    assert!(begin.elapsed() < Duration::from_secs(8), "{:?}", begin.elapsed());
+    assert_eq!(receiver.child.wait().unwrap().code(), Some(0));
+    assert_eq!(fs::read_to_string(there.path().join("file")).unwrap(), "hello");
 }
 
 /// Peers of one address take every place that it has, and send nothing. A peer that comes after them is received from

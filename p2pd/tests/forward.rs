@@ -466,6 +466,63 @@ fn peers_are_those_that_were_named_or_asked_about() {
     asking.says(&format!("{} wants in", id("theirs")));
     asking.input.as_mut().unwrap().write_all(b"n\n").unwrap();
     assert_eq!(stranger.ends(), Some(1), "{}", stranger.said());
+    // Whoever hangs up is asked about no more.
+    let caller = call(&address, &key("gone"));
+    asking.says(&format!("{} wants in", id("gone")));
+    drop(caller);
+    asking.says(&format!("{} has hung up", id("gone")));
+}
+
+#[test]
+fn a_ping_that_an_exposer_does_not_answer_says_what_answers() {
+    let (_exposer, address) = exposes(&[&format!("echo={}", serves(echo))]);
+    for (more, why) in
+        [(&[][..], "no broker that both have is ready"), (&["--pipe"], "does not take the call's protocol")]
+    {
+        let mut ping = Running::p2pd("ping", &[&[&*address, "--count", "1"], more].concat());
+        assert_eq!(ping.ends(), Some(1), "{}", ping.said());
+        assert!(ping.said().contains(why) && ping.said().contains("p2pd listen --echo"), "{}", ping.said());
+    }
+}
+
+/// The user of a receiver sees the question of one sender; it goes with its sender, and the next one comes.
+#[test]
+fn a_question_about_files_ends_with_its_sender() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("file"), "hello").unwrap();
+    std::fs::create_dir(dir.path().join("there")).unwrap();
+    let line = format!(
+        "exec {} file receive --dir {} {}",
+        env!("CARGO_BIN_EXE_p2pd"),
+        dir.path().join("there").display(),
+        LOCAL.join(" ")
+    );
+    let mut receiver = Running::start(terminal::at_terminal(&line));
+    let address = receiver.says("ready: ");
+    let send = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_p2pd"));
+        command.args(["file", "send", &address]).arg(dir.path().join("file")).args(LOCAL);
+        command.env("HOME", dir.path());
+        Running::start(command)
+    };
+    let mut first = send();
+    receiver.says("wants to send 1 file, 5 B: file;");
+    let second = send();
+    let interrupted = Command::new("kill").args(["-INT", &first.program.0.id().to_string()]).status();
+    assert!(interrupted.unwrap().success());
+    first.ends();
+    receiver.says(" has hung up");
+    // The line is not an answer to the next question until three seconds later.
+    let begin = Instant::now();
+    while receiver.said().matches("wants to send").count() < 2 {
+        assert!(begin.elapsed() < LONG, "{}", receiver.said());
+        thread::sleep(Duration::from_millis(5));
+    }
+    thread::sleep(Duration::from_millis(3100));
+    receiver.input.as_mut().unwrap().write_all(b"y\n").unwrap();
+    let mut second = second;
+    assert_eq!(second.ends(), Some(0), "{}", second.said());
+    assert_eq!(std::fs::read(dir.path().join("there/file")).unwrap(), b"hello");
 }
 
 #[test]

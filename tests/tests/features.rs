@@ -118,7 +118,8 @@ fn reports_and_events_are_data_without_texts_of_rust() {
             Event::LoginWanted { server: ServerRef::Turn(1) },
             json!({"event": "login_wanted", "server": {"turn": 1}}),
         ),
-        (Event::Ask { peer: id }, json!({"event": "ask", "peer": id.to_string()})),
+        (Event::Ask { peer: id, from: None }, json!({"event": "ask", "peer": id.to_string(), "from": null})),
+        (Event::AskOver { peer: id }, json!({"event": "ask_over", "peer": id.to_string()})),
         (
             Event::Name { name, news: Box::new(NameNews::Registered { brokers: 2 }) },
             json!({"event": "name", "name": "example.peer", "news": {"registered": {"brokers": 2}}}),

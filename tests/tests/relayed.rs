@@ -126,7 +126,9 @@ fn a_session_begins_on_a_relay_and_moves_while_bytes_go_both_ways() {
         near.finish();
         assert_eq!(near.read(&mut [0; 8]).unwrap(), 0, "{driver}");
         let (theirs, all) = echo.join().unwrap();
-        assert_eq!((all, ours.moves(), theirs.moves()), (done, 1, 1), "{driver}");
+        assert_eq!((all, ours.moves()), (done, 1), "{driver}");
+        // The better carrier may reach it before the first one does.
+        assert!(theirs.moves() <= 1, "{driver}");
         println!("{driver}: {done} bytes, of which {after} after the move");
     }
 }

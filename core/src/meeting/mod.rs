@@ -57,11 +57,15 @@ pub enum MeetingNews {
     Code(Code),
     /// Somebody tried a wrong code. The host's is of no use any more; another or the end follows.
     Guessed,
-    /// The other side proved the code, and this is its address. For a host the meeting is over. A guest accepts calls of
-    /// that node from here on; the host is told a little later, and may call at once.
+    /// The other side proved the code, and this is its address. A guest accepts calls of that node from here on; the host
+    /// is told a little later, and may call at once.
     Met(Box<PeerAddress>),
-    /// To a guest, after it has met the host: the meeting is over, because the host has its address, or was silent for 10 s.
+    /// The meeting is over, after [`Met`](Self::Met). A guest knows that the host has its address. A host has stayed 3 s, so
+    /// that the guest could hear that.
     Done,
+    /// To a guest, in place of [`Done`](Self::Done): within 30 s the host has not said that it has the guest's address. It
+    /// may have it or not.
+    Unconfirmed,
     /// The meeting is over without an address.
     Failed(MeetingError),
 }

@@ -26,10 +26,10 @@ const MAX_DRAWS: u8 = 8;
 const REPEAT: Duration = Duration::from_secs(1);
 /// Time for a guest's proof. Without one nothing was guessed, and the next guest has its turn.
 const PROOF_WITHIN: Duration = Duration::from_secs(5);
-/// Time for the address of a guest that has proven the code.
+/// Time for the address of a guest that has proven the code, and for the host's word that it has come.
 const ADDRESS_WITHIN: Duration = Duration::from_secs(30);
-/// Time for which a guest that has all repeats its address to a host that asks.
-const LINGER: Duration = Duration::from_secs(10);
+/// Time for which a host that has all repeats that to a guest that asks: each asks once a second.
+const LINGER: Duration = Duration::from_secs(3);
 /// Answers to whoever publishes under the topic: so many at once, then one each so often.
 const ANSWERS: (u32, Duration) = (8, Duration::from_millis(250));
 
@@ -94,6 +94,8 @@ enum Hosting {
     Answered { hello: Message, answer: Bytes, exchange: Tag, keys: Keys, until: Instant },
     /// A guest has proven the code. The reply is made once our address is settled.
     Proven { hello: Message, exchange: Tag, keys: Keys, reply: Option<Bytes>, again: Instant, until: Instant },
+    /// The guest's address was told to our user, and the guest is to hear that.
+    Leaving { exchange: Tag, until: Instant },
 }
 
 #[derive(Debug)]
@@ -103,7 +105,7 @@ enum Joining {
     /// A host has answered.
     Proving { exchange: Tag, keys: Keys, proof: Bytes, again: Instant },
     /// The host's address was told to our user, and the host is to get ours.
-    Leaving { exchange: Tag, keys: Keys, reply: Option<Bytes>, until: Instant },
+    Leaving { exchange: Tag, keys: Keys, reply: Option<Bytes>, again: Instant, until: Instant },
 }
 
 impl Room {
@@ -160,22 +162,27 @@ impl Room {
         }
     }
 
-    /// Ends it at our user's wish. The host still gets the address of a guest that has met it.
+    /// Returns true once the other side was met. What is left is that it hears so.
+    fn has_met(&self) -> bool {
+        matches!(self.state, State::Guest(Joining::Leaving { .. }) | State::Host(Hosting::Leaving { .. }, _))
+    }
+
+    /// Ends it at our user's wish. Whom it has met still hears the rest.
     pub(crate) fn end(&mut self, env: &mut Env<'_>) {
-        if !matches!(self.state, State::Guest(Joining::Leaving { .. })) {
+        if !self.has_met() {
             self.leave(env);
         }
     }
 
-    /// Ends it after the last message.
-    fn done(&mut self, env: &mut Env<'_>) {
-        env.acts.push(Act::Tell(MeetingNews::Done));
+    /// Ends it after the other side was met.
+    fn done(&mut self, env: &mut Env<'_>, news: MeetingNews) {
+        env.acts.push(Act::Tell(news));
         self.leave(env);
     }
 
     /// Ends it for a reason, if its user was not told an end yet.
     pub(crate) fn fail(&mut self, env: &mut Env<'_>, why: MeetingError) {
-        if !matches!(self.state, State::Over | State::Guest(Joining::Leaving { .. })) {
+        if !(self.is_over() || self.has_met()) {
             env.acts.push(Act::Tell(MeetingNews::Failed(why)));
         }
         self.leave(env);
@@ -198,7 +205,7 @@ impl Room {
     fn heard_by_host(&mut self, env: &mut Env<'_>, message: Message) {
         let State::Host(hosting, _) = &mut self.state else { return };
         // What was said before is repeated for whoever asks again, and what is new has a rate.
-        let (reply, again) = match (hosting, message) {
+        let (reply, again) = match (&mut *hosting, message) {
             (Hosting::Claiming(ours), Message::Claim(theirs)) if theirs < *ours => {
                 return self.draw_again(env, MeetingError::Taken);
             }
@@ -234,8 +241,14 @@ impl Room {
                     return;
                 };
                 env.acts.push(Act::Tell(MeetingNews::Met(address)));
-                self.publish(env, Message::Done(exchange).encode());
-                return self.leave(env);
+                let until = env.now + LINGER;
+                *hosting = Hosting::Leaving { exchange, until };
+                return self.say(env, Message::Done(exchange).encode());
+            }
+            (Hosting::Leaving { exchange: ours, .. }, Message::Guest { exchange, .. })
+                if exchange == *ours =>
+            {
+                (Message::Done(exchange).encode(), true)
             }
             _ => return,
         };
@@ -337,13 +350,7 @@ impl Room {
             (Joining::Leaving { exchange: ours, reply: Some(_), .. }, Message::Done(exchange))
                 if exchange == *ours =>
             {
-                self.done(env);
-            }
-            (Joining::Leaving { exchange: ours, reply: Some(reply), .. }, Message::Host { exchange, .. })
-                if exchange == *ours =>
-            {
-                let reply = reply.clone();
-                self.repeat(env, reply);
+                self.done(env, MeetingNews::Done);
             }
             _ => {}
         }
@@ -373,8 +380,8 @@ impl Room {
         let state = core::mem::replace(&mut self.state, State::Over);
         if let State::Guest(Joining::Proving { exchange, keys, .. }) = state {
             env.acts.push(Act::Tell(MeetingNews::Met(address)));
-            let until = env.now + ADDRESS_WITHIN;
-            self.state = State::Guest(Joining::Leaving { exchange, keys, reply: None, until });
+            let (again, until) = (env.now, env.now + ADDRESS_WITHIN);
+            self.state = State::Guest(Joining::Leaving { exchange, keys, reply: None, again, until });
         }
     }
 
@@ -383,7 +390,7 @@ impl Room {
         let now = env.now;
         let heard = matches!(
             self.state,
-            State::Host(Hosting::Answered { .. } | Hosting::Proven { .. }, _)
+            State::Host(Hosting::Answered { .. } | Hosting::Proven { .. } | Hosting::Leaving { .. }, _)
                 | State::Guest(Joining::Leaving { .. })
         );
         if !heard && self.until <= now {
@@ -425,16 +432,18 @@ impl Room {
             }
             State::Guest(Joining::Asking { hello, again, .. }) => is_due(again, now).then(|| hello.encode()),
             State::Guest(Joining::Proving { proof, again, .. }) => is_due(again, now).then(|| proof.clone()),
-            State::Guest(Joining::Leaving { until, .. }) if *until <= now => {
-                return self.done(env);
+            State::Host(Hosting::Leaving { until, .. }, _) if *until <= now => {
+                return self.done(env, MeetingNews::Done);
             }
-            State::Guest(Joining::Leaving { exchange, keys, reply: reply @ None, until }) => {
-                let sealed = env.address.map(|address| keys.seal(Side::Guest, &address.to_string()));
-                *reply = sealed.map(|sealed| Message::Guest { exchange: *exchange, sealed }.encode());
-                if reply.is_some() {
-                    *until = now + LINGER;
+            State::Guest(Joining::Leaving { until, .. }) if *until <= now => {
+                return self.done(env, MeetingNews::Unconfirmed);
+            }
+            State::Guest(Joining::Leaving { exchange, keys, reply, again, .. }) => {
+                if let (None, Some(address)) = (&reply, env.address) {
+                    let sealed = keys.seal(Side::Guest, &address.to_string());
+                    *reply = Some(Message::Guest { exchange: *exchange, sealed }.encode());
                 }
-                reply.clone()
+                reply.clone().filter(|_| is_due(again, now))
             }
             _ => None,
         };
@@ -454,10 +463,12 @@ impl Room {
             State::Host(Hosting::Answered { until, .. }, _) => *until,
             State::Host(Hosting::Proven { reply: None, until, .. }, _) => *until,
             State::Host(Hosting::Proven { again, until, .. }, _) => *again.min(until),
+            State::Host(Hosting::Leaving { until, .. }, _) => *until,
             State::Guest(Joining::Asking { again, .. } | Joining::Proving { again, .. }) => {
                 *again.min(&self.until)
             }
-            State::Guest(Joining::Leaving { until, .. }) => *until,
+            State::Guest(Joining::Leaving { reply: None, until, .. }) => *until,
+            State::Guest(Joining::Leaving { again, until, .. }) => *again.min(until),
             State::Over => return None,
         };
         granting.into_iter().chain([own]).min()

@@ -274,6 +274,7 @@ impl Node {
             match event {
                 SessionEvent::Met { peer, ip } => self.lend_calls(|_, all, ctx| all.punch.met(ctx, peer, ip)),
                 SessionEvent::Lost { key, peer, sock, remote, why } => {
+                    self.admission.left(&mut self.cx, peer, sock);
                     let by_punch = self.lend_calls(|_, all, ctx| all.punch.lost_stream(ctx, key, sock, why));
                     self.lend_calls(|calls, all, ctx| match key.1 {
                         Requester::Us => calls.lost_stream(all, ctx, (key.0, remote), sock, why),

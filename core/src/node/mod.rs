@@ -318,9 +318,9 @@ impl Node {
 
     /// Begins a meeting: as the guest with a code, or as the host, which draws one and tells it by
     /// [`MeetingNews::Code`](crate::MeetingNews::Code) about a second after a broker is there. The programs of both sides name
-    /// the same `purpose`. It ends by [`MeetingNews::Met`](crate::MeetingNews::Met) or
-    /// [`MeetingNews::Failed`](crate::MeetingNews::Failed), with this id, half a minute after `within` at the latest.
-    /// `within` is at most an hour.
+    /// the same `purpose`. It ends by [`MeetingNews::Done`](crate::MeetingNews::Done),
+    /// [`MeetingNews::Unconfirmed`](crate::MeetingNews::Unconfirmed) or [`MeetingNews::Failed`](crate::MeetingNews::Failed),
+    /// with this id, a minute after `within` at the latest. `within` is at most an hour.
     ///
     /// # Errors
     /// `TooMany` where [`MAX_MEETINGS`](crate::MAX_MEETINGS) are running, `NoBroker` where none is configured, `Shutdown`.

@@ -307,7 +307,8 @@ enum_form! { Event => Event {
     "progress" Progress { connect, strategy, stage },
     "failed" Failed { connect, reason, report },
     "pipe-gone" PipeGone { peer, local, remote },
-    "ask" Ask { peer },
+    "ask" Ask { peer, from },
+    "ask-over" AskOver { peer },
     "port" Port { local, state },
     "time" Clock { ahead, error },
     "name" Name { name, news },
@@ -580,6 +581,7 @@ enum_form! { MeetingNews => MeetingNews {
     "guessed" Guessed,
     "met" Met(address),
     "done" Done,
+    "unconfirmed" Unconfirmed,
     "failed" Failed(why),
 }}
 

@@ -157,7 +157,7 @@ impl World {
         let events = self.hosts[n].events.iter();
         events
             .filter_map(|(_, event)| match event {
-                Event::Ask { peer } => Some(*peer),
+                Event::Ask { peer, .. } => Some(*peer),
                 _ => None,
             })
             .collect()

@@ -2,7 +2,7 @@
 
 use crate::common::view::{direct, plan, reverse};
 use crate::common::{MS, S, World, key};
-use p2pd_core::{Accept, Advice, ConnectId, FailReason, Plan, Refusal, Stage, Strategy};
+use p2pd_core::{Accept, Advice, ConnectId, Event, FailReason, Plan, Refusal, Stage, Strategy};
 
 /// Strategies that give a stream; `relaying.rs` has relays.
 const STREAMS: [Strategy; 3] = [Strategy::Direct, Strategy::Reverse, Strategy::Punch];
@@ -111,6 +111,39 @@ fn a_yes_to_a_caller_that_has_gone_gives_no_pipe() {
         world.run(20 * S);
         assert!(world.hosts.iter().all(|h| h.pipes.is_empty()), "{by}");
         assert_eq!((world.streams_of(0), world.streams_of(1)), (0, 0));
+    }
+}
+
+#[test]
+fn a_question_ends_with_the_last_stream_that_asks_it() {
+    for by in STREAMS {
+        let (mut world, id) = call(Accept::Ask, by, 60);
+        world.run(S);
+        // Over a broker nobody hangs up.
+        let dialled = by == Strategy::Direct;
+        let from = dialled.then(|| world.hosts[0].outside);
+        let asked = Event::Ask { peer: world.id(0), from };
+        assert!(world.hosts[1].events.iter().any(|(_, event)| *event == asked), "{by}");
+        let is_over = |world: &World| {
+            let over = Event::AskOver { peer: world.id(0) };
+            world.hosts[1].events.iter().any(|(_, event)| *event == over)
+        };
+        assert!(!is_over(&world), "{by}");
+        world.cancel(0, id);
+        world.run(S);
+        assert_eq!(is_over(&world), dialled, "{by}");
+        // Whoever calls again is asked about again.
+        world.connect(0, &world.address(1), plan(&[by], 20));
+        world.run(S);
+        assert_eq!(world.asked(1).len(), 1 + usize::from(dialled), "{by}");
+        // What was answered is no question any more.
+        let over = |world: &World| {
+            world.hosts[1].events.iter().filter(|(_, e)| matches!(e, Event::AskOver { .. })).count()
+        };
+        let before = over(&world);
+        world.answer(1, world.id(0), false);
+        world.run(S);
+        assert_eq!(over(&world), before, "{by}");
     }
 }
 

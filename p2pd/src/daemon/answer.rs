@@ -17,6 +17,8 @@ pub(super) enum Refused {
     WrongMethod,
     BadName,
     BadAddress(Box<TargetError>),
+    /// A node id alone, and a daemon without `--lan`.
+    NoLan,
     BadPattern(PatternError),
     BadTimeout,
     BadOption(&'static str),
@@ -67,7 +69,7 @@ impl Refused {
             Refused::NoToken => 21,
             Refused::WrongMethod => 22,
             Refused::BadName => 23,
-            Refused::BadAddress(_) => 24,
+            Refused::BadAddress(_) | Refused::NoLan => 24,
             Refused::BadPattern(_) => 25,
             Refused::BadTimeout | Refused::BadOption(_) | Refused::NotText => 26,
             Refused::UnknownOption(_) | Refused::OptionTwice(_) | Refused::BadServer(_) => 26,
@@ -95,6 +97,7 @@ impl Refused {
             Refused::WrongMethod => StatusCode::METHOD_NOT_ALLOWED,
             Refused::BadName
             | Refused::BadAddress(_)
+            | Refused::NoLan
             | Refused::BadPattern(_)
             | Refused::BadTimeout
             | Refused::BadOption(_)
@@ -154,6 +157,9 @@ impl fmt::Display for Refused {
                 f.write_str("A name is 1 to 64 letters, digits, dots, hyphens and underscores.")
             }
             Refused::BadAddress(why) => write!(f, "Not an address: {why}."),
+            Refused::NoLan => f.write_str(
+                "A node id without an address: a daemon that runs with --lan searches for it in its network.",
+            ),
             Refused::BadPattern(why) => write!(f, "Not a pattern: {why}."),
             Refused::BadTimeout => f.write_str("A timeout is 0 to 3600 seconds."),
             Refused::BadOption(option) => write!(f, "The option {option} has a value that it cannot have."),

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use axum::http::Method;
 use p2pd_core::Target;
+
+use crate::lan;
 use p2pd_core::pipe::subscriptions::{Pattern, PatternError};
 use percent_encoding::percent_decode_str;
 
@@ -210,11 +212,15 @@ fn session(
     Ok((allowed, call))
 }
 
-/// An address, a name that ends with `.peer`, or `None` for `self`.
+/// An address, a node id, a name that ends with `.peer`, or `None` for `self`.
 fn peer(to: &str) -> Result<Option<Target>, Refused> {
+    let bad = |why| Refused::BadAddress(Box::new(why));
     match &*decoded(to)? {
         "self" => Ok(None),
-        other => crate::peers::target(other).map(Some).map_err(|why| Refused::BadAddress(Box::new(why))),
+        other => match other.parse().ok().and_then(|id| lan::bare(id).ok()) {
+            Some(bare) => Ok(Some(bare)),
+            None => crate::peers::target(other).map(Some).map_err(bad),
+        },
     }
 }
 

@@ -17,7 +17,7 @@ mod sessions;
 mod turn;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,14 +25,15 @@ use std::time::Duration;
 
 use p2pd::servers::WayOut;
 use p2pd_core::pipe::subscriptions::Queue;
-use p2pd_core::{Interfaces, PipeMode, Plan, Strategy, Target};
+use p2pd_core::{PipeMode, Plan, Strategy, Target};
 use p2pd_tokio::{ConnectError, Node, Pipe};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use crate::commands::{addresses, usage};
+use crate::lan;
 use crate::metrics::{Metrics, Way};
-use crate::options::Daemon as Options;
+use crate::options::{Common, Daemon as Options};
 use crate::say::Say;
 use answer::Refused;
 use call::Name;
@@ -76,6 +77,7 @@ struct Daemon {
     sessions: sessions::Sessions,
     /// The list's word on the way to servers.
     way: Option<WayOut>,
+    common: Common,
     /// The page, with the nonce of its policy.
     page: (String, String),
 }
@@ -95,8 +97,7 @@ pub(crate) struct Prepared {
     token: Option<String>,
     token_file: Option<PathBuf>,
     allow_null: bool,
-    bind: Option<IpAddr>,
-    interfaces: Interfaces,
+    common: Common,
 }
 
 impl Prepared {
@@ -124,8 +125,7 @@ impl Prepared {
             token,
             token_file,
             allow_null: options.allow_origin.is_some(),
-            bind: options.common.bind,
-            interfaces: options.common.interfaces(),
+            common: options.common.clone(),
         })
     }
 }
@@ -146,12 +146,13 @@ pub(crate) async fn run(node: &Node, prepared: Prepared, way: Option<WayOut>, sa
         connections: Mutex::new(BTreeMap::new()),
         events: Feed::new(),
         metrics: Arc::default(),
-        places: Places::new(prepared.bind, prepared.interfaces.clone()),
+        places: Places::new(prepared.common.bind, prepared.common.interfaces()),
         bodies: Semaphore::new(BODIES),
         streams: Arc::new(Semaphore::new(STREAMS)),
         turns: turn::Turns::default(),
         sessions: sessions::Sessions::default(),
         way,
+        common: prepared.common,
         page,
     });
     let following = tokio::spawn(events::follow(daemon.clone(), node.events()));
@@ -265,13 +266,25 @@ impl Daemon {
         self.metrics.text(&self.node, &held).await
     }
 
+    /// Returns whom to call, who for a node id alone is searched for in this machine's networks (`--lan`); `None` is this
+    /// node itself.
+    async fn target(&self, to: Option<Target>) -> Result<Target, Refused> {
+        match to {
+            Some(bare) if lan::is_bare(&bare) && !self.common.lan => Err(Refused::NoLan),
+            Some(mut bare) if lan::is_bare(&bare) => {
+                let found = lan::find(&mut bare, &self.common, Say::new(false, true)).await;
+                found.map_err(|why| Refused::ConnectFailed(json!({"reason": why})))?;
+                Ok(bare)
+            }
+            Some(to) => Ok(to),
+            None => Ok(Target::Address(Box::new(self.node.address().await))),
+        }
+    }
+
     /// Opens a connection. A caller that leaves meanwhile gives it up.
     async fn open(&self, name: Name, to: Option<Target>, wanted: Wanted) -> Result<Arc<Connection>, Refused> {
         let reserved = Reserved::new(self, name)?;
-        let to = match to {
-            Some(to) => to,
-            None => Target::Address(Box::new(self.node.address().await)),
-        };
+        let to = self.target(to).await?;
         let failed = |why: &ConnectError| Refused::ConnectFailed(events::failure(why));
         let connecting = self.node.start_connect(&to, wanted.plan).await.map_err(|why| failed(&why))?;
         let number = connecting.id().number();

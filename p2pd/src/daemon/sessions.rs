@@ -195,10 +195,7 @@ pub(super) async fn open(
 ) -> Result<Value, Refused> {
     daemon.sessions.reserve(&name)?;
     let _reserved = Reserved(&daemon.sessions, &name);
-    let to = match to {
-        Some(to) => to,
-        None => Target::Address(Box::new(daemon.node.address().await)),
-    };
+    let to = daemon.target(to).await?;
     let session = daemon.node.connect_session_with(&to, plan).await;
     let session = session.map_err(|why| Refused::ConnectFailed(failure(&why)))?;
     Ok(keep(daemon, &name, None, session))

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::channel::Stop;
 use super::folder::{Folder, Kind, masked};
-use super::name::{FileName, Sender, is_partial};
+use super::name::{FileName, Sender, folded, is_partial};
 use super::wire::{Meta, Refusal};
 
 /// Part of the disk that is left free: one in this many.
@@ -23,8 +23,10 @@ const LEFT_AT_MOST: u64 = 4 << 30;
 const SWEEP: Duration = Duration::from_secs(10);
 /// Files that were received whole and are known again when they are offered once more.
 const REMEMBERED: usize = 10_000;
-/// Earlier files of its name that a file is compared with.
+/// Earlier files of its name that a file is compared with, and folders.
 const COMPARED: u32 = 8;
+/// Length in memory of what is a folder.
+const FOLDER: u64 = u64::MAX;
 /// Files of one name.
 const NAMESAKES: u32 = 1000;
 /// Most files that are not whole yet and do not go on.
@@ -49,14 +51,14 @@ pub(crate) struct Inbox {
     dir: PathBuf,
     overwrite: bool,
     limits: Limits,
-    /// True if names of the folder that differ in case alone are the same file's.
+    /// True if names of the folder are the same file's that differ in case alone, or in the normal form of Unicode.
     pub(super) folds: bool,
     /// Permissions that new files may have here.
     pub(super) mask: u16,
-    /// Senders and names of what is being received, in lower case for file systems that ignore case. Each holder is told when
-    /// its sender begins anew.
+    /// Senders and names of what is being received, folded for file systems that take names for the same. Each holder is told
+    /// when its sender begins anew.
     busy: Mutex<BTreeMap<Key, Arc<Stop>>>,
-    /// Files received whole, each with its name in the folder and its length.
+    /// Files and folders received whole, each with its name in the folder and its length.
     whole: Mutex<BTreeMap<Key, (FileName, u64)>>,
     swept: Mutex<Option<Instant>>,
     taken: AtomicU64,
@@ -140,9 +142,15 @@ impl Inbox {
         bytes <= self.room()
     }
 
-    /// Counts one more file, folder or link. Returns false if there were too many.
+    /// Counts one more file, folder or link. Returns false if there are too many.
     pub(super) fn counts(&self) -> bool {
-        self.files.fetch_add(1, Ordering::Relaxed) < self.limits.files
+        let more = |files: u64| (files < self.limits.files).then_some(files + 1);
+        self.files.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+
+    /// Takes the count of one back that was refused.
+    pub(super) fn counts_not(&self) {
+        self.files.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Returns the number of bytes that may still be taken.
@@ -346,6 +354,31 @@ impl Place<'_> {
         Err(io::Error::from(io::ErrorKind::AlreadyExists).into())
     }
 
+    /// Returns the folder that this sender has sent under the name before, if it is there.
+    pub(super) fn earlier(&self) -> Option<Folder> {
+        let (name, len) = locked(&self.inbox.whole).get(&key(&self.sender, &self.name)).cloned()?;
+        (len == FOLDER).then(|| self.inbox.inner(&self.path(&name)).ok())?
+    }
+
+    /// Removes a folder that was kept, if one of its namesakes has the same in it. Gives the name under which it is there,
+    /// and whether it was there before.
+    pub(super) fn merge_folder(&self, kept: FileName) -> (FileName, bool) {
+        let earlier = (0..COMPARED).map(|number| self.name.numbered(number)).take_while(|name| *name != kept);
+        let open = |name: &FileName| self.inbox.inner(&self.path(name));
+        let is_same = |name: &FileName| has_same(&open(name)?, &open(&kept)?);
+        let same = { earlier }.find(|name| is_same(name).unwrap_or(false));
+        let was_there = same.is_some();
+        if was_there {
+            let path = self.path(&kept);
+            // What cannot be removed is there twice.
+            let _ = Folder::open(&self.inbox.dir).and_then(|dir| clear(&dir.make(kept.as_str().as_ref())?));
+            let _ = std::fs::remove_dir(path);
+        }
+        let name = same.unwrap_or(kept);
+        self.remember(name.clone(), FOLDER);
+        (name, was_there)
+    }
+
     fn remember(&self, name: FileName, size: u64) {
         let mut whole = locked(&self.inbox.whole);
         if whole.len() >= REMEMBERED {
@@ -397,11 +430,14 @@ impl From<io::Error> for NotTaken {
     }
 }
 
-/// Returns true if the file system of a folder takes names that differ in case alone for the same.
+/// Returns true if the file system of a folder takes names for the same that differ in case alone, or in the normal form of
+/// Unicode.
 fn folds(dir: &Path) -> bool {
-    let probe = dir.join(format!(".p2pd-case-{}", std::process::id()));
+    let path = |name: &str| dir.join(format!(".{name}-{}", std::process::id()));
+    let probe = path("p2pd-caf\u{e9}");
     let made = OpenOptions::new().write(true).create_new(true).open(&probe).is_ok();
-    let folds = made && dir.join(format!(".P2PD-CASE-{}", std::process::id())).symlink_metadata().is_ok();
+    let others = ["P2PD-CAF\u{c9}", "p2pd-cafe\u{301}"];
+    let folds = made && others.iter().any(|other| path(other).symlink_metadata().is_ok());
     if made {
         let _ = std::fs::remove_file(&probe);
     }
@@ -456,17 +492,45 @@ fn merge(from: &Folder, into: &Folder) -> io::Result<()> {
 }
 
 fn key(sender: &Sender, name: &FileName) -> Key {
-    (sender.clone(), name.as_str().to_lowercase())
+    (sender.clone(), folded(name.as_str().as_bytes()))
+}
+
+/// Returns true if two folders have the same names in them, of the same kinds, sizes and contents. Modes and times may
+/// differ.
+fn has_same(one: &Folder, other: &Folder) -> io::Result<bool> {
+    // Nothing is read before all is known to be there.
+    Ok(is_like(one, other, false)? && is_like(one, other, true)?)
+}
+
+fn is_like(one: &Folder, other: &Folder, reads: bool) -> io::Result<bool> {
+    let mut more = other.list()?.count();
+    for name in one.list()? {
+        let name = name?;
+        let (ours, theirs) = (one.look(&name)?, other.look(&name)?);
+        let is_like = ours.kind == theirs.kind
+            && match ours.kind {
+                Kind::Folder => is_like(&one.enter(&name)?, &other.enter(&name)?, reads)?,
+                Kind::File if reads => has_bytes(one.read(&name)?, other.read(&name)?, ours.size)?,
+                Kind::File => ours.size == theirs.size,
+                Kind::Link => one.read_link(&name)? == other.read_link(&name)?,
+                Kind::Other => false,
+            };
+        if !is_like || more == 0 {
+            return Ok(false);
+        }
+        more -= 1;
+    }
+    Ok(more == 0)
 }
 
 /// Compares the contents of two files. Returns true if each has this size and their bytes are the same.
 fn is_same(one: &Path, other: &Path, size: u64) -> io::Result<bool> {
-    let [mut one, mut other] = [one, other].map(|path| open(OpenOptions::new().read(true), path));
-    let (one, other) = (
-        one.as_mut().map_err(|_| io::ErrorKind::NotFound)?,
-        other.as_mut().map_err(|_| io::ErrorKind::NotFound)?,
-    );
-    for file in [&mut *one, &mut *other] {
+    let read = |path: &Path| open(OpenOptions::new().read(true), path);
+    has_bytes(read(one)?, read(other)?, size)
+}
+
+fn has_bytes(mut one: File, mut other: File, size: u64) -> io::Result<bool> {
+    for file in [&one, &other] {
         let found = file.metadata()?;
         if !found.is_file() || found.len() != size {
             return Ok(false);

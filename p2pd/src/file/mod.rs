@@ -17,8 +17,10 @@ mod walk;
 mod wire;
 
 use std::io;
+use std::net::{IpAddr, Ipv6Addr};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use p2pd_core::{Config, NodeId, Plan, Target};
@@ -82,6 +84,8 @@ enum Event<'a> {
     Kept {
         name: &'a str,
         kept: Option<&'a FileName>,
+        /// True if an equal one was there before.
+        was_there: bool,
     },
 }
 
@@ -198,6 +202,8 @@ pub(crate) struct Receiving {
     terms: Terms,
     consent: Consent,
     once: bool,
+    /// True once the one sender was let in that is received from (`--once`).
+    taken: AtomicBool,
 }
 
 impl Receiving {
@@ -212,34 +218,34 @@ impl Receiving {
         let packed = options.yes || !options.common.accept.is_empty();
         let terms = Terms { max_size: options.max_size, outside_links: options.outside_links, packed };
         let consent = if options.yes { Consent::Given } else { Consent::FilesAlone };
-        Ok(Receiving { inbox, terms, consent, once: options.once })
+        Ok(Receiving { inbox, terms, consent, once: options.once, taken: AtomicBool::new(false) })
     }
 
     /// Has the user asked about each list, if there is one at a terminal and nothing else was said.
     fn asks(&mut self, say: Say) {
         if matches!(self.consent, Consent::FilesAlone) && Input::can_ask() {
             let (user, questions) = tokio::sync::mpsc::channel(1);
-            tokio::spawn(ask(questions, say));
+            tokio::spawn(ask(questions, self.inbox.folds, say));
             self.consent = Consent::Asked(user);
             self.terms.packed = true;
         }
     }
 
-    /// Receives from the first peer that sends files. Returns the number of entries that did not arrive.
-    async fn first(self: &Arc<Self>, node: &Node, say: Say) -> usize {
-        while let Some(session) = node.accept_session().await {
-            let Some(carrier) = session.carrier() else { continue };
-            say.opened("incoming", &carrier);
-            // Whoever sends no files is not the one that was meant.
-            if let (true, failed) = self.one(session, &Arc::default(), &Arc::default(), say).await {
-                return failed;
-            }
-        }
-        0
+    /// Lets a list in, if it may. Of one sender alone, if no other is let in.
+    fn lets_in(
+        &self,
+        (peer, from): (NodeId, IpAddr),
+        list: &Listing,
+        hung_up: impl Future<Output = ()>,
+    ) -> Result<(), Refusal> {
+        let is_taken = |taken: bool| if self.once && taken { Err(Refusal::TooMany) } else { Ok(()) };
+        is_taken(self.taken.load(Ordering::Relaxed))?;
+        self.consent.to((peer, from), list, hung_up)?;
+        is_taken(self.taken.swap(true, Ordering::Relaxed))
     }
 
-    /// Receives from the peer of one session. Returns true if the peer was a sender at all, and the number of files that
-    /// did not arrive.
+    /// Receives from the peer of one session. Returns true if its list was let in, and the number of files that did not
+    /// arrive.
     async fn one(
         self: &Arc<Self>,
         session: Session,
@@ -258,29 +264,32 @@ impl Receiving {
         };
         let (send, recv) = stream;
         let ends = (Reader::new(recv, stop.clone()), Writer::new(send));
-        let (receiving, stop, moved) = (self.clone(), stop.clone(), moved.clone());
+        let (receiving, stop, moved, ours) = (self.clone(), stop.clone(), moved.clone(), session.clone());
+        let from =
+            session.carrier().map_or(Ipv6Addr::UNSPECIFIED.into(), |carrier| carrier.remote_addr().ip());
         let working = tokio::task::spawn_blocking(move || {
-            let (mut shown, mut greeted) = (Shown::new(say, "receive", peer), false);
-            let consent = |list: &Listing| receiving.consent.to(peer, list);
+            let (mut shown, mut let_in) = (Shown::new(say, "receive", peer), false);
+            let hung_up = async { drop(ours.closed().await) };
+            let consent = |list: &Listing| receiving.lets_in((peer, from), list, hung_up);
             let Receiving { inbox, terms, .. } = &*receiving;
             let received = receive::receive(inbox, *terms, (peer, stop), ends, consent, |event| {
-                greeted = true;
+                let_in |= matches!(event, Event::Listed(_));
                 moved.tell(&event);
                 shown.tell(&event);
             });
             match received {
                 Ok(refused) => {
                     shown.finish();
-                    (greeted, refused)
+                    (let_in, refused)
                 }
                 Err(why) => {
                     shown.clear();
                     say.error(&why.to_string());
-                    (greeted, 1)
+                    (let_in, 1)
                 }
             }
         });
-        let ended = working.await.unwrap_or((true, 1));
+        let ended = working.await.unwrap_or((false, 1));
         // The peer closes it once it has heard the last word.
         let _ = timeout(BEGIN, session.closed()).await;
         ended
@@ -337,19 +346,17 @@ pub(crate) async fn receive(
     say.ready(&node.address().await, node.node_id(), Some(invitation));
     let draining = close_pipes(node);
     let once = receiving.once;
-    let receiving = Arc::new(receiving);
+    let mut seats = Seats::new(Arc::new(receiving), say);
     let failed = if once {
-        receiving.first(node, say).await
+        seats.serve(node).await
     } else {
-        let mut seats = Seats::new(receiving, say);
         tokio::select! {
-            () = seats.serve(node) => {}
+            _ = seats.serve(node) => {}
             () = interrupted() => {}
         }
-        let failed = seats.failed();
-        seats.close().await;
-        failed
+        seats.failed()
     };
+    seats.close().await;
     draining.abort();
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -7,6 +7,7 @@ use std::fmt;
 use data_encoding::HEXLOWER;
 use p2pd_core::NodeId;
 use p2pd_core::text::is_plain;
+use unicode_normalization::UnicodeNormalization;
 
 use super::folder;
 use super::wire::{MAX_NAME, MAX_PATH, Resume};
@@ -109,6 +110,13 @@ pub(crate) fn portable(name: &[u8]) -> Result<(), NameError> {
         return Err(NameError::Separator);
     }
     FileName::new(if visible.is_empty() { text } else { visible }).map(drop)
+}
+
+/// Returns what is the same of two names that some systems take for one: those differ in case alone, or in the normal form
+/// of Unicode (macOS).
+pub(crate) fn folded(name: &[u8]) -> String {
+    let lower = |c: char| c.to_lowercase().map(|c| if c == 'ς' { 'σ' } else { c });
+    String::from_utf8_lossy(name).nfd().flat_map(lower).nfc().collect()
 }
 
 /// Returns true if a file of this name is a partial one.
@@ -287,6 +295,22 @@ mod tests {
         assert!(is_partial(&part) && is_partial(&longest));
         for other in ["a", ".a", ".a.p2pd-part", ".p2pd-part", ".a.0123.p2pd-part", &part[1..]] {
             assert!(!is_partial(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn names_that_one_system_takes_for_the_same_are_twins() {
+        for (one, other) in [
+            ("Makefile", "MAKEFILE"),
+            ("caf\u{e9}", "CAFE\u{301}"),
+            ("\u{212b}", "a\u{30a}"),
+            ("ΟΔΟΣ", "οδος"),
+        ] {
+            assert_eq!(folded(one.as_bytes()), folded(other.as_bytes()), "{one} {other}");
+        }
+        assert_eq!(folded("CAFE\u{301}".as_bytes()), "caf\u{e9}");
+        for (one, other) in [("cafe", "caf\u{e9}"), ("a", "b"), ("ss", "ß"), ("a ", "a")] {
+            assert_ne!(folded(one.as_bytes()), folded(other.as_bytes()), "{one} {other}");
         }
     }
 

@@ -66,6 +66,12 @@ pub(super) fn receive(
     let Some(Frame::Hello(resume, list)) = from.frame(BEGIN, &mut to)? else {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "the peer sends no files"));
     };
+    if !list.is_shown() {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the peer hides what it sends, or sends nothing",
+        ));
+    }
     tell(Event::Compares);
     if let Err(why) = consent(&list) {
         say_no(why, &mut from, &mut to);
@@ -136,7 +142,7 @@ impl<'a, T: FnMut(Event<'_>)> Receiving<'a, T> {
                     (it.tell)(Event::Linked);
                     Ok(())
                 })?,
-                Frame::Leave(path, meta) => self.entry(&path, |it| it.leave(&path, meta))?,
+                Frame::Leave(path, meta) => self.leave(&path, meta)?,
                 Frame::File(offer) => self.file(offer)?,
                 Frame::Tree(n, hashes) => self.tree(n, hashes)?,
                 Frame::Body(n) => self.body(n)?,
@@ -193,15 +199,23 @@ impl<'a, T: FnMut(Event<'_>)> Receiving<'a, T> {
     }
 
     /// Ends a folder.
-    fn leave(&mut self, path: &[u8], meta: Meta) -> Result<(), Error> {
-        let pending = &self.pending;
-        let is_busy = |name: &OsString| {
-            pending.values().any(|pending| matches!(&pending.spot, Spot::Inside(of) if of[0] == *name))
-        };
-        if let Some(kept) = self.stage.leave(path, meta, is_busy)? {
-            let name = show(path);
-            (self.tell)(Event::Kept { name: &name, kept: (kept.as_str() != name).then_some(&kept) });
-        }
+    fn leave(&mut self, path: &[u8], meta: Meta) -> io::Result<()> {
+        let mut whole = None;
+        self.entry(path, |it| {
+            let pending = &it.pending;
+            let is_busy = |name: &OsString| {
+                pending.values().any(|pending| matches!(&pending.spot, Spot::Inside(of) if of[0] == *name))
+            };
+            whole = it.stage.leave(path, meta, is_busy)?;
+            Ok(())
+        })?;
+        let Some((staged, kept)) = whole else { return Ok(()) };
+        // Only now, because it takes longer if there is one like it.
+        self.to.flush()?;
+        let (kept, was_there) = staged.place.merge_folder(kept);
+        let name = show(path);
+        let kept = (kept.as_str() != name).then_some(&kept);
+        (self.tell)(Event::Kept { name: &name, kept, was_there });
         Ok(())
     }
 

@@ -137,7 +137,7 @@ pub(super) struct Seats {
     receiving: Arc<Receiving>,
     say: Say,
     taken: Vec<Seat>,
-    running: JoinSet<usize>,
+    running: JoinSet<(bool, usize)>,
     waiting: Turns<Session>,
     failed: usize,
 }
@@ -148,8 +148,9 @@ impl Seats {
         Seats { receiving, say, taken, running, waiting, failed: 0 }
     }
 
-    /// Receives until the node ends.
-    pub(super) async fn serve(&mut self, node: &Node) {
+    /// Receives until the node ends, or from one sender that is let in (`--once`): returns the number of its files that have
+    /// not arrived.
+    pub(super) async fn serve(&mut self, node: &Node) -> usize {
         let mut look = tokio::time::interval(Duration::from_secs(1));
         loop {
             while let Some(session) = self.next() {
@@ -159,11 +160,15 @@ impl Seats {
                 session = node.accept_session() => match session {
                     // One whose connection has broken already is not worth a seat.
                     Some(session) => if let Some(carrier) = session.carrier() {
-                        self.waiting.push(carrier.remote_addr(), session);
+                        self.waiting.push(carrier.remote_addr().ip(), session);
                     },
-                    None => return,
+                    None => return 0,
                 },
-                Some(ended) = self.running.join_next_with_id() => self.left(ended),
+                Some(ended) = self.running.join_next_with_id() => {
+                    if let (true, lost) = self.left(ended) && self.receiving.once {
+                        return lost;
+                    }
+                }
                 _ = look.tick() => self.make_room(),
             }
         }
@@ -185,10 +190,12 @@ impl Seats {
         self.failed + self.taken.iter().map(|seat| seat.moved.lost()).sum::<usize>()
     }
 
-    fn left(&mut self, ended: Result<(Id, usize), JoinError>) {
-        let (task, lost) = ended.unwrap_or_else(|why| (why.id(), 1));
+    /// Returns what has become of the peer that has left.
+    fn left(&mut self, ended: Result<(Id, (bool, usize)), JoinError>) -> (bool, usize) {
+        let (task, ended) = ended.unwrap_or_else(|why| (why.id(), (false, 1)));
         self.taken.retain(|seat| seat.task != task);
-        self.failed += lost;
+        self.failed += ended.1;
+        ended
     }
 
     /// Returns the next session that may begin.
@@ -213,7 +220,7 @@ impl Seats {
         let (held, place) = (session.clone(), place(carrier.remote_addr().ip()));
         let (receiving, say, watched, asked) =
             (self.receiving.clone(), self.say, moved.clone(), stop.clone());
-        let task = self.running.spawn(async move { receiving.one(session, &asked, &watched, say).await.1 });
+        let task = self.running.spawn(async move { receiving.one(session, &asked, &watched, say).await });
         let rate = Rate::new(Instant::now());
         self.taken.push(Seat { task: task.id(), session: held, place, moved, rate, stop });
     }

@@ -63,9 +63,13 @@ impl Shown {
             Event::Listed(list) => self.listed(list),
             Event::Begins { name, size, from } => self.begins(name, size, from),
             Event::Moved { name, bytes } => self.moved(name, bytes),
-            Event::Kept { name, kept } => {
+            Event::Kept { name, kept, was_there } => {
                 let more = json!({"kept": kept.map_or(name, |kept| kept.as_str())});
                 match kept {
+                    _ if was_there => self.line("same", name, more, || {
+                        let other = kept.map_or(String::new(), |kept| format!(", as {kept}"));
+                        format!("{name}: is there already{other}")
+                    }),
                     Some(kept) => self.line("kept", name, more, || format!("kept: {name} as {kept}")),
                     None => self.say.json_line(|| self.event("kept", name, more)),
                 }

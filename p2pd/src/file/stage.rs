@@ -13,7 +13,7 @@ use super::channel::Stop;
 use super::content::Written;
 use super::folder::{Folder, Kind, found, set};
 use super::inbox::{Have, Inbox, NotTaken, Place};
-use super::name::{FileName, NameError, Sender, is_partial, names, top};
+use super::name::{FileName, NameError, Sender, folded, is_partial, names, top};
 use super::send::WINDOW_ROOTS;
 use super::tree::{self, HASH};
 use super::wire::{Meta, Offer, Refusal};
@@ -58,12 +58,14 @@ pub(super) enum State {
 }
 
 /// Folder of the sender's command line.
-struct Staged<'a> {
-    place: Place<'a>,
+pub(super) struct Staged<'a> {
+    pub(super) place: Place<'a>,
     folder: Folder,
     /// True if it was here before, from a send that was cut off.
     resumed: bool,
-    /// Names that have come, by folder, in lower case: only where names are the same that differ in case alone.
+    /// What the same sender has sent under the name before.
+    earlier: Option<Folder>,
+    /// Names that have come, by folder, folded: only where the system takes such names for the same.
     twins: BTreeMap<Vec<u8>, BTreeSet<String>>,
 }
 
@@ -112,13 +114,21 @@ impl<'a> Stage<'a> {
         Stage { inbox, terms, sender, stop, left, tops: 0, staged: BTreeMap::new() }
     }
 
-    /// Counts an entry against the bounds of all.
-    fn counted(&mut self, is_top: bool) -> Result<(), Error> {
+    /// Counts an entry against the bounds of all, if `take` takes it.
+    fn counted<R>(
+        &mut self,
+        is_top: bool,
+        take: impl FnOnce(&mut Self) -> Result<R, Error>,
+    ) -> Result<R, Error> {
         self.tops += usize::from(is_top);
         if self.tops > MAX_FILES || !self.inbox.counts() {
             return Err(Refusal::TooMany.into());
         }
-        Ok(())
+        let taken = take(self);
+        if taken.is_err() {
+            self.inbox.counts_not();
+        }
+        taken
     }
 
     /// Returns the folder that holds an entry inside of one that was sent.
@@ -144,7 +154,7 @@ impl<'a> Stage<'a> {
         }
         let at = path.iter().rposition(|b| *b == b'/').unwrap_or_default();
         let staged = self.staged.get_mut(&names[0]).ok_or(Refusal::NotWritten)?;
-        let name = String::from_utf8_lossy(&path[at + 1..]).to_lowercase();
+        let name = folded(&path[at + 1..]);
         let new = staged.twins.entry(path[..at].to_vec()).or_default().insert(name);
         if new { Ok(()) } else { Err(Refusal::Twin.into()) }
     }
@@ -169,10 +179,13 @@ impl<'a> Stage<'a> {
 
     pub(super) fn folder(&mut self, path: &[u8]) -> Result<(), Error> {
         let names = names(path)?;
-        self.counted(names.len() == 1)?;
-        self.no_twin(&names, path)?;
+        self.counted(names.len() == 1, |it| it.make_folder(&names, path))
+    }
+
+    fn make_folder(&mut self, names: &[OsString], path: &[u8]) -> Result<(), Error> {
+        self.no_twin(names, path)?;
         if names.len() > 1 {
-            let parent = self.parent(&names)?;
+            let parent = self.parent(names)?;
             parent.make(&names[names.len() - 1])?;
             return Ok(());
         }
@@ -181,8 +194,8 @@ impl<'a> Stage<'a> {
         }
         let name = top(path)?;
         let staged = self.free(&name, |place| {
-            let (folder, resumed) = place.folder()?;
-            Ok(Staged { place, folder, resumed, twins: BTreeMap::new() })
+            let ((folder, resumed), earlier) = (place.folder()?, place.earlier());
+            Ok(Staged { place, folder, resumed, earlier, twins: BTreeMap::new() })
         })?;
         self.staged.insert(names[0].clone(), staged);
         Ok(())
@@ -190,9 +203,18 @@ impl<'a> Stage<'a> {
 
     pub(super) fn link(&mut self, path: &[u8], target: &[u8], meta: &Meta) -> Result<(), Error> {
         let names = names(path)?;
-        self.counted(names.len() == 1)?;
-        self.no_twin(&names, path)?;
-        let parent = self.parent(&names)?;
+        self.counted(names.len() == 1, |it| it.make_link(&names, path, target, meta))
+    }
+
+    fn make_link(
+        &mut self,
+        names: &[OsString],
+        path: &[u8],
+        target: &[u8],
+        meta: &Meta,
+    ) -> Result<(), Error> {
+        self.no_twin(names, path)?;
+        let parent = self.parent(names)?;
         if target.contains(&0)
             || !(self.terms.outside_links || stays_inside(target, names.len().saturating_sub(2)))
         {
@@ -204,14 +226,14 @@ impl<'a> Stage<'a> {
         }
     }
 
-    /// Gives a folder its permissions and time; one of the command line its name too, which is returned. `is_busy` tells
-    /// whether files of one are not here yet.
+    /// Gives a folder its permissions and time; one of the command line its name too, with which it is returned. `is_busy`
+    /// tells whether files of one are not here yet.
     pub(super) fn leave(
         &mut self,
         path: &[u8],
         mut meta: Meta,
         is_busy: impl Fn(&OsString) -> bool,
-    ) -> Result<Option<FileName>, Error> {
+    ) -> Result<Option<(Staged<'a>, FileName)>, Error> {
         let names = names(path)?;
         meta.mode &= self.inbox.mask;
         let resumed = self.staged.get(&names[0]).ok_or(Refusal::NotWritten)?.resumed;
@@ -237,14 +259,25 @@ impl<'a> Stage<'a> {
         staged.folder.store()?;
         staged.folder.set(&meta)?;
         let kept = staged.place.keep_folder();
-        self.staged.remove(&names[0]);
-        Ok(Some(kept?))
+        let staged = self.staged.remove(&names[0]);
+        Ok(staged.zip(Some(kept?)))
+    }
+
+    /// Returns the folder of an entry in what the same sender has sent before.
+    fn earlier(&self, names: &[OsString]) -> Option<Folder> {
+        let [root, between @ .., _] = names else { return None };
+        let earlier = self.staged.get(root)?.earlier.as_ref()?;
+        between.iter().try_fold(earlier.again().ok()?, |folder, name| folder.enter(name).ok())
     }
 
     /// Looks for what is here of a file.
     pub(super) fn look(&mut self, offer: &Offer) -> Result<(Spot<'a>, State), Error> {
         let names = names(&offer.path)?;
-        self.counted(names.len() == 1)?;
+        let is_top = names.len() == 1;
+        self.counted(is_top, |it| it.look_at(names, offer))
+    }
+
+    fn look_at(&mut self, names: Vec<OsString>, offer: &Offer) -> Result<(Spot<'a>, State), Error> {
         self.no_twin(&names, &offer.path)?;
         let size = offer.size.unwrap_or(0);
         if size > self.left || !(offer.sparse || self.inbox.takes(size)) {
@@ -266,14 +299,17 @@ impl<'a> Stage<'a> {
         } else {
             let parent = self.parent(&names)?;
             let entry = &names[names.len() - 1];
-            let length = |name: &OsString| match parent.look(name) {
+            let length = |parent: &Folder, name: &OsString| match parent.look(name) {
                 Ok(found) if found.kind == Kind::File => found.size,
                 _ => 0,
             };
-            let state = match (length(entry), length(&self.part(&offer.path))) {
+            // Of a file with holes the copy would have none.
+            let earlier = self.earlier(&names).filter(|_| !offer.sparse);
+            let state = match (length(&parent, entry), length(&parent, &self.part(&offer.path))) {
                 _ if size == 0 => new(),
                 (have, _) if have == size => proving(size, true),
                 (_, have) if (1..=size).contains(&have) => proving(have, false),
+                _ if earlier.is_some_and(|earlier| length(&earlier, entry) == size) => proving(size, true),
                 _ => new(),
             };
             (Spot::Inside(names), state)
@@ -293,6 +329,7 @@ impl<'a> Stage<'a> {
         let State::Proving { have, whole, hashes } = &pending.state else { return Err(unexpected().into()) };
         let (have, whole, size) = (*have, *whole, pending.offer.size.unwrap_or_default());
         let group = tree::group(pending.offer.size);
+        let mut from_earlier = false;
         let file = match &pending.spot {
             Spot::Top(place, _) => match if whole { place.look(size)? } else { place.begin(size)? } {
                 Have::Whole(file) | Have::Part(file, _) => file,
@@ -300,7 +337,10 @@ impl<'a> Stage<'a> {
             Spot::Inside(names) => {
                 let parent = self.parent(names)?;
                 let part = self.part(&pending.offer.path);
-                match parent.read(if whole { &names[names.len() - 1] } else { &part }) {
+                let name = &names[names.len() - 1];
+                from_earlier = whole && parent.look(name).is_err();
+                let parent = if from_earlier { self.earlier(names).unwrap_or(parent) } else { parent };
+                match parent.read(if whole { name } else { &part }) {
                     // Its sender had made it unreadable.
                     Err(_) if whole => {
                         pending.state = State::Taken(Vec::new());
@@ -313,8 +353,10 @@ impl<'a> Stage<'a> {
         let ours = tree::of_file(&file, have, group)?;
         let same = ours.iter().zip(hashes).take_while(|(one, other)| one.ct_eq(*other).into()).count();
         if whole && same == ours.len() {
-            if let Spot::Inside(_) = pending.spot {
-                self.finish(&file, &pending.offer.meta)?;
+            match &pending.spot {
+                Spot::Inside(names) if from_earlier => self.copy(names, &pending.offer)?,
+                Spot::Inside(_) => self.finish(&file, &pending.offer.meta)?,
+                Spot::Top(..) => {}
             }
             return Ok(true);
         }
@@ -323,6 +365,21 @@ impl<'a> Stage<'a> {
         let full = full.min(tree::groups(size, group) - 1);
         pending.state = State::Taken(ours[..full].to_vec());
         Ok(false)
+    }
+
+    /// Copies a file of what the same sender has sent before. What is equal as a whole goes again at its end.
+    fn copy(&self, names: &[OsString], offer: &Offer) -> Result<(), Error> {
+        let (parent, name) = (self.parent(names)?, &names[names.len() - 1]);
+        let (earlier, part) = (self.earlier(names).ok_or(Refusal::NotWritten)?, self.part(&offer.path));
+        let (mut from, mut to) = (earlier.read(name)?, parent.write(&part)?);
+        to.set_len(0)?;
+        let copied = io::copy(&mut from, &mut to)?;
+        self.inbox.took(copied);
+        if offer.size != Some(copied) {
+            return Err(Refusal::NotWritten.into());
+        }
+        self.finish(&to, &offer.meta)?;
+        Ok(parent.rename(&part, &parent, name)?)
     }
 
     /// Gives a file its permissions and time.

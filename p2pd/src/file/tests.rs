@@ -147,7 +147,10 @@ fn note(into: &mut Vec<String>, event: &Event<'_>) {
     match event {
         Event::Begins { name, from, .. } => into.push(format!("{name} from {from}")),
         Event::Moved { .. } | Event::Listed(_) | Event::Compares | Event::Linked => {}
-        Event::Kept { name, kept } => into.push(format!("{name} kept {kept:?}")),
+        Event::Kept { name, kept, was_there } => {
+            let there = if *was_there { " already" } else { "" };
+            into.push(format!("{name} kept {kept:?}{there}"));
+        }
         Event::Ended { name, how: Ended::Moved { bytes, .. } } => into.push(format!("{name} whole {bytes}")),
         Event::Ended { name, how: Ended::Same(_) } => into.push(format!("{name} same")),
         Event::Ended { name, how: Ended::Refused(why) } => into.push(format!("{name} {why:?}")),
@@ -361,10 +364,71 @@ async fn a_folder_arrives_as_it_is() {
     }
     assert_eq!(fs::read(folders.there("d/in/large")).unwrap(), payload(3_000_000));
     assert_eq!(folders.received().len(), 11);
-    // Once more it is another folder, as whoever receives may have changed the first.
+    // Once more it is there already.
+    let (sent, _, said) = folders.send(&["d"], None).await;
+    assert_eq!((sent.unwrap(), said.last().unwrap().as_str()), (0, "d kept None already"));
+    assert_eq!(folders.received().len(), 11);
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_is_there_whole_is_neither_sent_nor_kept_twice() {
+    use std::os::unix::fs::symlink;
+    let folders = tree_of_files();
+    symlink("a", folders.here("d/link")).unwrap();
+    let inbox = Arc::new(folders.inbox(false));
+    let send = async || folders.send_to(inbox.clone(), &["d"], None).await;
+    let (sent, _, said) = send().await;
+    assert_eq!((sent.unwrap(), said.last().unwrap().as_str()), (0, "d kept None"));
+    let first = folders.received();
+    // The same receiver knows it again, and no byte of it is sent.
+    let (sent, refused, said) = send().await;
+    assert_eq!((sent.unwrap(), refused.unwrap()), (0, 0));
+    let from: Vec<_> = said.iter().filter(|said| said.contains(" from ")).collect();
+    assert_eq!(from, ["d/in/empty from 0"; 2], "an empty file has nothing to prove by");
+    assert_eq!(said.iter().filter(|said| *said == "d/in/large same").count(), 2);
+    assert_eq!((said.last().unwrap().as_str(), folders.received()), ("d kept None already", first.clone()));
+    // Another sender, or a receiver that has begun anew, gets all of it, and has it once.
     let (sent, _, said) = folders.send(&["d"], None).await;
     assert_eq!(sent.unwrap(), 0);
-    assert!(said.last().unwrap().contains("d (1)"), "{said:?}");
+    assert!(said.contains(&"d/in/large from 0".into()), "{said:?}");
+    assert_eq!((said.last().unwrap().as_str(), folders.received()), ("d kept None already", first));
+    // What differs is another folder: in bytes, in a link, by one more name, and by one less.
+    let unlink = |name: &str| fs::remove_file(folders.here(name)).unwrap();
+    let mut kept = 0;
+    for change in 0..4 {
+        match change {
+            0 => fs::write(folders.here("d/a"), "two").unwrap(),
+            1 => {
+                unlink("d/link");
+                symlink("b", folders.here("d/link")).unwrap();
+            }
+            2 => fs::write(folders.here("d/more"), "").unwrap(),
+            _ => ["d/more", "d/.hidden"].into_iter().for_each(unlink),
+        }
+        let (sent, _, said) = send().await;
+        kept += 1;
+        assert_eq!(sent.unwrap(), 0);
+        assert_eq!(said.last().unwrap(), &format!("d kept Some(FileName(\"d ({kept})\"))"), "{change}");
+        assert!(said.contains(&"d/in/large same".into()), "{change}: {said:?}");
+        let (mut here, mut there) = (Vec::new(), Vec::new());
+        list(&folders.here("d"), "", &mut here);
+        list(&folders.there(&format!("d ({kept})")), "", &mut there);
+        here.sort();
+        there.sort();
+        assert_eq!(here, there, "{change}");
+        assert_eq!(fs::read(folders.there(&format!("d ({kept})/in/large"))).unwrap(), payload(3_000_000));
+    }
+    // The last one is known again, and so is one that came before.
+    assert_eq!(send().await.2.last().unwrap(), "d kept Some(FileName(\"d (4)\")) already");
+    fs::write(folders.here("d/.hidden"), "two").unwrap();
+    fs::write(folders.here("d/more"), "").unwrap();
+    assert_eq!(send().await.2.last().unwrap(), "d kept Some(FileName(\"d (3)\")) already");
+    // What the receiver's user has changed is no proof of anything.
+    fs::write(folders.there("d (3)/in/large"), payload(2_999_999)).unwrap();
+    let (_, _, said) = send().await;
+    assert!(said.contains(&"d/in/large from 0".into()), "{said:?}");
+    assert_eq!(said.last().unwrap(), "d kept Some(FileName(\"d (5)\"))");
 }
 
 /// Whoever takes no holes gets their zeros. A cut behind a hole goes on there.
@@ -508,9 +572,25 @@ fn frames(mut bytes: &[u8]) -> Vec<Frame> {
     all
 }
 
+/// Returns the bytes of frames. A list without names gets those of the entries that follow, as many as it has to show.
 fn bytes(frames: &[Frame]) -> Vec<u8> {
     let mut bytes = Vec::new();
-    frames.iter().for_each(|frame| frame.write(&mut bytes));
+    let path = |frame: &Frame| match frame {
+        Frame::Folder(path) | Frame::File(Offer { path, .. }) | Frame::Link(path, ..) => Some(path.clone()),
+        _ => None,
+    };
+    let cut = |path: Vec<u8>| path[..path.len().min(wire::MAX_NAME)].to_vec();
+    for frame in frames {
+        let mut frame = frame.clone();
+        if let Frame::Hello(_, list) = &mut frame
+            && list.names.is_empty()
+        {
+            let all = list.files.saturating_add(list.folders).min(wire::MAX_NAMES as u64);
+            let paths = frames.iter().filter_map(path).map(cut);
+            list.names = paths.chain(std::iter::repeat(b"more".to_vec())).take(all as usize).collect();
+        }
+        frame.write(&mut bytes);
+    }
     bytes
 }
 
@@ -738,9 +818,24 @@ async fn a_list_that_shows_all_holds() {
     let (answers, _) = spoken(&inbox, TERMS, bytes(&all)).await;
     assert_eq!(answers[1..], [Frame::Done(0), Frame::Not(1, Refusal::Name), Frame::Done(2)]);
     // A list that is longer shows its first names.
-    let all = [Frame::Hello(None, Listing { files: 2, ..list }), folder("d"), file("d/x", 0)];
+    let names: Vec<_> = (0..wire::MAX_NAMES).map(|n| n.to_string().into_bytes()).collect();
+    let long = Listing { files: 10, names, ..list.clone() };
+    let all = [Frame::Hello(None, long.clone()), folder("d"), file("d/x", 0)];
     let (answers, _) = spoken(&inbox, TERMS, bytes(&all)).await;
     assert_eq!(answers[1..], [Frame::Done(0), Frame::Take(1, 0)]);
+    // One that shows fewer than it can is taken by nobody, nor is one of nothing.
+    for hidden in [
+        Listing { files: 2, ..list },
+        Listing { names: long.names[1..].to_vec(), ..long.clone() },
+        Listing { names: vec![b"cat.jpg".to_vec()], files: u64::MAX, ..long },
+        Listing::default(),
+    ] {
+        let said = [Frame::Hello(None, hidden), folder("d"), file("d/x", 0)];
+        let mut all = Vec::new();
+        said.iter().for_each(|frame| frame.write(&mut all));
+        let (answers, ended) = spoken(&inbox, TERMS, all).await;
+        assert_eq!((answers, ended.unwrap_err().kind()), (vec![], io::ErrorKind::InvalidData));
+    }
 }
 
 /// A file system that takes names for the same that differ in case alone.
@@ -751,17 +846,20 @@ async fn twins_are_refused_where_their_names_are_one() {
         let mut inbox = Inbox::new(dir.path(), true, LIMITS).unwrap();
         inbox.folds = folds;
         let all = [
-            hello(4, 4),
+            hello(6, 4),
             folder("d"),
             file("d/Makefile", 1),
             file("d/makefile", 1),
             folder("d/MAKEFILE"),
             folder("d/e"),
             file("d/e/makefile", 1),
+            file("d/caf\u{e9}", 1),
+            file("d/cafe\u{301}", 1),
         ];
         let (answers, _) = spoken(&Arc::new(inbox), TERMS, bytes(&all)).await;
         let twin = |n| answers.contains(&Frame::Not(n, Refusal::Twin));
         assert_eq!([1, 2, 3, 4, 5].map(twin), [false, folds, folds, false, false], "{answers:?}");
+        assert_eq!([6, 7].map(twin), [false, folds], "{answers:?}");
     }
     // Of one connect, not even beside each other.
     let inbox = Arc::new(Inbox::new(dir.path(), true, LIMITS).unwrap());
@@ -816,7 +914,7 @@ async fn what_others_sent_is_not_told() {
 #[tokio::test(flavor = "multi_thread")]
 async fn there_is_an_end_to_what_all_peers_together_may_send() {
     let dir = tempfile::tempdir().unwrap();
-    let limits = Limits { bytes: 100, files: 4, ..LIMITS };
+    let limits = Limits { bytes: 100, files: 3, ..LIMITS };
     let inbox = Arc::new(Inbox::new(dir.path(), false, limits).unwrap());
     let last = |name| {
         let mut said = bytes(&[hello(1, 0), file(name, 60)]);
@@ -827,6 +925,15 @@ async fn there_is_an_end_to_what_all_peers_together_may_send() {
     assert_eq!(answers, [Frame::Go(true), Frame::Take(0, 0), Frame::Done(0)]);
     let (answers, _) = spoken(&inbox, TERMS, last("b")).await;
     assert_eq!(answers[1], Frame::Not(0, Refusal::TooLarge));
+    // What is refused uses nothing up.
+    let mut all = vec![hello(20, 0)];
+    all.extend((0..20).map(|_| file("..", 0)));
+    let (answers, _) = spoken(&inbox, TERMS, bytes(&all)).await;
+    assert_eq!(answers[20], Frame::Not(19, Refusal::Name));
+    let mut all = vec![hello(20, 0)];
+    all.extend((0..20).map(|n| link(&format!("l{n}"), "x")));
+    let (answers, _) = spoken(&inbox, TERMS, bytes(&all)).await;
+    assert_eq!(answers[20], Frame::Not(19, Refusal::Name));
     // Files without bytes have an end too, as have folders and links.
     let all = [hello(3, 1), folder("d"), file("d/a", 0), file("d/b", 0)];
     let (answers, _) = spoken(&inbox, TERMS, bytes(&all)).await;
@@ -975,17 +1082,22 @@ fn a_list_says_what_there_is_and_which_names_are_odd() {
     let folders = tree_of_files();
     fs::write(folders.here("d/a:b"), "12345").unwrap();
     fs::write(folders.here("d/in/aux.h"), "").unwrap();
+    // Twins: one of them is odd, whichever comes second, and in another folder none is.
+    for twin in ["d/in/caf\u{e9}", "d/in/cafe\u{301}", "d/caf\u{e9}"] {
+        fs::write(folders.here(twin), "").unwrap();
+    }
     // Nothing is followed out, nor round in a circle.
     symlink("/", folders.here("d/root")).unwrap();
     symlink(".", folders.here("d/in/again")).unwrap();
     rustix::fs::mkfifoat(rustix::fs::CWD, folders.here("d/fifo"), 0o600.into()).unwrap();
     let batch = folders.batch(&["d", "d/a"]);
     let list = &batch.listing;
-    assert_eq!((list.files, list.folders, list.bytes), (9, 3, Some(3_000_014)));
-    assert_eq!((list.odd, batch.skipped), (2, 1));
+    assert_eq!((list.files, list.folders, list.bytes), (12, 3, Some(3_000_014)));
+    assert_eq!((list.odd, batch.skipped), (3, 1));
     let mut odd = list.odd_names.clone();
     odd.sort();
-    assert_eq!(odd, [b"d/a:b".to_vec(), b"d/in/aux.h".to_vec()]);
+    assert_eq!(odd[..2], [b"d/a:b".to_vec(), b"d/in/aux.h".to_vec()]);
+    assert!(odd[2].starts_with(b"d/in/caf"));
     assert_eq!(list.names.len(), wire::MAX_NAMES);
     assert_eq!(list.names[0], b"d");
     // A folder by a name that has none.

@@ -1,14 +1,14 @@
 //! Files that are sent, and folders with all that is in them. They are walked twice, for the list and for the sending, so
 //! that no list of them is ever held.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::folder::{self, Entries, Folder, Found, Kind};
-use super::name::{FileName, MAX_DEPTH, portable};
+use super::name::{FileName, MAX_DEPTH, folded, portable};
 use super::wire::{Listing, MAX_NAME, MAX_NAMES, MAX_PATH, MAX_TARGET, Meta, Offer};
 use crate::say::Say;
 
@@ -77,7 +77,7 @@ impl Batch {
         let (mut roots, mut bad, mut taken) = (Vec::new(), Vec::new(), BTreeSet::new());
         for path in paths.iter().map(AsRef::as_ref) {
             match Root::new(path)? {
-                Ok(root) if taken.insert(root.name.as_str().to_lowercase()) => roots.push(root),
+                Ok(root) if taken.insert(folded(root.name.as_str().as_bytes())) => roots.push(root),
                 Ok(root) => bad.push(format!("{}: {} is sent already", path.display(), root.name)),
                 Err(why) => bad.push(why),
             }
@@ -87,6 +87,9 @@ impl Batch {
         }
         let mut batch = Batch { roots, listing: Listing::default(), skipped: bad.len() };
         batch.list(&mut bad);
+        if batch.listing.files + batch.listing.folders == 0 {
+            return Err(bad.pop().unwrap_or("no file".into()));
+        }
         for why in &bad {
             say.error(&format!("{why}; it is left out"));
         }
@@ -97,6 +100,8 @@ impl Batch {
     /// Walks once, for the list.
     fn list(&mut self, bad: &mut Vec<String>) {
         let mut list = Listing { bytes: Some(0), ..Listing::default() };
+        // Hashes of the names in each folder that is walked: of two twins the second is odd.
+        let mut seen: BTreeMap<Vec<u8>, BTreeSet<u64>> = BTreeMap::new();
         for step in self.walk() {
             let path = match &step {
                 Step::Folder(path) => {
@@ -112,7 +117,10 @@ impl Batch {
                     list.files += 1;
                     path
                 }
-                Step::Leave(..) => continue,
+                Step::Leave(path, _) => {
+                    seen.remove(path);
+                    continue;
+                }
                 Step::Left(path, why) => {
                     bad.push(format!("{}: {why}", show(path)));
                     continue;
@@ -121,8 +129,12 @@ impl Batch {
             if list.names.len() < MAX_NAMES {
                 list.names.push(path[..path.len().min(MAX_NAME)].to_vec());
             }
-            let name = path.rsplit(|b| *b == b'/').next().unwrap_or_default();
-            if portable(name).is_err() {
+            let at = path.iter().rposition(|b| *b == b'/');
+            let name = &path[at.map_or(0, |at| at + 1)..];
+            let hash = blake3::hash(folded(name).as_bytes());
+            let hash = hash.as_bytes().first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+            let is_new = seen.entry(path[..at.unwrap_or(0)].to_vec()).or_default().insert(hash);
+            if !is_new || portable(name).is_err() {
                 list.odd += 1;
                 if list.odd_names.len() < MAX_NAMES {
                     list.odd_names.push(path[..path.len().min(MAX_NAME)].to_vec());

@@ -51,13 +51,19 @@ pub(super) struct Listing {
     pub(super) bytes: Option<u64>,
     /// First names, at most [`MAX_NAMES`].
     pub(super) names: Vec<Vec<u8>>,
-    /// Number of names that some systems cannot have.
+    /// Number of names that some systems cannot have, or not beside one that came before.
     pub(super) odd: u64,
     /// First paths with such names, at most [`MAX_NAMES`], each cut to [`MAX_NAME`] bytes.
     pub(super) odd_names: Vec<Vec<u8>>,
 }
 
 impl Listing {
+    /// Returns whether it lists anything, and has as many names as fit.
+    pub(super) fn is_shown(&self) -> bool {
+        let all = self.files.saturating_add(self.folders);
+        all > 0 && self.names.len() as u64 == all.min(MAX_NAMES as u64)
+    }
+
     /// Returns whether what is listed may have this path: any, unless the list has the names of all.
     pub(super) fn may_have(&self, path: &[u8]) -> bool {
         let is_whole = self.files.saturating_add(self.folders) <= self.names.len() as u64;

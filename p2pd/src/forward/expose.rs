@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,10 +19,10 @@ use super::copy::{Stream, join};
 use super::place::{Local, Place, Service, look_up};
 use super::wire::{Answer, CROWDED, Destination, Host, ServiceName, Wish};
 use super::{ask, datagrams, link, options};
-use crate::commands::{addresses, close_pipes, usage};
+use crate::commands::{addresses, close_pipes};
 use crate::invitation::Invitation;
 use crate::limits::{Held, Places};
-use crate::metrics::{Metrics, Port, Way};
+use crate::metrics::{Metrics, Way};
 use crate::say::Say;
 use crate::signals::interrupted;
 use crate::talk::place;
@@ -45,9 +45,7 @@ pub(crate) struct Exposing {
     services: BTreeMap<ServiceName, Place>,
     allow: Vec<Rule>,
     pub(crate) who: Who,
-    metrics: Arc<Metrics>,
-    /// Address at which the metrics are read.
-    metrics_at: Option<SocketAddr>,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 /// Peers that are let in.
@@ -94,7 +92,7 @@ impl Exposing {
             }
         };
         let (allow, metrics) = (options.allow.clone(), Arc::default());
-        Ok(Exposing { services, allow, who, metrics, metrics_at: options.metrics })
+        Ok(Exposing { services, allow, who, metrics })
     }
 
     /// Returns the settings of sessions. Those of strangers hold less.
@@ -178,10 +176,6 @@ async fn within<T>(connecting: impl Future<Output = io::Result<T>>) -> Result<T,
 
 /// Serves until interrupted.
 pub(crate) async fn run(node: &Node, exposing: Exposing, invitation: Invitation, say: Say) -> ExitCode {
-    let port = match Port::open(exposing.metrics_at, say).await {
-        Ok(port) => port,
-        Err(why) => return usage(say, &why),
-    };
     for (name, at) in &exposing.services {
         say.line(
             || json!({"event": "exposes", "service": name.to_string(), "place": at.to_string()}),
@@ -191,16 +185,6 @@ pub(crate) async fn run(node: &Node, exposing: Exposing, invitation: Invitation,
     if exposing.who == Who::Anyone {
         say.warning("whoever knows the address reaches what is exposed (--anyone)");
     }
-    let metrics = exposing.metrics.clone();
-    let (followed, events) = (metrics.clone(), node.events());
-    let following = tokio::spawn(async move { followed.follow(events).await });
-    let reading = port.map(|port| {
-        let node = node.clone();
-        tokio::spawn(port.serve(move || {
-            let (node, metrics) = (node.clone(), metrics.clone());
-            async move { metrics.text(&node, &[]).await }
-        }))
-    });
     let telling = tokio::spawn(addresses(node.clone(), node.events(), Some(invitation), say));
     let asking =
         (exposing.who == Who::Asked).then(|| tokio::spawn(ask::peers(node.clone(), node.events(), say)));
@@ -209,7 +193,7 @@ pub(crate) async fn run(node: &Node, exposing: Exposing, invitation: Invitation,
         () = serve(node, Arc::new(exposing), say) => {}
         () = interrupted() => {}
     }
-    for task in [Some(telling), Some(following), reading, asking, Some(draining)].into_iter().flatten() {
+    for task in [Some(telling), asking, Some(draining)].into_iter().flatten() {
         task.abort();
     }
     // The sessions' own tasks tell their peers.
@@ -311,7 +295,7 @@ mod tests {
         });
         let allow = allow.iter().map(|rule| rule.parse().unwrap()).collect();
         let metrics = Arc::default();
-        Exposing { services: services.collect(), allow, who: Who::Listed, metrics, metrics_at: None }
+        Exposing { services: services.collect(), allow, who: Who::Listed, metrics }
     }
 
     #[tokio::test]

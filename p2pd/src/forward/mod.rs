@@ -22,10 +22,10 @@ use serde_json::json;
 use tokio::net::TcpStream;
 
 use crate::commands::not_opened;
+use crate::metrics::Metrics;
 use crate::say::Say;
-use crate::talk;
+use crate::talk::{self, Counted};
 use allow::Rule;
-pub(crate) use ask::is_yes;
 pub(crate) use door::Wanted;
 pub(crate) use expose::{Exposing, Who, run as expose};
 pub(crate) use link::close;
@@ -63,16 +63,20 @@ pub(crate) async fn connect(
     node: &Node,
     (to, plan): (&Target, Plan),
     service: ServiceName,
+    metrics: Arc<Metrics>,
     say: Say,
 ) -> ExitCode {
     say.waiting("connecting");
     let link = Link::new(node, to.clone(), plan, say);
-    if let Err(why) = link.session().await {
-        return why.map_or(ExitCode::FAILURE, |why| not_opened(&why, say));
-    }
+    let session = match link.session().await {
+        Ok(session) => session,
+        Err(why) => return why.map_or(ExitCode::FAILURE, |why| not_opened(&why, say)),
+    };
     let wish = Wish::Stream(service);
     let talked = match link.open(&wish, None::<&mut TcpStream>).await {
-        Ok((stream, _)) => talk::on_stream(stream, say).await.map_err(|why| why.to_string()),
+        Ok((stream, _)) => talk::on_stream(stream, Counted::of_session(&session, metrics), say)
+            .await
+            .map_err(|why| why.to_string()),
         Err(NotOpen::NoSession) => return ExitCode::FAILURE,
         Err(why) => Err(format!("{wish}: {why}")),
     };

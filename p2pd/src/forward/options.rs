@@ -1,13 +1,12 @@
 //! The command lines of `expose` and `forward`.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::Args;
 use p2pd_core::Name;
 
 use super::{Place, Rule, Service};
-use crate::options::{Common, MapPort, StrategyName, seconds};
+use crate::options::{Common, MapPort, MetricsPort, StrategyName, seconds};
 
 /// Services for peers.
 #[derive(Debug, Args)]
@@ -27,10 +26,8 @@ pub(crate) struct Expose {
     /// a name belongs to a key
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<Name>,
-    /// Answer `GET /metrics` here, in the text form of OpenMetrics: counters of connections, bytes and refusals, without a
-    /// peer's name. Whoever reaches it reads it
-    #[arg(long, value_name = "IP:PORT")]
-    pub(crate) metrics: Option<SocketAddr>,
+    #[command(flatten)]
+    pub(crate) metrics: MetricsPort,
     #[command(flatten)]
     pub(crate) port: MapPort,
     #[command(flatten)]

@@ -1,14 +1,16 @@
 //! Callers of a listener: pipes, and streams of sessions, which go on when the caller's network changes.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use p2pd_core::NodeId;
 use p2pd_tokio::{Node, Pipe, PipeInfo, RecvStream, SendStream, Session, SessionConfig};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 
-use super::place;
+use super::{Counted, place};
 use crate::forward;
+use crate::metrics::Metrics;
 use crate::say::Say;
 
 /// Tag of the streams of `connect --streams`.
@@ -22,7 +24,8 @@ const SESSIONS: (usize, usize) = (64, 8);
 #[derive(Debug)]
 pub(super) enum Caller {
     Pipe(Pipe),
-    Stream(PipeInfo, Box<(SendStream, RecvStream)>),
+    /// With the connection that the session had when the stream came.
+    Stream(PipeInfo, Session, Box<(SendStream, RecvStream)>),
 }
 
 impl Caller {
@@ -38,7 +41,15 @@ impl Caller {
     pub(super) fn info(&self) -> PipeInfo {
         match self {
             Caller::Pipe(pipe) => **pipe,
-            Caller::Stream(info, _) => *info,
+            Caller::Stream(info, ..) => *info,
+        }
+    }
+
+    /// Counts its bytes among all.
+    pub(super) fn counted(&self, metrics: Arc<Metrics>) -> Counted {
+        match self {
+            Caller::Pipe(pipe) => Counted::of_pipe(pipe, metrics),
+            Caller::Stream(_, session, _) => Counted::of_session(session, metrics),
         }
     }
 }
@@ -64,9 +75,9 @@ pub(crate) fn sessions() -> SessionConfig {
 }
 
 impl Callers {
-    pub(super) fn new(node: &Node, say: Say) -> Self {
+    pub(super) fn new(node: &Node, metrics: &Arc<Metrics>, say: Say) -> Self {
         let (to, streams) = mpsc::channel(1);
-        let serving = tokio::spawn(serve(node.clone(), to, say));
+        let serving = tokio::spawn(serve(node.clone(), to, metrics.clone(), say));
         Callers { node: node.clone(), streams, serving }
     }
 
@@ -85,7 +96,7 @@ impl Drop for Callers {
     }
 }
 
-async fn serve(node: Node, to: mpsc::Sender<Caller>, say: Say) {
+async fn serve(node: Node, to: mpsc::Sender<Caller>, metrics: Arc<Metrics>, say: Say) {
     let mut running = JoinSet::new();
     let mut places = Vec::new();
     loop {
@@ -100,7 +111,7 @@ async fn serve(node: Node, to: mpsc::Sender<Caller>, say: Say) {
                     session.close(NOT_SERVED, b"too many sessions");
                     continue;
                 }
-                let task = running.spawn(streams(session, info, to.clone(), say));
+                let task = running.spawn(streams((session, info), to.clone(), metrics.clone(), say));
                 places.push((task.id(), from));
             }
             Some(ended) = running.join_next_with_id() => {
@@ -111,10 +122,15 @@ async fn serve(node: Node, to: mpsc::Sender<Caller>, say: Say) {
     }
 }
 
-/// Hands the streams of a session on, and tells its moves, until it ends.
-async fn streams(session: Session, info: PipeInfo, to: mpsc::Sender<Caller>, say: Say) {
+/// Hands the streams of a session on, and tells and counts its moves, until it ends.
+async fn streams(
+    (session, info): (Session, PipeInfo),
+    to: mpsc::Sender<Caller>,
+    metrics: Arc<Metrics>,
+    say: Say,
+) {
     let told = async {
-        forward::moves(&session, say).await;
+        tokio::join!(forward::moves(&session, say), metrics.follow_session(&session));
         // Streams that had come before its end are handed on still.
         std::future::pending().await
     };
@@ -130,7 +146,7 @@ async fn hand_on(session: &Session, info: PipeInfo, to: mpsc::Sender<Caller>) {
             stream = session.accept_bi() => {
                 let Ok(mut stream) = stream else { return };
                 if stream.0.tag() == TAG {
-                    let caller = Caller::Stream(session.carrier().unwrap_or(info), Box::new(stream));
+                    let caller = Caller::Stream(session.carrier().unwrap_or(info), session.clone(), Box::new(stream));
                     if to.send(caller).await.is_err() {
                         return;
                     }

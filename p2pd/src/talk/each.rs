@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::messages::{Receiving, Sending};
 use super::{Activity, PIPE, named};
+use crate::metrics::Way;
 use crate::say::Say;
 use crate::secret::keep_secrets;
 
@@ -56,7 +57,7 @@ pub(super) async fn answer(
     let name = program.first().map(|name| name.to_string_lossy()).unwrap_or_default();
     let complain = |what: &str| say.error(&format!("--each {name}: {what}"));
     while let Some(message) = from.next().await.map_err(broke)? {
-        activity.now();
+        activity.now(Way::Received, message.len());
         pace.next().await;
         to.check().map_err(broke)?;
         let ran = timeout(PATIENCE, run(program, peer, &message, complain)).await;
@@ -64,6 +65,7 @@ pub(super) async fn answer(
             Ok(answer) if answer.is_empty() => {}
             Ok(answer) => {
                 to.send(&answer).await.map_err(broke)?;
+                activity.counted.add(Way::Sent, answer.len());
                 to.flush().await.map_err(broke)?;
             }
             Err(why) => complain(&why.to_string()),

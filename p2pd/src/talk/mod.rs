@@ -11,15 +11,17 @@ mod waiting;
 use std::cell::Cell;
 use std::io;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
-use p2pd_core::{Plan, Target};
-use p2pd_tokio::{ConnectError, Node, Pipe, RecvStream, SendStream};
+use p2pd_core::{Plan, Strategy, Target};
+use p2pd_tokio::{ConnectError, Node, Pipe, RecvStream, SendStream, Session};
 use serde_json::json;
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::forward;
+use crate::metrics::{Metrics, Way};
 use crate::say::Say;
 pub(crate) use callers::sessions;
 use callers::{Caller, Callers, TAG};
@@ -31,7 +33,7 @@ pub(crate) use programs::serve as programs;
 pub(crate) use stdio::Input;
 use stdio::{CHUNK, Output};
 use waiting::Waiting;
-pub(crate) use waiting::{Turns, place};
+pub(crate) use waiting::{MOST, Turns, place};
 
 /// Prefix of the connection's errors.
 pub(crate) const PIPE: &str = "the pipe broke";
@@ -66,21 +68,58 @@ enum Side {
     Caller,
 }
 
+/// Counter of bytes, by what carries them.
+#[derive(Debug)]
+pub(crate) struct Counted {
+    metrics: Arc<Metrics>,
+    carrier: Carrier,
+}
+
+#[derive(Debug)]
+enum Carrier {
+    /// Strategy that the pipe was opened by.
+    Pipe(Strategy),
+    /// Session, whose connections may follow one another.
+    Session(Session),
+}
+
+impl Counted {
+    pub(crate) fn of_pipe(pipe: &Pipe, metrics: Arc<Metrics>) -> Self {
+        Counted { metrics, carrier: Carrier::Pipe(pipe.strategy()) }
+    }
+
+    pub(crate) fn of_session(session: &Session, metrics: Arc<Metrics>) -> Self {
+        Counted { metrics, carrier: Carrier::Session(session.clone()) }
+    }
+
+    pub(crate) fn add(&self, way: Way, bytes: usize) {
+        let over = match &self.carrier {
+            Carrier::Pipe(strategy) => Some(*strategy),
+            Carrier::Session(session) => session.carrier().map(|carrier| carrier.strategy()),
+        };
+        if let Some(over) = over {
+            self.metrics.count(way, over, bytes as u64);
+        }
+    }
+}
+
 /// Activity on a pipe, in either direction.
 #[derive(Debug)]
 struct Activity {
     last: Cell<Instant>,
     any: Cell<bool>,
+    counted: Counted,
 }
 
 impl Activity {
-    fn new() -> Self {
-        Activity { last: Cell::new(Instant::now()), any: Cell::new(false) }
+    fn new(counted: Counted) -> Self {
+        Activity { last: Cell::new(Instant::now()), any: Cell::new(false), counted }
     }
 
-    fn now(&self) {
+    fn now(&self, way: Way, bytes: usize) {
         self.last.set(Instant::now());
         self.any.set(true);
+        self.counted.add(way, bytes);
     }
 
     /// Returns the time at which the silence becomes too long.
@@ -143,19 +182,29 @@ impl Ours {
 ///
 /// # Errors
 /// Says which side broke.
-pub(crate) async fn caller(pipe: Pipe, messages: Option<Wanted>, say: Say) -> io::Result<()> {
+pub(crate) async fn caller(
+    pipe: Pipe,
+    messages: Option<Wanted>,
+    metrics: Arc<Metrics>,
+    say: Say,
+) -> io::Result<()> {
     let mut stdio = Stdio::open(messages)?;
-    talk(Caller::Pipe(pipe), &mut stdio, Side::Caller, &Activity::new(), say).await
+    let activity = Activity::new(Counted::of_pipe(&pipe, metrics));
+    talk(Caller::Pipe(pipe), &mut stdio, Side::Caller, &activity, say).await
 }
 
 /// Handles one stream of a session to its end, as the end that called.
 ///
 /// # Errors
 /// Says which side broke.
-pub(crate) async fn on_stream((send, recv): (SendStream, RecvStream), say: Say) -> io::Result<()> {
+pub(crate) async fn on_stream(
+    (send, recv): (SendStream, RecvStream),
+    counted: Counted,
+    say: Say,
+) -> io::Result<()> {
     let Stdio { mut input, mut output, .. } = Stdio::open(None)?;
     let halves = (Theirs::Stream(Gather::new(recv)), Ours::Stream(send));
-    converse(halves, (&mut input, &mut output), Side::Caller, &Activity::new(), say).await
+    converse(halves, (&mut input, &mut output), Side::Caller, &Activity::new(counted), say).await
 }
 
 /// Opens a session, and talks on a stream of it to its end. All that was sent has arrived then.
@@ -165,6 +214,7 @@ pub(crate) async fn on_stream((send, recv): (SendStream, RecvStream), say: Say) 
 pub(crate) async fn stream(
     node: &Node,
     (to, plan): (&Target, Plan),
+    metrics: Arc<Metrics>,
     say: Say,
 ) -> Result<io::Result<()>, ConnectError> {
     let session = node.connect_session_with(to, plan).await?;
@@ -175,7 +225,7 @@ pub(crate) async fn stream(
     let broke = |why| named(PIPE, &io::Error::from(why));
     let talked = async {
         let stream = session.open_bi(TAG).await.map_err(broke)?;
-        on_stream(stream, say).await?;
+        on_stream(stream, Counted::of_session(&session, metrics), say).await?;
         session.delivered().await.map_err(broke)
     };
     let talked = talked.await;
@@ -185,25 +235,30 @@ pub(crate) async fn stream(
 }
 
 /// Sends every byte of every caller back, until the node ends.
-pub(crate) async fn echo(node: &Node, say: Say) {
-    let mut callers = Callers::new(node, say);
+pub(crate) async fn echo(node: &Node, metrics: &Arc<Metrics>, say: Say) {
+    let mut callers = Callers::new(node, metrics, say);
     while let Some(caller) = callers.next().await {
         say.opened("incoming", &caller.info());
+        let counted = caller.counted(metrics.clone());
         tokio::spawn(async move {
             let (mut from, mut to) = split(caller);
-            if let Err(why) = copy(&mut from, &mut to).await {
+            if let Err(why) = copy(&mut from, &mut to, &counted).await {
                 say.error(&named(PIPE, &why).to_string());
             }
         });
     }
 }
 
-async fn copy(from: &mut Theirs, to: &mut Ours) -> io::Result<()> {
+async fn copy(from: &mut Theirs, to: &mut Ours, counted: &Counted) -> io::Result<()> {
     let mut buffer = vec![0; CHUNK];
     loop {
         match from.read(&mut buffer).await? {
             0 => return to.shutdown().await,
-            n => to.write_all(&buffer[..n]).await?,
+            n => {
+                counted.add(Way::Received, n);
+                to.write_all(&buffer[..n]).await?;
+                counted.add(Way::Sent, n);
+            }
         }
         to.flush().await?;
     }
@@ -215,12 +270,13 @@ pub(crate) async fn listener(
     node: &Node,
     idle: Duration,
     messages: Option<Wanted>,
+    metrics: Arc<Metrics>,
     say: Say,
 ) -> io::Result<()> {
     let has_end = messages.as_ref().is_some_and(|wanted| !wanted.each.is_empty());
     let mut stdio = Stdio::open(messages)?;
     let mut waiting = Waiting::default();
-    let mut callers = Callers::new(node, say);
+    let mut callers = Callers::new(node, &metrics, say);
     loop {
         let caller = match waiting.next() {
             Some(caller) => caller,
@@ -233,7 +289,7 @@ pub(crate) async fn listener(
         node.set_busy(true);
         say.opened("incoming", &caller.info());
         let peer = caller.peer();
-        let (activity, mut told) = (Activity::new(), false);
+        let (activity, mut told) = (Activity::new(caller.counted(metrics.clone())), false);
         // The time since which others wait for the turn's end.
         let mut since = (!waiting.is_empty()).then(Instant::now);
         let mut talking = Box::pin(talk(caller, &mut stdio, Side::Listener, &activity, say));
@@ -294,7 +350,7 @@ fn split(caller: Caller) -> (Theirs, Ours) {
             let (from, to) = tokio::io::split(pipe);
             (Theirs::Bytes(Gather::new(from)), Ours::Bytes(to))
         }
-        Caller::Stream(_, stream) => {
+        Caller::Stream(_, _, stream) => {
             let (send, recv) = *stream;
             (Theirs::Stream(Gather::new(recv)), Ours::Stream(send))
         }
@@ -375,7 +431,7 @@ async fn send(input: &mut Input, to: &mut Ours, activity: &Activity) -> io::Resu
         let mut next = Some(chunk);
         while let Some(chunk) = next {
             to.write_all(chunk.bytes()).await.map_err(|why| named(PIPE, &why))?;
-            activity.now();
+            activity.now(Way::Sent, chunk.bytes().len());
             input.done(chunk);
             next = input.waiting();
         }
@@ -391,7 +447,7 @@ async fn receive(mut from: Theirs, output: &mut Output, activity: &Activity) -> 
         match from.read(&mut buffer[..CHUNK]).await {
             Ok(0) => break Ok(()),
             Ok(n) => {
-                activity.now();
+                activity.now(Way::Received, n);
                 output.write(buffer, n).await.map_err(|why| named("standard output", &why))?;
             }
             Err(why) => break Err(named(PIPE, &why)),

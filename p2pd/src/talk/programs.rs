@@ -19,7 +19,8 @@ use super::callers::{Caller, Callers};
 use super::each::{Pace, Running};
 use super::stdio::CHUNK;
 use super::waiting::Waiting;
-use super::{FAREWELL, PIPE, named, place, split};
+use super::{Counted, FAREWELL, PIPE, named, place, split};
+use crate::metrics::{Metrics, Way};
 use crate::quiet::Quiet;
 use crate::say::Say;
 use crate::secret::keep_secrets;
@@ -40,8 +41,14 @@ struct Seat {
 
 /// Runs the program for each caller, until the node ends. While others wait for a seat, a caller that is silent for
 /// `idle` makes room.
-pub(crate) async fn serve(node: &Node, (program, many, idle): (Vec<OsString>, bool, Duration), say: Say) {
-    let (mut callers, mut waiting, mut pace) = (Callers::new(node, say), Waiting::default(), Pace::new());
+pub(crate) async fn serve(
+    node: &Node,
+    (program, many, idle): (Vec<OsString>, bool, Duration),
+    metrics: Arc<Metrics>,
+    say: Say,
+) {
+    let (mut callers, mut waiting, mut pace) =
+        (Callers::new(node, &metrics, say), Waiting::default(), Pace::new());
     let (mut running, mut seats) = (JoinSet::new(), Vec::<Seat>::new());
     let most = if many { MOST } else { 1 };
     let program: Arc<[OsString]> = program.into();
@@ -54,9 +61,9 @@ pub(crate) async fn serve(node: &Node, (program, many, idle): (Vec<OsString>, bo
             say.opened("incoming", &caller.info());
             let (peer, place, quiet) =
                 (caller.peer(), place(caller.remote_addr().ip()), Arc::new(Quiet::new()));
-            let (program, watched) = (program.clone(), quiet.clone());
+            let (program, watched) = (program.clone(), (quiet.clone(), caller.counted(metrics.clone())));
             let task = running.spawn(async move {
-                if let Err(why) = one(&program, caller, &watched, say).await {
+                if let Err(why) = one(&program, caller, (&watched.0, &watched.1), say).await {
                     say.error(&why.to_string());
                 }
             });
@@ -92,7 +99,12 @@ pub(crate) async fn serve(node: &Node, (program, many, idle): (Vec<OsString>, bo
 ///
 /// # Errors
 /// Says whose error it is.
-async fn one(program: &[OsString], caller: Caller, quiet: &Quiet, say: Say) -> io::Result<()> {
+async fn one(
+    program: &[OsString],
+    caller: Caller,
+    (quiet, counted): (&Quiet, &Counted),
+    say: Say,
+) -> io::Result<()> {
     let (name, arguments) = program.split_first().ok_or(io::ErrorKind::InvalidInput)?;
     let shown = format!("--exec {}", name.to_string_lossy());
     let mut command = Command::new(name);
@@ -110,6 +122,7 @@ async fn one(program: &[OsString], caller: Caller, quiet: &Quiet, say: Say) -> i
         loop {
             let n = theirs.read(&mut buffer).await.map_err(|why| named(PIPE, &why))?;
             quiet.now();
+            counted.add(Way::Received, n);
             // One that does not read it all may answer all the same.
             let taken = match &mut input {
                 Some(to) if n > 0 => to.write_all(&buffer[..n]).await.is_ok(),
@@ -133,6 +146,7 @@ async fn one(program: &[OsString], caller: Caller, quiet: &Quiet, say: Say) -> i
                 }
                 quiet.now();
                 ours.write_all(&buffer[..n]).await.map_err(|why| named(PIPE, &why))?;
+                counted.add(Way::Sent, n);
                 ours.flush().await.map_err(|why| named(PIPE, &why))?;
             }
         }

@@ -1,12 +1,12 @@
 //! Callers that wait for their turn. Keys cost nothing, so turns are shared out by where callers come from.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr};
 
 use super::callers::Caller;
 
-/// Most callers that wait at once.
-const MOST: usize = 64;
+/// Most that wait at once.
+pub(crate) const MOST: usize = 64;
 /// Most callers from one place that wait at once.
 const MOST_OF_ONE: usize = 8;
 /// Places whose last turn is remembered.
@@ -18,11 +18,13 @@ const REMEMBERED: usize = 256;
 pub(crate) struct Turns<T> {
     waiting: VecDeque<(IpAddr, T)>,
     served: VecDeque<IpAddr>,
+    /// Most from one place that wait at once.
+    share: usize,
 }
 
 impl<T> Default for Turns<T> {
     fn default() -> Self {
-        Turns { waiting: VecDeque::new(), served: VecDeque::new() }
+        Turns::new(MOST_OF_ONE)
     }
 }
 
@@ -36,7 +38,7 @@ impl Waiting {
     }
 
     pub(super) fn push(&mut self, caller: Caller) {
-        self.0.push(caller.remote_addr(), caller);
+        self.0.push(caller.remote_addr().ip(), caller);
     }
 
     pub(super) fn next(&mut self) -> Option<Caller> {
@@ -50,12 +52,17 @@ impl Waiting {
 }
 
 impl<T> Turns<T> {
+    /// Makes room for so many of one place.
+    pub(crate) fn new(share: usize) -> Self {
+        Turns { waiting: VecDeque::new(), served: VecDeque::new(), share }
+    }
+
     /// Adds it to those that wait. Where there is no room one is dropped: the new one of a place that has its share, or
     /// the last one of the place that has most.
-    pub(crate) fn push(&mut self, at: SocketAddr, what: T) {
-        let from = place(at.ip());
+    pub(crate) fn push(&mut self, at: IpAddr, what: T) {
+        let from = place(at);
         let share = |of: IpAddr| self.waiting.iter().filter(|(place, _)| *place == of).count();
-        if share(from) >= MOST_OF_ONE {
+        if share(from) >= self.share {
             return;
         }
         if self.waiting.len() >= MOST {
@@ -70,6 +77,14 @@ impl<T> Turns<T> {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.waiting.iter().map(|(_, what)| what)
+    }
+
+    pub(crate) fn retain(&mut self, stays: impl Fn(&T) -> bool) {
+        self.waiting.retain(|(_, what)| stays(what));
     }
 
     /// Returns the places of those that wait.
@@ -114,13 +129,13 @@ pub(crate) fn place(ip: IpAddr) -> IpAddr {
 mod tests {
     use super::*;
 
-    fn at(text: &str) -> SocketAddr {
-        SocketAddr::new(text.parse().unwrap(), 1)
+    fn at(text: &str) -> IpAddr {
+        text.parse().unwrap()
     }
 
     #[test]
     fn turns_go_round_by_place() {
-        let mut turns = Turns::default();
+        let mut turns = Turns::new(MOST_OF_ONE);
         for n in 0..20 {
             turns.push(at("192.0.2.1"), n);
         }

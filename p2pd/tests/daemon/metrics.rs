@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -68,6 +69,41 @@ fn a_daemon_tells_what_it_did() {
     }
     assert!(!after.contains(&there.id) && !after.contains(&here.id) && !after.contains("127.0.0.1"));
     assert_eq!(here.bare("/metrics", &[]).0, 401, "not for everybody");
+}
+
+/// A caller that has sent a thousand bytes to a listener with these options, and has them back. Returns the texts of both.
+fn talked(listen: &[&str], connect: &[&str]) -> [String; 2] {
+    let local = ["--json", "--no-servers", "--bind", "127.0.0.1", "--metrics", "127.0.0.1:0"];
+    let of = |said: &[Value], name: &str| said.iter().find(|event| event["event"] == name).unwrap().clone();
+    let (_listener, said) = start(p2pd(&[&["listen"][..], &local, listen].concat()), "ready");
+    let (theirs, address) = (of(&said, "metrics"), of(&said, "ready")["address"].clone());
+    let mut caller = p2pd(&[&["connect", address.as_str().unwrap()][..], &local, connect].concat());
+    caller.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let (mut caller, said) = start(caller, "connected");
+    let ours = of(&said, "metrics");
+    caller.0.stdin.as_mut().unwrap().write_all(&[7; 1000]).unwrap();
+    let mut back = [0; 1000];
+    caller.0.stdout.as_mut().unwrap().read_exact(&mut back).unwrap();
+    assert_eq!(back, [7; 1000]);
+    [ours, theirs].map(|metrics| read(&metrics["at"]))
+}
+
+#[test]
+fn listen_and_connect_have_a_port_for_it() {
+    for (listen, connect) in
+        [(&["--echo"][..], &[][..]), (&["--exec", "cat"], &[]), (&["--exec", "cat"], &["--streams"])]
+    {
+        let [ours, theirs] = talked(listen, connect);
+        for text in [&ours, &theirs] {
+            for direction in ["sent", "received"] {
+                let series = format!("p2pd_bytes_total{{direction=\"{direction}\",strategy=\"direct\"}}");
+                assert_eq!(value(text, &series), 1000.0, "{listen:?} {connect:?}: {text}");
+            }
+            assert_eq!(value(text, "p2pd_bytes_total{direction=\"sent\",strategy=\"relay\"}"), 0.0);
+        }
+        assert_eq!(value(&ours, "p2pd_opened_total{strategy=\"direct\"}"), 1.0);
+        assert_eq!(value(&theirs, "p2pd_accepted_total{strategy=\"direct\"}"), 1.0);
+    }
 }
 
 #[test]

@@ -29,6 +29,19 @@ fn read(stream: &mut TcpStream, len: usize) -> Vec<u8> {
 }
 
 #[test]
+fn a_node_id_alone_is_called_with_lan_alone() {
+    let daemon = Daemon::start();
+    for path in ["/p2p/open/x", "/p2p/session/x/open"] {
+        let (status, json) = daemon.get(&format!("{path}/{}", daemon.id));
+        assert_eq!((status, &json["error"]), (400, &24.into()), "{path}: {json}");
+        assert!(json["msg"].as_str().unwrap().contains("--lan"), "{json}");
+        // The name is free again.
+        assert_eq!(daemon.error(&format!("{path}/nonsense")), (400, 24));
+    }
+    daemon.ok("/p2p/open/x/self");
+}
+
+#[test]
 fn the_http_connection_becomes_the_pipe() {
     let daemon = Daemon::start();
     daemon.ok("/p2p/open/con_name/self");

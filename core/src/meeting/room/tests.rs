@@ -161,6 +161,16 @@ impl World {
         self.now = end;
     }
 
+    fn run_until_met(&mut self, n: usize) {
+        for _ in 0..1000 {
+            if self.members[n].room.has_met() {
+                return;
+            }
+            self.run(10 * MS);
+        }
+        panic!("{:?}", self.news(n));
+    }
+
     fn news(&self, n: usize) -> Vec<MeetingNews> {
         self.members[n].news.iter().map(|(_, news)| news.clone()).collect()
     }
@@ -195,7 +205,10 @@ fn two_with_one_code_get_each_others_address_in_three_round_trips() {
     world.run(S);
     let told = (DELAY + CLAIM_FOR, MeetingNews::Code(code("7-guitar-oxygen")));
     // Followed, HELLO, ANSWER, PROOF, HOST, GUEST.
-    assert_eq!(world.members[host].news, [told, (S + 6 * DELAY, met(2))]);
+    assert_eq!(world.members[host].news, [told.clone(), (S + 6 * DELAY, met(2))]);
+    world.run(LINGER);
+    let done = (S + 6 * DELAY + LINGER, MeetingNews::Done);
+    assert_eq!(world.members[host].news, [told, (S + 6 * DELAY, met(2)), done]);
     assert_eq!(world.members[guest].news, [(S + 5 * DELAY, met(1)), (S + 7 * DELAY, MeetingNews::Done)]);
     let kinds: Vec<u8> = world.said.iter().map(|(_, message)| message.encode()[1]).collect();
     assert_eq!(kinds, [0, 2, 3, 5, 6, 7, 9]);
@@ -279,7 +292,8 @@ fn whoever_gives_no_proof_has_guessed_nothing_and_makes_room() {
     assert_eq!(world.news(guest), [], "busy");
     world.run(2 * S);
     assert_eq!(world.news(guest), [met(1), MeetingNews::Done]);
-    assert_eq!(world.news(host), [MeetingNews::Code(code("7-guitar-oxygen")), met(3)]);
+    world.run(LINGER);
+    assert_eq!(world.news(host), [MeetingNews::Code(code("7-guitar-oxygen")), met(3), MeetingNews::Done]);
 }
 
 #[test]
@@ -294,7 +308,7 @@ fn a_second_guest_is_busy_and_gets_nothing() {
     world.run(2 * S);
     assert!(world.said_by(host).iter().any(|message| matches!(message, Message::Busy(_))));
     world.run(WITHIN);
-    assert_eq!(world.news(first), [met(1), MeetingNews::Done]);
+    assert_eq!(world.news(first), [met(1), MeetingNews::Unconfirmed]);
     assert_eq!(world.last(host), Some(failed(MeetingError::Silent)));
     assert_eq!(world.news(second), [failed(MeetingError::Busy)]);
     // One that comes when the code was used.
@@ -302,6 +316,8 @@ fn a_second_guest_is_busy_and_gets_nothing() {
     let (host, first) = (world.host("7-guitar-oxygen"), world.guest("7-guitar-oxygen"));
     world.run(3 * S);
     assert_eq!((world.last(host), world.news(first)[0].clone()), (Some(met(2)), met(1)));
+    world.run(LINGER);
+    assert_eq!(world.last(host), Some(MeetingNews::Done));
     let second = world.guest("7-guitar-oxygen");
     world.run(WITHIN);
     assert_eq!(world.news(second), [failed(MeetingError::Nobody)]);
@@ -317,8 +333,8 @@ fn a_broker_that_repeats_everything_changes_nothing() {
         core::iter::once(message.encode()).chain(old.clone()).collect()
     });
     let (host, guest) = (world.host("7-guitar-oxygen"), world.guest("7-guitar-oxygen"));
-    world.run(3 * S);
-    assert_eq!(world.news(host), [MeetingNews::Code(code("7-guitar-oxygen")), met(2)]);
+    world.run(3 * S + LINGER);
+    assert_eq!(world.news(host), [MeetingNews::Code(code("7-guitar-oxygen")), met(2), MeetingNews::Done]);
     assert_eq!(world.news(guest), [met(1), MeetingNews::Done]);
 }
 
@@ -525,17 +541,50 @@ fn without_a_broker_or_anybody_it_ends_in_time() {
     assert_eq!(world.said_by(guest).len(), 60);
 }
 
+/// Two rooms whose broker loses so many messages of one kind.
+fn lossy(kind: u8, lost: u32) -> (World, [usize; 2]) {
+    let mut world = World::new();
+    let mut left = lost;
+    world.broker = Box::new(move |message| {
+        let is_lost = message.encode()[1] == kind && left > 0;
+        left -= u32::from(is_lost);
+        if is_lost { vec![] } else { vec![message.encode()] }
+    });
+    let members = [world.host("7-guitar-oxygen"), world.guest("7-guitar-oxygen")];
+    (world, members)
+}
+
 #[test]
-fn lost_messages_are_said_again() {
-    for lost in 0..7 {
-        let mut world = World::new();
-        let mut count = 0;
-        world.broker = Box::new(move |message| {
-            count += 1;
-            if count == lost + 1 { vec![] } else { vec![message.encode()] }
-        });
-        let (host, guest) = (world.host("7-guitar-oxygen"), world.guest("7-guitar-oxygen"));
-        world.run(6 * S);
-        assert_eq!((world.last(host), world.news(guest)[0].clone()), (Some(met(2)), met(1)), "{lost}");
+fn lost_messages_of_each_kind_are_said_again_and_both_know_it() {
+    // HELLO, ANSWER, PROOF, HOST, GUEST and DONE.
+    for kind in [2, 3, 5, 6, 7, 9] {
+        for lost in 0..=2 {
+            let (mut world, [host, guest]) = lossy(kind, lost);
+            world.run(10 * S);
+            let code = MeetingNews::Code(code("7-guitar-oxygen"));
+            assert_eq!(world.news(host), [code, met(2), MeetingNews::Done], "{lost} of {kind}");
+            assert_eq!(world.news(guest), [met(1), MeetingNews::Done], "{lost} of {kind}");
+            assert!(world.members.iter().all(|member| member.room.is_over()), "{lost} of {kind}");
+        }
     }
+}
+
+#[test]
+fn a_guest_that_the_host_may_not_know_is_told_so() {
+    for (kind, of_host) in [(7, failed(MeetingError::Silent)), (9, MeetingNews::Done)] {
+        let (mut world, [host, guest]) = lossy(kind, u32::MAX);
+        world.run(WITHIN);
+        assert_eq!(world.last(host), Some(of_host), "{kind}");
+        let [(since, ref first), (until, ref last)] = world.members[guest].news[..] else { panic!("{kind}") };
+        assert_eq!((first, last, until - since), (&met(1), &MeetingNews::Unconfirmed, ADDRESS_WITHIN));
+        // Once at once, and once a second.
+        let said = world.said_by(guest).iter().filter(|said| matches!(said, Message::Guest { .. })).count();
+        assert_eq!(said, 30, "{kind}");
+    }
+    // Our user may give a host up that was met; its guest still hears that.
+    let (mut world, [host, guest]) = lossy(9, 1);
+    world.run_until_met(host);
+    world.step(host, Room::end);
+    world.run(2 * S);
+    assert_eq!(world.last(guest), Some(MeetingNews::Done));
 }

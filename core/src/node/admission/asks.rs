@@ -84,6 +84,17 @@ impl Asks {
         self.open.remove(&peer).map(|ask| ask.waiting).unwrap_or_default()
     }
 
+    /// Forgets a stream that has ended. Returns true if the peer waits for nothing any more.
+    pub(in crate::node) fn left(&mut self, peer: NodeId, sock: SockId) -> bool {
+        let Some(ask) = self.open.get_mut(&peer) else { return false };
+        ask.waiting.retain(|what| !matches!(what, Waiting::Stream(other) if *other == sock));
+        let is_over = ask.waiting.is_empty();
+        if is_over {
+            self.open.remove(&peer);
+        }
+        is_over
+    }
+
     /// Returns the peers about whom our user has said nothing in time.
     pub(in crate::node) fn late(&self, now: Instant) -> Vec<NodeId> {
         self.open.iter().filter(|(_, ask)| ask.until <= now).map(|(peer, _)| *peer).collect()

@@ -32,6 +32,7 @@ use crate::config::Config;
 use crate::cx::{Cx, Timer};
 use crate::event::Event;
 use crate::identity::{NodeId, SecretKey};
+use crate::io::SockId;
 use crate::limit::Buckets;
 use crate::node::MAX_CONNECTS;
 use crate::pipe::{PipeMode, ProtocolTag, Terms};
@@ -151,10 +152,18 @@ impl Admission {
         what: Waiting,
     ) -> Result<(), Waiting> {
         if self.asks.wait(cx.now, peer, from, what)? {
-            cx.notify(Event::Ask { peer });
+            cx.notify(Event::Ask { peer, from });
             self.arm_asks(cx);
         }
         Ok(())
+    }
+
+    /// Takes in that a peer's stream has ended. A question is over with the last that waits for its answer.
+    pub(in crate::node) fn left(&mut self, cx: &mut Cx, peer: NodeId, sock: SockId) {
+        if self.asks.left(peer, sock) {
+            cx.notify(Event::AskOver { peer });
+            self.arm_asks(cx);
+        }
     }
 
     /// Returns true if one more stream of this peer, from this address, may wait for our user's answer.

@@ -1,7 +1,7 @@
 //! A call of a pair, and the bytes over its pipe.
 
 use p2pd_core::pipe::PipeMode;
-use p2pd_core::{Event, Failures, Plan, Stage, Strategy};
+use p2pd_core::{Event, FailReason, Failures, Plan, Stage, Strategy};
 
 use super::{Pair, Program, Run, flooded, heal, homes};
 use crate::driver::NodeProgram;
@@ -128,18 +128,36 @@ fn call_now(run: &mut Run, pair: &Pair) -> Call {
     call
 }
 
-/// Compares a node's counters with the pipes and events that it gave.
+/// Compares a node's counters, each by strategy or by reason, with the pipes and events that it gave.
 fn miscounted(node: &NodeProgram) -> Option<String> {
     let stats = node.node.stats();
-    let answers: Vec<u64> = node.pipes.iter().map(|pipe| pipe.start.answers.len() as u64).collect();
-    let given = [answers.iter().sum(), answers.iter().filter(|n| **n == 0).count() as u64];
-    let counted = [stats.opened, stats.accepted].map(|by| by.iter().map(|(_, n)| n).sum::<u64>());
-    let failed = node.events.iter().filter(|(_, event)| matches!(event, Event::Failed { .. })).count() as u64;
+    let given = Strategy::ALL.map(|strategy| {
+        let of = node.pipes.iter().filter(|pipe| pipe.start.strategy == strategy);
+        let answers = of.map(|pipe| pipe.start.answers.len() as u64);
+        let accepted = answers.clone().filter(|n| *n == 0).count() as u64;
+        (strategy, answers.sum::<u64>(), accepted)
+    });
+    let counted = stats.opened.iter().zip(stats.accepted.iter());
+    let counted: Vec<_> =
+        counted.map(|((strategy, opened), (_, accepted))| (strategy, opened, accepted)).collect();
+    let mut failed = [0; 5];
+    for (_, event) in &node.events {
+        if let Event::Failed { reason, .. } = event {
+            failed[match reason {
+                FailReason::DeadlinePassed => 0,
+                FailReason::AllStrategiesFailed => 1,
+                FailReason::RefusedByPeer(_) => 2,
+                FailReason::Name(_) => 3,
+                _ => 4,
+            }] += 1;
+        }
+    }
     let Failures { deadline_passed, strategies_failed, refused_by_peer, name, shutdown, .. } = stats.failed;
-    let failures = deadline_passed + strategies_failed + refused_by_peer + name + shutdown;
+    let failures = [deadline_passed, strategies_failed, refused_by_peer, name, shutdown];
     let timed: u64 = stats.open_times.counts().iter().sum();
-    let is_right = given == counted && failed == failures && timed == counted[0];
-    (!is_right).then(|| format!("counted {stats:?}, and gave {given:?} pipes and {failed} failures"))
+    let opened: u64 = given.iter().map(|(_, opened, _)| opened).sum();
+    let is_right = counted == given && failed == failures && timed == opened;
+    (!is_right).then(|| format!("counted {stats:?}, and gave {given:?} and failures {failed:?}"))
 }
 
 /// Finds the listener's end of the caller's pipe, and has both send something and then end. Each must get the other's
