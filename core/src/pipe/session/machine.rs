@@ -154,12 +154,6 @@ impl Session {
                 return Err(why);
             }
         }
-        let (acked, now) = (self.log.acked(), self.now);
-        if let Some(carrier) = self.carriers.get_mut(at)
-            && carrier.next.is_some_and(|next| next > acked)
-        {
-            carrier.wants_answer(now);
-        }
         self.expect();
         Ok(())
     }
@@ -334,9 +328,7 @@ impl Session {
         carrier.next = None;
         // The last acknowledgement may be lost with the carrier that it went on.
         self.ack_at = (self.received > 0).then_some(self.now);
-        if self.side == Side::Caller {
-            carrier.use_due = Some(self.uses);
-        }
+        carrier.use_due = (self.side == Side::Caller).then_some(self.uses);
         self.news.push_back(SessionEvent::Moved(carrier.id));
         self.expect();
     }
@@ -349,7 +341,7 @@ impl Session {
         done
     }
 
-    /// Expects an answer to frames that wait for their carrier: a path that died with full buffers takes none of them.
+    /// Expects an answer to what is kept or waits: a path that died with full buffers takes nothing.
     fn expect(&mut self) {
         let waits = self.streams.wants_to_send() || !self.log.is_empty();
         if let Some(carrier) = self.carriers.iter_mut().find(|c| waits && Some(c.id) == self.on) {
@@ -520,9 +512,8 @@ impl Session {
 
     /// Returns true if all that was written has arrived at the peer. If not, [`SessionEvent::Delivered`] follows.
     pub fn is_delivered(&mut self) -> bool {
-        let all = self.all_arrived();
-        self.watches = !all;
-        all
+        self.watches = !self.all_arrived();
+        !self.watches
     }
 
     fn all_arrived(&self) -> bool {
