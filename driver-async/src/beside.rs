@@ -13,8 +13,7 @@ use crate::tcp::{Tried, poll_io};
 
 /// Messages beside a relayed pipe, from the pipe's `messages`. They are reliable, and each is delivered once. Their
 /// order among each other and to the pipe's bytes is not kept, and a pipe that nobody reads does not hold them up. A
-/// message has 0 to 16,384 bytes. They live as long as the pipe: drop the pipe, and they end. On a pipe that moves they
-/// stay with the relay; if the relay is lost they end while the pipe goes on.
+/// message has 0 to 16,384 bytes. They live as long as the pipe: drop the pipe, and they end.
 ///
 /// [`MessagePipe::new`](crate::MessagePipe::new) makes a pipe of them with queues, patterns and callbacks.
 #[derive(Debug)]

@@ -10,8 +10,7 @@ use crate::source::delegate_source;
 
 /// Messages beside a relayed pipe, from [`Pipe::messages`](crate::Pipe::messages). They are reliable, and each is
 /// delivered once. Their order among each other and to the pipe's bytes is not kept, and a pipe that nobody reads does
-/// not hold them up. A message has 0 to 16,384 bytes. They live as long as the pipe: drop the pipe, and they end. On a
-/// pipe that moves they stay with the relay; if the relay is lost they end while the pipe goes on.
+/// not hold them up. A message has 0 to 16,384 bytes. They live as long as the pipe: drop the pipe, and they end.
 ///
 /// [`Pipes::add`](crate::messages::Pipes::add) makes a pipe of them with queues and patterns. Else they are an event
 /// source beside the pipe's own, to be registered under a token of yours; of a
