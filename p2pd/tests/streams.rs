@@ -113,7 +113,7 @@ fn a_talk_on_a_stream_goes_on_when_the_connection_is_cut() {
 
 #[test]
 fn a_listener_that_takes_no_sessions_says_so() {
-    let listener = Running::p2pd("listen", &["--echo"]);
+    let listener = Running::p2pd("listen", &["--messages"]);
     let mut caller = Running::p2pd("connect", &[&listener.address(), "--streams"]);
     assert_eq!(caller.ends().0, Some(1));
     caller.says("its program serves no sessions");

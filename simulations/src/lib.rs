@@ -6,12 +6,9 @@
 //!
 //! The reasons: ADR 32 in docs/src/adr.
 
+pub use p2pd_netsim::{engine, host, nat, net, world};
+
 pub mod driver;
-pub mod engine;
-pub mod host;
-pub mod nat;
-pub mod net;
 pub mod oracle;
 pub mod scenario;
 pub mod service;
-pub mod world;

@@ -3,11 +3,9 @@
 use std::net::{IpAddr, SocketAddr};
 
 use p2pd_core::Transport;
-use p2pd_core::io::Reuse;
 use p2pd_core::stun::{self, BindingOutcome, ChangeRequest, TransactionId};
-use p2pd_core::{CloseHow, IoFailure, SockOpts};
 use p2pd_simulations::engine::{MILLI, Nanos, SECOND};
-use p2pd_simulations::host::{HostEvent, Sock};
+use p2pd_simulations::host::{Close, Failure, HostEvent, Reuse, Sock};
 use p2pd_simulations::nat::{Chain, Dependence, PRESETS};
 use p2pd_simulations::net::LinkSpec;
 use p2pd_simulations::service::{ServerProgram, StunFaults, StunServer};
@@ -34,7 +32,7 @@ impl App for Puppet {
     }
 }
 
-const SHARED: SockOpts = SockOpts { reuse: Reuse::AddressAndPort, nodelay: false };
+const SHARED: Reuse = Reuse::AddressAndPort;
 const MS5: LinkSpec = LinkSpec::with_delay(5 * MILLI);
 
 struct Bench {
@@ -86,20 +84,14 @@ impl Bench {
         self.world.with(host, |_, cx| cx.host.listen(local, 8, SHARED)).unwrap()
     }
 
-    fn dial(&mut self, host: HostId, port: u16, to: SocketAddr) -> Result<Sock, IoFailure> {
+    fn dial(&mut self, host: HostId, port: u16, to: SocketAddr) -> Result<Sock, Failure> {
         self.dial_with(host, port, to, SHARED)
     }
 
-    fn dial_with(
-        &mut self,
-        host: HostId,
-        port: u16,
-        to: SocketAddr,
-        opts: SockOpts,
-    ) -> Result<Sock, IoFailure> {
+    fn dial_with(&mut self, host: HostId, port: u16, to: SocketAddr, reuse: Reuse) -> Result<Sock, Failure> {
         self.world.with(host, |_, cx| {
             let local = SocketAddr::new([0, 0, 0, 0].into(), port);
-            let sock = cx.host.bind_tcp(local, to, opts)?;
+            let sock = cx.host.bind_tcp(local, to, reuse)?;
             cx.host.connect(cx.now, sock, to).map(|()| sock)
         })
     }
@@ -183,7 +175,7 @@ fn hairpins_do_what_the_field_says() {
     b.listen(one, 48_400);
     let sock = b.dial(two, 0, at("45.10.1.1:48400")).unwrap();
     b.run(50);
-    assert_eq!(b.events(two), [HostEvent::Failed(sock, IoFailure::Refused)], "measured: no rule, refused");
+    assert_eq!(b.events(two), [HostEvent::Failed(sock, Failure::Refused)], "measured: no rule, refused");
 }
 
 #[test]
@@ -199,7 +191,7 @@ fn a_syn_is_repeated_at_1_2_3_4_5_and_7_seconds() {
     }
     let counts: Vec<u64> = sent.iter().map(|(_, n)| *n).collect();
     assert_eq!(counts, [1, 2, 3, 4, 5, 6, 6, 7, 7, 7, 7, 7]);
-    assert_eq!(b.events(one), [HostEvent::Failed(sock, IoFailure::TimedOut)]);
+    assert_eq!(b.events(one), [HostEvent::Failed(sock, Failure::TimedOut)]);
 }
 
 #[test]
@@ -208,24 +200,24 @@ fn a_four_tuple_exists_once_and_is_free_after_a_failure_or_an_active_close() {
     let (one, two) = (b.public(1), b.public(2));
     let to = at("203.0.113.2:80");
     let first = b.dial(one, 5_000, to).unwrap();
-    assert_eq!(b.dial(one, 5_000, to), Err(IoFailure::AddrNotAvailable));
+    assert_eq!(b.dial(one, 5_000, to), Err(Failure::AddrNotAvailable));
     assert!(b.dial(one, 5_000, at("203.0.113.2:81")).is_ok());
-    b.world.with(one, |_, cx| cx.host.close(cx.now, first, CloseHow::Drop));
+    b.world.with(one, |_, cx| cx.host.close(cx.now, first, Close::Drop));
     b.listen(two, 80);
     let second = b.dial(one, 5_000, to).unwrap();
     b.run(100);
     assert!(b.events(one).contains(&HostEvent::Connected(second)));
     let HostEvent::Accepted { sock, .. } = b.events(two)[0] else { panic!() };
-    b.world.with(one, |_, cx| cx.host.close(cx.now, second, CloseHow::Graceful));
+    b.world.with(one, |_, cx| cx.host.close(cx.now, second, Close::Graceful));
     b.run(100);
-    b.world.with(two, |_, cx| cx.host.close(cx.now, sock, CloseHow::Graceful));
+    b.world.with(two, |_, cx| cx.host.close(cx.now, sock, Close::Graceful));
     b.run(200);
     let third = b.dial(one, 5_000, to).unwrap();
     b.run(100);
     assert!(b.events(one).contains(&HostEvent::Connected(third)), "TIME_WAIT of ours does not block us");
     // A port without SO_REUSEPORT is ours alone; one address more does not help.
-    let plain = SockOpts::default();
-    assert_eq!(b.dial_with(two, 80, at("203.0.113.1:9"), plain), Err(IoFailure::AddrInUse));
+    let plain = Reuse::No;
+    assert_eq!(b.dial_with(two, 80, at("203.0.113.1:9"), plain), Err(Failure::AddrInUse));
 }
 
 #[test]
@@ -263,8 +255,8 @@ fn bytes_arrive_exactly_through_every_fault_of_the_way() {
     }
     assert!(got[0] == text(54_321) && got[1] == text(12_345), "{} {}", got[0].len(), got[1].len());
     assert!(b.world.host(one).at_end(dialled) && b.world.host(two).at_end(accepted));
-    b.world.with(one, |_, cx| cx.host.close(cx.now, dialled, CloseHow::Graceful));
-    b.world.with(two, |_, cx| cx.host.close(cx.now, accepted, CloseHow::Graceful));
+    b.world.with(one, |_, cx| cx.host.close(cx.now, dialled, Close::Graceful));
+    b.world.with(two, |_, cx| cx.host.close(cx.now, accepted, Close::Graceful));
     b.run(600_000);
     assert_eq!(
         (b.world.host(one).sockets(), b.world.host(two).sockets()),
@@ -275,7 +267,7 @@ fn bytes_arrive_exactly_through_every_fault_of_the_way() {
 
 #[test]
 fn closing_with_unread_bytes_and_resetting_are_heard() {
-    for how in [CloseHow::Graceful, CloseHow::Reset] {
+    for how in [Close::Graceful, Close::Reset] {
         let mut b = Bench::new();
         let (one, two) = (b.public(1), b.public(2));
         b.listen(two, 80);
@@ -286,7 +278,7 @@ fn closing_with_unread_bytes_and_resetting_are_heard() {
         b.run(100);
         b.world.with(two, |_, cx| cx.host.close(cx.now, sock, how));
         b.run(100);
-        assert!(b.events(one).contains(&HostEvent::Broken(dialled, IoFailure::Reset)), "{how:?}");
+        assert!(b.events(one).contains(&HostEvent::Broken(dialled, Failure::Reset)), "{how:?}");
     }
 }
 
@@ -302,7 +294,7 @@ fn a_syn_with_few_hops_opens_our_nat_and_dies_before_theirs() {
     });
     b.run(100);
     // Linux ends a dial on "time exceeded".
-    assert_eq!(b.events(one), [HostEvent::Failed(sock, IoFailure::Unreachable)]);
+    assert_eq!(b.events(one), [HostEvent::Failed(sock, Failure::Unreachable)]);
     b.listen(one, 5_000);
     b.dial(two, 5_000, at("45.10.1.1:5000")).unwrap();
     b.run(100);
@@ -318,7 +310,7 @@ fn rfc_5382_waits_six_seconds_before_it_refuses() {
     b.run(5_990);
     assert_eq!(b.events(one), []);
     b.run(40);
-    assert_eq!(b.events(one), [HostEvent::Failed(sock, IoFailure::Refused)]);
+    assert_eq!(b.events(one), [HostEvent::Failed(sock, Failure::Refused)]);
 }
 
 /// Measures a NAT by RFC 5780's tests over UDP: the dependence of mapping, as far as it shows, and of filtering.
@@ -348,7 +340,7 @@ fn measure(chain: &Chain) -> (Dependence, Dependence) {
             }
             _ => None,
         });
-        b.world.with(inside, |_, cx| cx.host.close(cx.now, sock, CloseHow::Drop));
+        b.world.with(inside, |_, cx| cx.host.close(cx.now, sock, Close::Drop));
         match answer {
             Some(BindingOutcome::Mapped(mapped)) => Some(mapped),
             Some(BindingOutcome::Error(code)) => panic!("error {code}"),

@@ -3,10 +3,8 @@
 
 use std::net::SocketAddr;
 
-use p2pd_core::SockOpts;
-use p2pd_core::io::Reuse;
 use p2pd_simulations::engine::{MILLI, SECOND};
-use p2pd_simulations::host::HostEvent;
+use p2pd_simulations::host::{HostEvent, Reuse};
 use p2pd_simulations::nat::{BLOCK, Chain};
 use p2pd_simulations::net::LinkSpec;
 use p2pd_simulations::oracle::{Budget, bound};
@@ -65,7 +63,7 @@ fn a_search_goes_on_to_another_port_of_a_block() {
     assert!(tried.took > 10 * SECOND, "{} ns", tried.took);
 }
 
-const SHARED: SockOpts = SockOpts { reuse: Reuse::AddressAndPort, nodelay: false };
+const SHARED: Reuse = Reuse::AddressAndPort;
 const SERVER: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 10)), 3478);
 const FIRST: u16 = 20_000;

@@ -1,7 +1,7 @@
 //! The model against the real kernel, cell by cell.
 
-use p2pd_core::IoFailure;
 use p2pd_simulations::engine::{MICRO, MILLI, Nanos};
+use p2pd_simulations::host::Failure;
 use p2pd_simulations::nat::Chain;
 use p2pd_simulations::scenario::raw::{Attempt, attempt};
 
@@ -169,7 +169,7 @@ fn every_start_offset_ends_as_measured_and_when() {
         for (n, (word, at, started)) in sides.into_iter().enumerate() {
             let seen = match (ending.connected[n], ending.errors[n]) {
                 (Some(_), None) => "OK",
-                (None, Some((IoFailure::Refused, _))) => "ECONNREFUSED",
+                (None, Some((Failure::Refused, _))) => "ECONNREFUSED",
                 (None, None) => "TIMEOUT",
                 other => panic!("{policies:?} {line}: {other:?}"),
             };
@@ -203,11 +203,11 @@ fn a_mapped_listener_accepts_where_the_dial_beside_it_cannot_succeed() {
 #[test]
 fn refusals_end_a_dial_as_measured() {
     for (policy, cause) in [
-        ("local", Some(IoFailure::Refused)),
-        ("rst", Some(IoFailure::Refused)),
-        ("icmp-port", Some(IoFailure::Refused)),
-        ("icmp-host", Some(IoFailure::Unreachable)),
-        ("icmp-admin", Some(IoFailure::Unreachable)),
+        ("local", Some(Failure::Refused)),
+        ("rst", Some(Failure::Refused)),
+        ("icmp-port", Some(Failure::Refused)),
+        ("icmp-host", Some(Failure::Unreachable)),
+        ("icmp-admin", Some(Failure::Unreachable)),
         ("drop", None),
     ] {
         let chains = ["none".parse().unwrap(), format!("pr/{policy}").parse().unwrap()];

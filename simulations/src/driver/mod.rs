@@ -3,22 +3,24 @@
 
 mod pipes;
 mod relayed;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use p2pd_core::{
-    ClockFix, CloseHow, ConnectError, ConnectId, Event, Input, Instant, IoFailure, Name, Node, NodeId,
-    Output, PeerAddress, Plan, SockId, WallTime,
+    ClockFix, ConnectError, ConnectId, Event, Input, Instant, IoFailure, Name, Node, NodeId, Output,
+    PeerAddress, Plan, SockId, WallTime,
 };
 
 use crate::engine::{Domain, Nanos};
-use crate::host::{HostEvent, Sock};
+use crate::host::{Close, HostEvent, Sock};
 use crate::world::{App, Cx};
 
 pub use pipes::Pipe;
 use pipes::Way;
+use words::{close, failure, interfaces, reuse};
 
 /// Events that a node may be given while time stands still.
 const MOST_EVENTS_AT_ONCE: u32 = 2_000;
@@ -179,7 +181,7 @@ impl NodeProgram {
 
     /// Tells the node its host's interfaces, as drivers do when they have changed.
     pub fn network_changed(&mut self, cx: &mut Cx<'_>) {
-        let list = cx.host.interfaces();
+        let list = interfaces(cx.host);
         self.tell(cx, Input::Interfaces(&list));
         self.drain(cx);
     }
@@ -273,20 +275,22 @@ impl NodeProgram {
 
     fn act(&mut self, cx: &mut Cx<'_>, output: Output) {
         match output {
-            Output::BindUdp { sock, local, opts, .. } => match cx.host.bind_udp(local, opts) {
+            Output::BindUdp { sock, local, opts, .. } => match cx.host.bind_udp(local, reuse(opts)) {
                 Ok(s) => {
                     self.add(sock, Entry::Udp(s));
                     self.bound(cx, sock, s);
                 }
-                Err(cause) => self.tell(cx, Input::Failed { sock, cause }),
+                Err(why) => self.tell(cx, Input::Failed { sock, cause: failure(why) }),
             },
-            Output::Listen { sock, local, backlog, opts } => match cx.host.listen(local, backlog, opts) {
-                Ok(s) => {
-                    self.add(sock, Entry::Listener { sock: s, credit: 0, queue: VecDeque::new() });
-                    self.bound(cx, sock, s);
+            Output::Listen { sock, local, backlog, opts } => {
+                match cx.host.listen(local, backlog, reuse(opts)) {
+                    Ok(s) => {
+                        self.add(sock, Entry::Listener { sock: s, credit: 0, queue: VecDeque::new() });
+                        self.bound(cx, sock, s);
+                    }
+                    Err(why) => self.tell(cx, Input::Failed { sock, cause: failure(why) }),
                 }
-                Err(cause) => self.tell(cx, Input::Failed { sock, cause }),
-            },
+            }
             Output::Accept { sock, credit } => {
                 if let Some(Entry::Listener { credit: left, .. }) = self.entries.get_mut(&sock) {
                     *left += credit;
@@ -296,7 +300,7 @@ impl NodeProgram {
             Output::Connect { sock, local, remote, opts, at, deadline, .. } => {
                 self.dialled.insert(remote);
                 self.dials += 1;
-                match cx.host.bind_tcp(local, remote, opts) {
+                match cx.host.bind_tcp(local, remote, reuse(opts)) {
                     Ok(s) => {
                         let at = self.clocks.world(at).max(cx.now);
                         let deadline = self.clocks.world(deadline).max(cx.now);
@@ -312,7 +316,7 @@ impl NodeProgram {
                             cx.wake_at(at + late, FIRE | sock.number());
                         }
                     }
-                    Err(cause) => self.tell(cx, Input::Failed { sock, cause }),
+                    Err(why) => self.tell(cx, Input::Failed { sock, cause: failure(why) }),
                 }
             }
             Output::SendDatagram { sock, to, data } => {
@@ -333,12 +337,10 @@ impl NodeProgram {
             }
             Output::Close { sock, how } => {
                 if let Some(Entry::Listener { queue, .. }) = self.entries.get_mut(&sock) {
-                    core::mem::take(queue)
-                        .into_iter()
-                        .for_each(|s| cx.host.close(cx.now, s, CloseHow::Reset));
+                    core::mem::take(queue).into_iter().for_each(|s| cx.host.close(cx.now, s, Close::Reset));
                 }
                 if let Some(s) = self.remove(sock) {
-                    cx.host.close(cx.now, s, how);
+                    cx.host.close(cx.now, s, close(how));
                 }
             }
             Output::Detach { sock, pipe } => {
@@ -386,9 +388,9 @@ impl NodeProgram {
             return;
         }
         let (s, remote) = (*s, *remote);
-        if let Err(cause) = cx.host.connect(cx.now, s, remote) {
+        if let Err(why) = cx.host.connect(cx.now, s, remote) {
             self.remove(sock);
-            self.tell(cx, Input::Failed { sock, cause });
+            self.tell(cx, Input::Failed { sock, cause: failure(why) });
         }
     }
 
@@ -440,13 +442,13 @@ impl App for NodeProgram {
                     self.tell(cx, Input::Connected { sock, local, remote });
                 }
             }
-            HostEvent::Failed(s, cause) | HostEvent::Broken(s, cause) => {
+            HostEvent::Failed(s, why) | HostEvent::Broken(s, why) => {
                 if let Some(pipe) = self.pipes.iter_mut().find(|p| p.is_on(s)) {
-                    pipe.broken = Some(cause.to_string());
+                    pipe.broken = Some(failure(why).to_string());
                 }
                 if let Some(&sock) = self.by_sock.get(&s) {
                     self.remove(sock);
-                    self.tell(cx, Input::Failed { sock, cause });
+                    self.tell(cx, Input::Failed { sock, cause: failure(why) });
                 }
             }
             HostEvent::Accepted { listener, sock: s } => {
@@ -475,7 +477,7 @@ impl App for NodeProgram {
         let sock = SockId::from_number(token & 0xffff_ffff);
         match token & !0xffff_ffff {
             START => {
-                let list = cx.host.interfaces();
+                let list = interfaces(cx.host);
                 self.tell(cx, Input::Clock(self.clocks.fix(cx.now)));
                 self.tell(cx, Input::Interfaces(&list));
             }
@@ -493,7 +495,7 @@ impl App for NodeProgram {
                 if matches!(self.entries.get(&sock), Some(Entry::Dial { .. }))
                     && let Some(s) = self.remove(sock)
                 {
-                    cx.host.close(cx.now, s, CloseHow::Drop);
+                    cx.host.close(cx.now, s, Close::Drop);
                     self.tell(cx, Input::Failed { sock, cause: IoFailure::TimedOut });
                 }
             }

@@ -1,12 +1,12 @@
 //! Pipes: the streams that a node's user got, with their reads and writes.
 
 use p2pd_core::pipe::{Opened, PipeKeys, PipeStart};
-use p2pd_core::{CloseHow, Input, NodeId, PipeId};
+use p2pd_core::{Input, NodeId, PipeId};
 
 use super::NodeProgram;
 use super::relayed::Outgoing;
 use crate::engine::Nanos;
-use crate::host::Sock;
+use crate::host::{Close, Sock};
 use crate::world::Cx;
 
 /// A stream that has become the user's.
@@ -104,7 +104,7 @@ impl NodeProgram {
         let now = self.clocks.instant(cx.now);
         for pipe in &self.pipes {
             match &pipe.way {
-                Way::Socket(sock) => cx.host.close(cx.now, *sock, CloseHow::Graceful),
+                Way::Socket(sock) => cx.host.close(cx.now, *sock, Close::Graceful),
                 Way::Relay(out) => self.node.pipe_close(now, out.pipe),
             }
         }
@@ -124,7 +124,7 @@ impl NodeProgram {
             !over
         });
         for (sock, s) in ended {
-            cx.host.close(cx.now, s, CloseHow::Graceful);
+            cx.host.close(cx.now, s, Close::Graceful);
             self.tell(cx, Input::Released { sock });
         }
         self.drain(cx);

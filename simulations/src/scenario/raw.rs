@@ -3,11 +3,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use p2pd_core::io::Reuse;
-use p2pd_core::{IoFailure, SockOpts};
-
 use crate::engine::{Domain, MILLI, Nanos, SECOND};
-use crate::host::{HostEvent, Sock};
+use crate::host::{Failure, HostEvent, Reuse, Sock};
 use crate::nat::Chain;
 use crate::net::LinkSpec;
 use crate::world::{App, Cx, HostId, SiteSpec, Trace, World};
@@ -37,14 +34,14 @@ pub struct Ending {
     /// True for a side whose connection came through its listener.
     pub accepted: [bool; 2],
     /// The first error of each side, and when.
-    pub errors: [Option<(IoFailure, Nanos)>; 2],
+    pub errors: [Option<(Failure, Nanos)>; 2],
     /// The digest of the run.
     pub digest: u64,
     /// The world's events.
     pub events: u64,
 }
 
-const SHARED: SockOpts = SockOpts { reuse: Reuse::AddressAndPort, nodelay: false };
+const SHARED: Reuse = Reuse::AddressAndPort;
 const PORT: u16 = 20_001;
 const SERVERS: [IpAddr; 2] = [
     IpAddr::V4(core::net::Ipv4Addr::new(203, 0, 113, 10)),
@@ -68,8 +65,8 @@ struct Program {
     to: Option<SocketAddr>,
     retry: Option<Nanos>,
     redials: u64,
-    result: Option<(IoFailure, Nanos)>,
-    last: Option<IoFailure>,
+    result: Option<(Failure, Nanos)>,
+    last: Option<Failure>,
     got: Vec<u8>,
 }
 
@@ -93,7 +90,7 @@ impl Program {
         }
     }
 
-    fn fail(&mut self, cx: &mut Cx<'_>, cause: IoFailure) {
+    fn fail(&mut self, cx: &mut Cx<'_>, cause: Failure) {
         self.dial = None;
         self.dialling = false;
         self.result.get_or_insert((cause, cx.now));
@@ -219,8 +216,8 @@ pub fn attempt(seed: u64, attempt: &Attempt, trace: bool) -> (Ending, String) {
             }
         }
         [Some(_), Some(_)] => '?',
-        _ if last(IoFailure::Refused) => 'R',
-        _ if last(IoFailure::Unreachable) => 'H',
+        _ if last(Failure::Refused) => 'R',
+        _ if last(Failure::Unreachable) => 'H',
         _ => 't',
     };
     let accepted = sides.map(|s| world.app(s).conn.is_some_and(|(_, _, accepted)| accepted));

@@ -10,12 +10,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
-use p2pd_core::io::Reuse;
-use p2pd_core::{CloseHow, SockOpts};
 
 use super::census::{Drawn, Group};
 use crate::engine::{Domain, MILLI, Nanos, SECOND};
-use crate::host::{HostEvent, Sock};
+use crate::host::{Close, HostEvent, Reuse, Sock};
 use crate::net::LinkSpec;
 use crate::world::{App, Cx, HostId, SiteSpec, World};
 
@@ -53,7 +51,7 @@ impl Rival {
     }
 }
 
-const SHARED: SockOpts = SockOpts { reuse: Reuse::AddressAndPort, nodelay: false };
+const SHARED: Reuse = Reuse::AddressAndPort;
 const SERVERS: [IpAddr; 2] = [
     IpAddr::V4(core::net::Ipv4Addr::new(203, 0, 113, 10)),
     IpAddr::V4(core::net::Ipv4Addr::new(203, 0, 113, 11)),
@@ -160,7 +158,7 @@ impl App for Program {
             0 if self.server => {
                 let local = SocketAddr::new(cx.host.addresses()[0], STUN_PORT);
                 let _ = cx.host.listen(local, 64, SHARED);
-                self.udp = cx.host.bind_udp(local, SockOpts::default()).ok();
+                self.udp = cx.host.bind_udp(local, Reuse::No).ok();
             }
             0 => {}
             PING_NOW => {
@@ -173,7 +171,7 @@ impl App for Program {
                 let ended: Vec<Sock> = self.live.iter().filter(|l| over(*l.1)).map(|l| *l.0).collect();
                 for sock in ended {
                     self.live.remove(&sock);
-                    cx.host.close(cx.now, sock, CloseHow::Graceful);
+                    cx.host.close(cx.now, sock, Close::Graceful);
                 }
             }
             n => self.go(cx, n as usize - 1),
@@ -245,7 +243,7 @@ impl Meeting<'_> {
     fn sample_udp(&mut self) -> Option<[Sample; 2]> {
         let ask = |program: &mut Program, cx: &mut Cx<'_>, to| {
             let local = SocketAddr::new(cx.host.addresses()[0], PORT);
-            let bound = program.udp.or_else(|| cx.host.bind_udp(local, SockOpts::default()).ok());
+            let bound = program.udp.or_else(|| cx.host.bind_udp(local, Reuse::No).ok());
             program.udp = bound;
             if let Some(sock) = bound {
                 cx.host.send_to(sock, None, to, Bytes::from_static(HELLO));

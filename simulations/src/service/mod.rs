@@ -13,7 +13,6 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use bytes::Bytes;
-use p2pd_core::{CloseHow, SockOpts};
 
 pub use mqtt::{Broker, BrokerFaults};
 pub use rendezvous::{RealBroker, RealStun};
@@ -21,7 +20,7 @@ pub use stun::{LIE, StunFaults, StunServer};
 pub use turn::{Forgets, RealTurn, TurnFaults};
 
 use crate::engine::{Keyed, Nanos};
-use crate::host::{HostEvent, Sock};
+use crate::host::{Close, HostEvent, Reuse, Sock};
 use crate::nat::Order;
 use crate::world::{App, Cx};
 
@@ -93,7 +92,7 @@ pub enum Output {
         /// The stream.
         conn: ConnId,
         /// Way of closing: gracefully or by RST.
-        how: CloseHow,
+        how: Close,
     },
     /// Has the NAT that it stands on do something.
     Nat(Order),
@@ -241,7 +240,7 @@ impl ServerProgram {
 
     fn act(&mut self, cx: &mut Cx<'_>, output: Output) {
         match output {
-            Output::Nat(order) => cx.host.out.orders.push(order),
+            Output::Nat(order) => cx.order(order),
             Output::Datagram { local, to, data } => {
                 if let Some(sock) = self.udp.get(&local.port()) {
                     cx.host.send_to(*sock, Some(local.ip()), to, data);
@@ -249,13 +248,13 @@ impl ServerProgram {
             }
             Output::OpenUdp(port) => {
                 // Free on a host of its own.
-                if let Ok(sock) = cx.host.bind_udp(([0, 0, 0, 0], port).into(), SockOpts::default()) {
+                if let Ok(sock) = cx.host.bind_udp(([0, 0, 0, 0], port).into(), Reuse::No) {
                     self.udp.insert(port, sock);
                 }
             }
             Output::CloseUdp(port) => {
                 if let Some(sock) = self.udp.remove(&port) {
-                    cx.host.close(cx.now, sock, CloseHow::Drop);
+                    cx.host.close(cx.now, sock, Close::Drop);
                 }
             }
             Output::Stream { conn, data } => {
@@ -296,7 +295,7 @@ impl App for ServerProgram {
                 if cx.host.at_end(sock) && self.conns.remove(&conn).is_some() {
                     self.by_sock.remove(&sock);
                     self.tell(cx, Input::Closed { conn });
-                    cx.host.close(cx.now, sock, CloseHow::Graceful);
+                    cx.host.close(cx.now, sock, Close::Graceful);
                 }
             }
             HostEvent::Broken(sock, _) => {
@@ -316,13 +315,13 @@ impl App for ServerProgram {
                 let any: IpAddr =
                     if six { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
                 for port in self.service.udp_ports() {
-                    if let Ok(sock) = cx.host.bind_udp((any, *port).into(), SockOpts::default()) {
+                    if let Ok(sock) = cx.host.bind_udp((any, *port).into(), Reuse::No) {
                         self.udp.insert(*port, sock);
                     }
                 }
                 for port in self.service.tcp_ports().iter().chain(self.at_443.then_some(&443)) {
                     // Free on a host of its own.
-                    let _ = cx.host.listen((any, *port).into(), 1024, SockOpts::default());
+                    let _ = cx.host.listen((any, *port).into(), 1024, Reuse::No);
                 }
                 self.arm(cx);
             }

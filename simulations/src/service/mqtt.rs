@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::host::Close;
 use bytes::Bytes;
-use p2pd_core::CloseHow;
 use p2pd_rendezvous::mqtt::packet::{self, ConnectReturnCode, FrameError, Framer, Packet, SubackReturnCode};
 
 use super::{ConnId, Input, Output, Service, ServiceCx, Traffic};
@@ -59,7 +59,7 @@ impl Broker {
 
     fn end(&mut self, cx: &mut ServiceCx, conn: ConnId) {
         self.clients.remove(&conn);
-        cx.put(0, Output::Close { conn, how: CloseHow::Graceful });
+        cx.put(0, Output::Close { conn, how: Close::Graceful });
     }
 
     fn is_dead(&self, now: Nanos) -> bool {
@@ -171,7 +171,7 @@ impl Service for Broker {
         self.died |= cx.now >= self.faults.dead.from;
         match input {
             Input::Opened { conn, .. } if self.is_dead(cx.now) => {
-                cx.put(0, Output::Close { conn, how: CloseHow::Reset });
+                cx.put(0, Output::Close { conn, how: Close::Reset });
             }
             Input::Opened { conn, .. } => {
                 let client = Client {

@@ -5,7 +5,7 @@ use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use p2pd_core::CloseHow;
+use crate::host::Close;
 use p2pd_rendezvous::stun::{self, Sites, Stream};
 use p2pd_rendezvous::{ConnId as Conn, mqtt};
 
@@ -82,7 +82,7 @@ impl Service for RealStun {
                 }
                 if answers.close {
                     self.streams.remove(&conn);
-                    cx.put(0, Output::Close { conn, how: CloseHow::Graceful });
+                    cx.put(0, Output::Close { conn, how: Close::Graceful });
                 }
             }
             Input::Closed { conn } => {
@@ -93,7 +93,7 @@ impl Service for RealStun {
                     self.streams.iter().filter(|(_, s)| s.deadline() <= now).map(|(conn, _)| *conn).collect();
                 for conn in silent {
                     self.streams.remove(&conn);
-                    cx.put(0, Output::Close { conn, how: CloseHow::Graceful });
+                    cx.put(0, Output::Close { conn, how: Close::Graceful });
                 }
             }
         }
@@ -148,7 +148,7 @@ impl RealBroker {
                 mqtt::Output::Close(Conn(conn)) | mqtt::Output::Drop(Conn(conn)) => {
                     let conn = conn as ConnId;
                     self.open.remove(&conn);
-                    cx.put(0, Output::Close { conn, how: CloseHow::Graceful });
+                    cx.put(0, Output::Close { conn, how: Close::Graceful });
                 }
             }
         }
@@ -180,13 +180,13 @@ impl Service for RealBroker {
         self.died |= cx.now >= self.faults.dead.from;
         match input {
             Input::Opened { conn, .. } if self.is_dead(cx.now) => {
-                cx.put(0, Output::Close { conn, how: CloseHow::Reset });
+                cx.put(0, Output::Close { conn, how: Close::Reset });
             }
             Input::Opened { conn, remote, .. } => {
                 if self.broker.accept(now, Conn(u64::from(conn)), remote.ip()) {
                     self.open.insert(conn);
                 } else {
-                    cx.put(0, Output::Close { conn, how: CloseHow::Graceful });
+                    cx.put(0, Output::Close { conn, how: Close::Graceful });
                 }
             }
             Input::Stream { conn, data } => self.broker.receive(now, Conn(u64::from(conn)), data),
@@ -198,7 +198,7 @@ impl Service for RealBroker {
                 if self.is_dead(cx.now) {
                     for conn in core::mem::take(&mut self.open) {
                         self.broker.closed(now, Conn(u64::from(conn)));
-                        cx.put(0, Output::Close { conn, how: CloseHow::Graceful });
+                        cx.put(0, Output::Close { conn, how: Close::Graceful });
                     }
                 }
                 self.broker.handle_timeout(now);

@@ -9,6 +9,7 @@ use p2pd_rendezvous::stun::{Request, Response};
 
 use super::{ConnId, Input, Output, Service, ServiceCx};
 use crate::engine::{Domain, MILLI, Nanos};
+use crate::host::Close;
 
 /// Address that a server tells of everybody where it lies.
 pub const LIE: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 77));
@@ -128,7 +129,7 @@ impl Service for StunServer {
                 }
                 match whole {
                     Ok(()) => drop(self.streams.insert(conn, (local, remote, held))),
-                    Err(_) => cx.put(0, Output::Close { conn, how: p2pd_core::CloseHow::Reset }),
+                    Err(_) => cx.put(0, Output::Close { conn, how: Close::Reset }),
                 }
             }
             Input::Closed { conn } => {

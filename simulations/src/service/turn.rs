@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use p2pd_core::CloseHow;
+use crate::host::Close;
 use p2pd_rendezvous::ConnId as Conn;
 use p2pd_rendezvous::turn::{Config, Output as Said, RelayId, Server};
 
@@ -95,7 +95,7 @@ impl RealTurn {
         }
         for (conn, (local, remote)) in core::mem::take(&mut self.conns) {
             if restart {
-                cx.put(0, Output::Close { conn, how: CloseHow::Reset });
+                cx.put(0, Output::Close { conn, how: Close::Reset });
             } else {
                 self.conns.insert(conn, (local, remote));
                 self.server.accept(now, Conn(u64::from(conn)), local, remote);
@@ -130,7 +130,7 @@ impl RealTurn {
                 Said::Close(Conn(conn)) => {
                     let conn = conn as ConnId;
                     self.conns.remove(&conn);
-                    cx.put(0, Output::Close { conn, how: CloseHow::Graceful });
+                    cx.put(0, Output::Close { conn, how: Close::Graceful });
                 }
                 Said::Open(relay, _) => {
                     let port = if self.faults.full { None } else { self.port() };

@@ -5,12 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 use p2pd_core::strangers::{Caller, mqtt};
-use p2pd_core::{CloseHow, NodeId, SecretKey, SockOpts, WallTime};
+use p2pd_core::{NodeId, SecretKey, WallTime};
 
 use super::letters::{AllAsked, Draft};
 use super::{Act, FLOOD_FOR, Greeting, Part, stranger_ip};
 use crate::engine::{Domain, Nanos, SECOND};
-use crate::host::{HostEvent, Sock};
+use crate::host::{Close, HostEvent, Reuse, Sock};
 use crate::world::{App, Cx};
 
 /// Port at which strangers take the dials of the nodes that they asked.
@@ -124,7 +124,7 @@ impl Stranger {
     pub fn end(&mut self, cx: &mut Cx<'_>) {
         self.until = 0;
         for sock in core::mem::take(&mut self.lines).into_keys().chain(self.udp.take()) {
-            cx.host.close(cx.now, sock, CloseHow::Reset);
+            cx.host.close(cx.now, sock, Close::Reset);
         }
         self.brokers.clear();
     }
@@ -203,7 +203,7 @@ impl Stranger {
         }
         let to = aim.tcp[self.below(cx, aim.tcp.len() as u64) as usize];
         let from = self.source(cx);
-        let Ok(sock) = cx.host.bind_tcp(from, to, SockOpts::default()) else { return };
+        let Ok(sock) = cx.host.bind_tcp(from, to, Reuse::No) else { return };
         if cx.host.connect(cx.now, sock, to).is_ok() {
             self.lines.insert(sock, Line::Victim(aim.node));
         }
@@ -212,7 +212,7 @@ impl Stranger {
     fn dial_broker(&mut self, cx: &mut Cx<'_>, place: usize) {
         let Some(ip) = self.aims.iter().find_map(|a| a.brokers.get(place)).copied() else { return };
         let (from, to) = (SocketAddr::new(stranger_ip(self.number, 0), 0), SocketAddr::new(ip, 1_883));
-        let Ok(sock) = cx.host.bind_tcp(from, to, SockOpts::default()) else { return };
+        let Ok(sock) = cx.host.bind_tcp(from, to, Reuse::No) else { return };
         if cx.host.connect(cx.now, sock, to).is_ok() {
             self.lines.insert(sock, Line::Broker { place, ready: false });
             self.brokers[place] = (Some(sock), cx.now);
@@ -244,7 +244,7 @@ impl Stranger {
             return;
         }
         if self.udp.is_none() {
-            self.udp = cx.host.bind_udp(([0, 0, 0, 0], 0).into(), SockOpts::default()).ok();
+            self.udp = cx.host.bind_udp(([0, 0, 0, 0], 0).into(), Reuse::No).ok();
         }
         let to = aim.udp[self.below(cx, aim.udp.len() as u64) as usize];
         let from = self.source(cx).ip();
@@ -315,7 +315,7 @@ impl Stranger {
         }
         if cx.host.at_end(sock) {
             self.lose(sock);
-            cx.host.close(cx.now, sock, CloseHow::Graceful);
+            cx.host.close(cx.now, sock, Close::Graceful);
         }
     }
 
@@ -346,7 +346,7 @@ impl App for Stranger {
         match token {
             0 => {
                 // Free on a host of its own.
-                let _ = cx.host.listen(([0, 0, 0, 0], PORT).into(), 128, SockOpts::default());
+                let _ = cx.host.listen(([0, 0, 0, 0], PORT).into(), 128, Reuse::No);
             }
             TICK => self.tick(cx),
             _ => {
@@ -354,7 +354,7 @@ impl App for Stranger {
                     && self.lines.contains_key(&sock)
                 {
                     self.lose(sock);
-                    cx.host.close(cx.now, sock, CloseHow::Graceful);
+                    cx.host.close(cx.now, sock, Close::Graceful);
                 }
             }
         }

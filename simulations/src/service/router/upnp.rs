@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use p2pd_core::CloseHow;
+use crate::host::Close;
 
 use super::{ConnId, HTTP_PORT, Output, PortControl};
 use crate::net::Proto;
@@ -82,7 +82,7 @@ impl PortControl {
         let answer = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
         let delay = self.delay(cx);
         cx.put(delay, Output::Stream { conn, data: answer.into() });
-        cx.put(delay, Output::Close { conn, how: CloseHow::Graceful });
+        cx.put(delay, Output::Close { conn, how: Close::Graceful });
     }
 
     fn description(&self) -> String {

@@ -3,11 +3,9 @@
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
-use p2pd_core::io::Reuse;
-use p2pd_core::{CloseHow, IoFailure, SockOpts};
 
 use super::conn::{Conn, State};
-use super::{Host, HostEvent};
+use super::{Close, Failure, Host, HostEvent, Reuse};
 use crate::engine::{Domain, Nanos};
 use crate::net::{Body, Packet};
 
@@ -150,12 +148,12 @@ impl Host {
         reuse: Reuse,
         udp: bool,
         remote: Option<SocketAddr>,
-    ) -> Result<SocketAddr, IoFailure> {
+    ) -> Result<SocketAddr, Failure> {
         if !self.is_ours(wanted.ip()) {
-            return Err(IoFailure::AddrNotAvailable);
+            return Err(Failure::AddrNotAvailable);
         }
         if wanted.port() != 0 {
-            return if self.taken(wanted, reuse, udp) { Err(IoFailure::AddrInUse) } else { Ok(wanted) };
+            return if self.taken(wanted, reuse, udp) { Err(Failure::AddrInUse) } else { Ok(wanted) };
         }
         let (first, last) = self.profile.ephemeral;
         let count = u64::from(last - first) + 1;
@@ -170,7 +168,7 @@ impl Host {
                 return Ok(local);
             }
         }
-        Err(IoFailure::AddrNotAvailable)
+        Err(Failure::AddrNotAvailable)
     }
 
     /// The address that packets to `remote` come from.
@@ -201,9 +199,9 @@ impl Host {
     ///
     /// # Errors
     /// `AddrInUse`, `AddrNotAvailable`.
-    pub fn bind_udp(&mut self, local: SocketAddr, opts: SockOpts) -> Result<Sock, IoFailure> {
-        let local = self.choose(local, opts.reuse, true, None)?;
-        let sock = self.add(Socket { local, reuse: opts.reuse, ttl: TTL, kind: Kind::Udp });
+    pub fn bind_udp(&mut self, local: SocketAddr, reuse: Reuse) -> Result<Sock, Failure> {
+        let local = self.choose(local, reuse, true, None)?;
+        let sock = self.add(Socket { local, reuse, ttl: TTL, kind: Kind::Udp });
         self.udp.entry(local.port()).or_default().push(sock);
         Ok(sock)
     }
@@ -220,10 +218,10 @@ impl Host {
     ///
     /// # Errors
     /// `AddrInUse`, `AddrNotAvailable`.
-    pub fn listen(&mut self, local: SocketAddr, backlog: u16, opts: SockOpts) -> Result<Sock, IoFailure> {
-        let local = self.choose(local, opts.reuse, false, None)?;
+    pub fn listen(&mut self, local: SocketAddr, backlog: u16, reuse: Reuse) -> Result<Sock, Failure> {
+        let local = self.choose(local, reuse, false, None)?;
         let kind = Kind::Listener { backlog, waiting: 0 };
-        let sock = self.add(Socket { local, reuse: opts.reuse, ttl: TTL, kind });
+        let sock = self.add(Socket { local, reuse, ttl: TTL, kind });
         self.listeners.entry(local.port()).or_default().push(sock);
         Ok(sock)
     }
@@ -233,18 +231,13 @@ impl Host {
     ///
     /// # Errors
     /// `AddrInUse`, `AddrNotAvailable`, `Unreachable` without an address of that family.
-    pub fn bind_tcp(
-        &mut self,
-        local: SocketAddr,
-        remote: SocketAddr,
-        opts: SockOpts,
-    ) -> Result<Sock, IoFailure> {
+    pub fn bind_tcp(&mut self, local: SocketAddr, remote: SocketAddr, reuse: Reuse) -> Result<Sock, Failure> {
         if !self.is_ours(local.ip()) {
-            return Err(IoFailure::AddrNotAvailable);
+            return Err(Failure::AddrNotAvailable);
         }
-        let ip = self.source(local.ip(), remote.ip()).ok_or(IoFailure::Unreachable)?;
-        let local = self.choose(SocketAddr::new(ip, local.port()), opts.reuse, false, Some(remote))?;
-        Ok(self.add(Socket { local, reuse: opts.reuse, ttl: TTL, kind: Kind::Bound }))
+        let ip = self.source(local.ip(), remote.ip()).ok_or(Failure::Unreachable)?;
+        let local = self.choose(SocketAddr::new(ip, local.port()), reuse, false, Some(remote))?;
+        Ok(self.add(Socket { local, reuse, ttl: TTL, kind: Kind::Bound }))
     }
 
     /// Lets what the socket sends go over so many hops only.
@@ -258,9 +251,9 @@ impl Host {
     ///
     /// # Errors
     /// `AddrNotAvailable` if the 4-tuple exists already; the socket is gone then.
-    pub fn connect(&mut self, now: Nanos, sock: Sock, remote: SocketAddr) -> Result<(), IoFailure> {
+    pub fn connect(&mut self, now: Nanos, sock: Sock, remote: SocketAddr) -> Result<(), Failure> {
         let Some(Socket { local, kind: Kind::Bound, .. }) = self.sockets.get(&sock) else {
-            return Err(IoFailure::Other(22));
+            return Err(Failure::Invalid);
         };
         let local = *local;
         if let Some(old) = self.tuples.get(&(local, remote)).copied() {
@@ -268,7 +261,7 @@ impl Host {
                 Kind::Conn { conn, .. } if conn.state == State::TimeWait);
             if !waits {
                 self.forget(sock);
-                return Err(IoFailure::AddrNotAvailable);
+                return Err(Failure::AddrNotAvailable);
             }
             self.forget(old);
         }
@@ -327,7 +320,7 @@ impl Host {
     }
 
     /// Closes a socket. As on Linux, closing a stream with unread input sends RST.
-    pub fn close(&mut self, now: Nanos, sock: Sock, how: CloseHow) {
+    pub fn close(&mut self, now: Nanos, sock: Sock, how: Close) {
         self.out.events.retain(|e| !matches!(e,
             HostEvent::Connected(s) | HostEvent::Failed(s, _) | HostEvent::Readable(s) | HostEvent::Broken(s, _)
                 if *s == sock));
@@ -340,7 +333,7 @@ impl Host {
                 self.scratch = out;
                 self.forget(sock);
             }
-            _ if how == CloseHow::Reset || conn.unread() > 0 => {
+            _ if how == Close::Reset || conn.unread() > 0 => {
                 out.extend(conn.reset());
                 self.emit(sock, out);
                 self.forget(sock);

@@ -11,7 +11,7 @@ pub use trace::Trace;
 
 use crate::engine::{Digest, Keyed, MICRO, Nanos, Queue};
 use crate::host::{Host, HostEvent, Sock};
-use crate::nat::{Nat, Side, Timers, Verdict};
+use crate::nat::{Nat, Order, Side, Timers, Verdict};
 use crate::net::{IcmpKind, LinkSpec, Packet};
 
 /// Time of a packet to its sender's own address.
@@ -42,6 +42,11 @@ impl Cx<'_> {
     /// Asks for [`App::wake`] with this token.
     pub fn wake_at(&mut self, at: Nanos, token: u64) {
         self.host.out.wakes.push((at.max(self.now), token));
+    }
+
+    /// Gives an order to the NAT that this host is the server of. Others' orders have no effect.
+    pub fn order(&mut self, order: Order) {
+        self.host.out.orders.push(order);
     }
 }
 

@@ -9,13 +9,12 @@ mod icmp;
 mod ledger;
 mod profile;
 mod sockets;
+mod words;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
-use p2pd_core::IoFailure;
-use p2pd_core::io::Interface;
 
 use crate::engine::{Digest, Domain, Keyed, Nanos};
 use crate::nat::Order;
@@ -26,6 +25,7 @@ pub use ledger::{Ledger, Sent};
 pub use profile::Profile;
 pub use sockets::Sock;
 use sockets::{Kind, Owner, Socket};
+pub use words::{Close, Failure, Interface, Reuse};
 
 /// The index of a host's first interface; 1 is loopback's.
 const FIRST_INDEX: u32 = 2;
@@ -36,7 +36,7 @@ pub enum HostEvent {
     /// A dial succeeded.
     Connected(Sock),
     /// A dial failed; the socket is gone.
-    Failed(Sock, IoFailure),
+    Failed(Sock, Failure),
     /// A listener has a new stream.
     Accepted {
         /// The listener.
@@ -47,7 +47,7 @@ pub enum HostEvent {
     /// Bytes are to be read on a stream, or its end.
     Readable(Sock),
     /// A stream broke; the socket is gone.
-    Broken(Sock, IoFailure),
+    Broken(Sock, Failure),
     /// A datagram came.
     Datagram {
         /// The socket.
@@ -144,12 +144,12 @@ impl Host {
         self.cards.remove(&ip);
     }
 
-    /// The interfaces as a node is told of them.
+    /// Returns the addresses as programs see them.
     pub fn interfaces(&self) -> Vec<Interface> {
         let of = |ip: &IpAddr| {
             let (index, gateway) = self.cards.get(ip).copied()?;
             let prefix = if ip.is_ipv4() { 24 } else { 64 };
-            Some(Interface { default_route: true, gateway, ..Interface::new(index, *ip, prefix) })
+            Some(Interface { index, ip: *ip, prefix, gateway })
         };
         self.addresses.iter().filter_map(of).collect()
     }
@@ -291,8 +291,8 @@ impl Host {
         let dialling = parent.is_none() && matches!(conn.state, State::SynSent | State::SynReceived);
         if dialling && conn.has_out(quote.seq) {
             let cause = match kind {
-                IcmpKind::Port => IoFailure::Refused,
-                _ => IoFailure::Unreachable,
+                IcmpKind::Port => Failure::Refused,
+                _ => Failure::Unreachable,
             };
             self.changed(sock, Change::Failed(cause));
         }

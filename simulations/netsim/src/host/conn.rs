@@ -6,9 +6,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use p2pd_core::IoFailure;
 
-use super::Profile;
+use super::{Failure, Profile};
 use crate::engine::{MILLI, Nanos, SECOND};
 use crate::net::{Flags, Segment};
 
@@ -48,7 +47,7 @@ pub(super) enum Change {
     /// Bytes are to be read, or the end.
     Readable,
     /// The connection failed.
-    Failed(IoFailure),
+    Failed(Failure),
     /// The connection ended and may be forgotten.
     Gone,
 }
@@ -185,7 +184,7 @@ impl Conn {
             // RFC 5961 section 3.2: only the exact number is believed.
             return match seq {
                 _ if self.state == State::TimeWait => Change::Nothing,
-                n if n == self.expected as i64 => Change::Failed(IoFailure::Reset),
+                n if n == self.expected as i64 => Change::Failed(Failure::Reset),
                 n if n > self.expected as i64 && n < self.expected as i64 + i64::from(WINDOW) => {
                     out.push(self.ack());
                     Change::Nothing
@@ -241,7 +240,7 @@ impl Conn {
             return Change::Nothing;
         }
         if s.flags.rst() {
-            return if s.flags.ack() { Change::Failed(IoFailure::Refused) } else { Change::Nothing };
+            return if s.flags.ack() { Change::Failed(Failure::Refused) } else { Change::Nothing };
         }
         if !s.flags.syn() {
             return Change::Nothing;
@@ -453,21 +452,21 @@ impl Conn {
             State::TimeWait | State::FinWait2 | State::Closed => return self.gone(),
             State::SynSent => {
                 if usize::from(self.tries) > profile.syn_repeats() {
-                    return Change::Failed(IoFailure::TimedOut);
+                    return Change::Failed(Failure::TimedOut);
                 }
                 out.push(self.syn());
                 self.due = Some(now + profile.syn_gap(self.tries));
             }
             State::SynReceived => {
                 if self.tries > TRIES.0 {
-                    return Change::Failed(IoFailure::TimedOut);
+                    return Change::Failed(Failure::TimedOut);
                 }
                 out.push(self.syn());
                 self.due = Some(now + (SECOND << self.tries));
             }
             _ => {
                 if self.tries > if self.orphan { TRIES.2 } else { TRIES.1 } {
-                    return Change::Failed(IoFailure::TimedOut);
+                    return Change::Failed(Failure::TimedOut);
                 }
                 // A probe of a closed window: one byte that nothing has acknowledged.
                 if self.next == self.una && !self.output.is_empty() {
