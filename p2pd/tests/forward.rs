@@ -485,14 +485,15 @@ fn a_ping_that_an_exposer_does_not_answer_says_what_answers() {
     }
 }
 
-/// The user of a receiver sees the question of one sender; it goes with its sender, and the next one comes.
+/// The user of a receiver sees the question of one sender; it goes with its sender, and the next one comes. After the yes
+/// to one, a receiver of one asks about no other.
 #[test]
 fn a_question_about_files_ends_with_its_sender() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("file"), "hello").unwrap();
     std::fs::create_dir(dir.path().join("there")).unwrap();
     let line = format!(
-        "exec {} file receive --dir {} {}",
+        "exec {} file receive --once --dir {} {}",
         env!("CARGO_BIN_EXE_p2pd"),
         dir.path().join("there").display(),
         LOCAL.join(" ")
@@ -518,11 +519,15 @@ fn a_question_about_files_ends_with_its_sender() {
         assert!(begin.elapsed() < LONG, "{}", receiver.said());
         thread::sleep(Duration::from_millis(5));
     }
+    let mut third = send();
     thread::sleep(Duration::from_millis(3100));
     receiver.input.as_mut().unwrap().write_all(b"y\n").unwrap();
     let mut second = second;
     assert_eq!(second.ends(), Some(0), "{}", second.said());
     assert_eq!(std::fs::read(dir.path().join("there/file")).unwrap(), b"hello");
+    assert_eq!(third.ends(), Some(1), "{}", third.said());
+    assert_eq!(receiver.ends(), Some(0), "{}", receiver.said());
+    assert_eq!(receiver.said().matches("wants to send").count(), 2, "{}", receiver.said());
 }
 
 #[test]

@@ -351,6 +351,9 @@ def tags(v):
     whole = salt + wire.blake2s(b"p2pd lan" + unhex(v["public"]) + salt + at)[:20]
     same(wire.base32(whole), v["tag"], "tag")
     same(wire.base32(salt) + ".local.", v["host"], "host")
+    secret, time = unhex(v["secret"]), struct.pack(">q", v["time"])
+    text = b"p2pd lan announcement" + whole + time
+    same(wire.base32(time + names.sign(secret, text, names.usual_nonce(secret, text))), v["s"], "signature")
 
 
 def main():

@@ -288,8 +288,7 @@ fn a_daemon_calls_a_node_by_its_id() {
     let api = event(&mut daemon, "api")["api"].as_str().unwrap().to_owned();
     let nobody = SecretKey::from_bytes([9; 32]).node_id().to_string();
     for (call, says) in [
-        (format!("open/x/{id}"), "\"remote\""),
-        (format!("session/x/open/{id}"), "\"carrier\""),
+        (format!("open/x/{id}"), "\"raddr\""),
         (format!("open/y/{nobody}"), "nobody in this network answered"),
     ] {
         let mut curl = lab.host(1).command("curl");

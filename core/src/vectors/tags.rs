@@ -5,6 +5,10 @@ use std::net::IpAddr;
 use super::{Fields, alice, bob, hex, text};
 use crate::identity::SecretKey;
 use crate::lan::Tag;
+use crate::time::WallTime;
+
+/// Time of the signatures, which a reader takes as it is.
+const TIME: WallTime = WallTime::from_micros(1_700_000_000_123_456);
 
 pub(super) fn tags() -> Vec<Fields> {
     let vector = |(key, ip, port, salt): (SecretKey, &str, u16, [u8; 10])| {
@@ -17,6 +21,9 @@ pub(super) fn tags() -> Vec<Fields> {
             ("salt", hex(&salt)),
             ("tag", text(tag)),
             ("host", text(tag.host())),
+            ("secret", hex(key.as_bytes())),
+            ("time", TIME.as_micros().to_string()),
+            ("s", text(tag.sign(&key, TIME))),
         ]
     };
     let of = [

@@ -78,10 +78,10 @@ impl Consent {
     }
 }
 
-/// Asks one question after another.
+/// Asks one question after another; with `once` to the first yes, after which nothing is taken any more.
 ///
 /// `folds` tells that this system takes names for the same that differ in case or in the normal form of Unicode.
-pub(super) async fn ask(mut asked: mpsc::Receiver<Question>, folds: bool, say: Say) {
+pub(super) async fn ask(mut asked: mpsc::Receiver<Question>, (once, folds): (bool, bool), say: Say) {
     let mut input = Input::default();
     let mut questions = Questions::default();
     loop {
@@ -131,7 +131,10 @@ pub(super) async fn ask(mut asked: mpsc::Receiver<Question>, folds: bool, say: S
                 };
                 match answered {
                     Ok((question, answer)) => {
-                        let _ = question.map(|question| question.answer.send(answer));
+                        let heard = question.is_some_and(|question| question.answer.send(answer).is_ok());
+                        if once && heard && answer.is_ok() {
+                            return;
+                        }
                     }
                     Err(Late) => {
                         if let Some(Question { peer, .. }) = questions.shown() {

@@ -225,7 +225,7 @@ impl Receiving {
     fn asks(&mut self, say: Say) {
         if matches!(self.consent, Consent::FilesAlone) && Input::can_ask() {
             let (user, questions) = tokio::sync::mpsc::channel(1);
-            tokio::spawn(ask(questions, self.inbox.folds, say));
+            tokio::spawn(ask(questions, (self.once, self.inbox.folds), say));
             self.consent = Consent::Asked(user);
             self.terms.packed = true;
         }
