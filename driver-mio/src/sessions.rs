@@ -123,10 +123,8 @@ impl Sessions {
         let to = to.to_target().map_err(ConnectError::Target)?;
         let plan = plan.mode(PipeMode::Session);
         let token = p2pd_sys::random_seed().map_err(|why| ConnectError::Lost(p2pd_sys::failure(&why)))?;
-        let mut caller = Caller { to, calls: Calls::new(plan.clone()) };
-        // The first one, which is due at once.
-        let plan = caller.calls.poll(self.clock.now(), true, false).unwrap_or(plan);
-        let call = node.connect(&caller.to, plan)?;
+        let call = node.connect(&to, plan.clone())?;
+        let caller = Caller { to, calls: Calls::new(plan) };
         let id = self.insert(None, None, SessionToken(token), Some(caller));
         self.calls.insert(call, id);
         Ok(id)

@@ -16,7 +16,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use p2pd::serve::Counts;
 use p2pd_core::{BrokerState, Event, Stats, Strategy, Times};
-use p2pd_tokio::{Events, Node, Session};
+use p2pd_tokio::{Events, Node};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, text};
 use prometheus_client::metrics::MetricType;
@@ -61,13 +61,6 @@ impl Metrics {
     /// Counts the move of a session to a connection by this strategy.
     pub(crate) fn moved(&self, to: Strategy) {
         self.moved[to as usize].fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Counts the moves of a session up to its end.
-    pub(crate) async fn follow_session(&self, session: &Session) {
-        while let Ok(carrier) = session.moved().await {
-            carrier.iter().for_each(|carrier| self.moved(carrier.strategy()));
-        }
     }
 
     /// Has them read at this port, if one is wanted, until the task is ended that is returned.

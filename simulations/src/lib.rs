@@ -1,10 +1,7 @@
-//! A simulated internet for p2pd. The same `Node` that runs under real drivers runs here under virtual time. It is
-//! behind NATs that behave as measured ones do, on links and beside servers that fail on purpose.
+//! p2pd in a simulated internet: the same `Node` that runs under real drivers, its servers with faults on purpose, drawn worlds, and an
+//! oracle that says what must happen. The internet itself is [`p2pd_netsim`], whose modules are re-exported here.
 //!
-//! A world is a function of its seed and its description: the same two give the same digest. Nothing in here
-//! touches the real network, the clock or the system's randomness.
-//!
-//! The reasons: ADR 32 in docs/src/adr.
+//! The reasons: ADRs 32 and 42 in docs/src/adr.
 
 pub use p2pd_netsim::{engine, host, nat, net, world};
 

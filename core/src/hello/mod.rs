@@ -9,7 +9,6 @@
 //!         APPROVED            the responder's user said yes
 //!         NOMINATE sessions   this stream is to be the pipe (from the side with the lower node id)
 //!         COMMIT   sessions   this stream is the pipe (from an initiator with the lower id whose responder allowed it)
-//!         JOIN                this stream is to carry the pipe that the session has
 //!         CONFIRM  sessions   it is; what follows CONFIRM or COMMIT are the pipe's bytes
 //!         REFUSE   reason
 //! ```
@@ -42,7 +41,7 @@
 //!   the one that is spoken as detail, 6 no search for strangers, 7 nothing inside for strangers with what was asked
 //!   for as detail (1 reverse, 2 punch, 3 relay), 8 no search in silence, 9 protocol not taken, 10 no sessions.
 //! - A control message: `1` APPROVED, `2 | session 16 (| session 16)` NOMINATE, `3 (| session 16)` CONFIRM,
-//!   `4 | refusal 2` REFUSE, `5` JOIN, `6` HERE, `7` BUSY, `8 | session 16 (| session 16)` COMMIT.
+//!   `4 | refusal 2` REFUSE, `6` HERE, `7` BUSY, `8 | session 16 (| session 16)` COMMIT.
 
 mod frame;
 

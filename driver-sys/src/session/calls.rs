@@ -15,7 +15,8 @@ const BETTER: (Duration, Duration) = (Duration::from_secs(10), Duration::from_se
 ///
 /// A session that lacks a carrier calls by its whole plan: at once, 250 ms after the first failure, then after twice the
 /// last wait, up to 5 s. A session on a relay calls by the plan's other strategies: after 10 s, then twice the last wait,
-/// up to 10 min. Where the plan has the [relay first](Plan::relay_first), the first of these calls is at once.
+/// up to 10 min. Where the plan has the [relay first](Plan::relay_first), and after a change of the network, the first of
+/// these calls is at once. A session that was off the relay for a second begins with 10 s again.
 #[derive(Clone, Debug)]
 pub struct Calls {
     plan: Plan,
@@ -24,6 +25,8 @@ pub struct Calls {
     waited: Option<Duration>,
     /// Time since which nothing is lacking.
     well: Option<Instant>,
+    /// Time since which the session is on no relay.
+    direct: Option<Instant>,
     /// Time of the next call for a carrier that is lacking.
     at: Option<Instant>,
     /// Next wait for a better way, and the time of that call.
@@ -32,17 +35,26 @@ pub struct Calls {
 }
 
 impl Calls {
-    /// Returns the calls of a session that has not begun.
+    /// Returns the calls after the first one, which opened the session.
     pub fn new(plan: Plan) -> Self {
         let better = if plan.relay_first { Duration::ZERO } else { BETTER.0 };
-        Calls { plan, calling: false, waited: None, well: None, at: None, better, better_at: None }
+        Calls {
+            plan,
+            calling: false,
+            waited: None,
+            well: None,
+            direct: None,
+            at: None,
+            better,
+            better_at: None,
+        }
     }
 
     /// Returns the plan of a call that is due. The next one is due after this one has [ended](Self::ended).
     ///
     /// `lacks`: the session lacks a carrier. `relayed`: it is on a relay.
     pub fn poll(&mut self, now: Instant, lacks: bool, relayed: bool) -> Option<Plan> {
-        self.note(now, lacks);
+        self.note(now, lacks, relayed);
         if !relayed || self.plan.strategies.iter().all(|strategy| *strategy == Strategy::Relay) {
             self.better_at = None;
         } else if self.better_at.is_none() {
@@ -74,7 +86,7 @@ impl Calls {
     /// Takes in that the network has changed: what waits is due. A call that is under way goes on over the new network by
     /// itself, as ADR 27 says.
     pub fn network_changed(&mut self) {
-        (self.waited, self.better) = (None, BETTER.0);
+        (self.waited, self.better) = (None, Duration::ZERO);
         (self.at, self.better_at) = (None, None);
     }
 
@@ -83,7 +95,7 @@ impl Calls {
         self.due(lacks).filter(|_| !self.calling)
     }
 
-    /// A call that is lacking is not for a better way, and the other way round.
+    /// Returns the time of the next call: one for a carrier that is lacking is not for a better way.
     fn due(&self, lacks: bool) -> Option<Instant> {
         if lacks { self.at } else { self.better_at }
     }
@@ -95,11 +107,16 @@ impl Calls {
     }
 
     /// Has the waits begin anew after a second in which nothing was lacking: a connection that breaks at once is no success.
-    fn note(&mut self, now: Instant, lacks: bool) {
+    fn note(&mut self, now: Instant, lacks: bool, relayed: bool) {
         if !lacks {
             self.well.get_or_insert(now);
         } else if self.well.take().is_some_and(|since| since + WELL <= now) {
             self.waited = None;
+        }
+        if !lacks && !relayed {
+            self.direct.get_or_insert(now);
+        } else if self.direct.take().is_some_and(|since| since + WELL <= now) {
+            self.better = BETTER.0;
         }
     }
 }
@@ -167,5 +184,24 @@ mod tests {
         assert_eq!(begins(&mut calls(&ALL, true), 20_000, false, true), [(0, 2), (20_000, 2), (40_000, 2)]);
         assert_eq!(begins(&mut calls(&[Strategy::Relay], true), 1, false, true), []);
         assert_eq!(begins(&mut calls(&ALL, true), 1, false, false), []);
+    }
+
+    #[test]
+    fn a_change_of_the_network_and_a_time_off_the_relay_begin_the_waits_for_a_better_way_anew() {
+        let mut of = calls(&ALL, false);
+        assert_eq!(begins(&mut of, 1, false, true), [(10_000, 2), (30_001, 2)]);
+        of.network_changed();
+        assert_eq!(begins(&mut of, 1, false, true), [(0, 2), (10_001, 2), (30_002, 2)]);
+        for (off, next) in [(999, 80_000), (1000, 10_000)] {
+            let mut of = calls(&ALL, false);
+            let begun = begins(&mut of, 1, false, true);
+            assert_eq!(begun.len(), 2);
+            of.ended(at(60_000), false, true);
+            for now in [60_000, 60_000 + off] {
+                assert_eq!(of.poll(at(now), false, false), None);
+            }
+            assert_eq!(of.poll(at(60_000 + off), false, true), None);
+            assert_eq!(of.deadline(false), Some(at(60_000 + off + next)));
+        }
     }
 }

@@ -140,7 +140,7 @@ pub(crate) async fn send(
     if let Some(carrier) = session.carrier() {
         say.opened("connected", &carrier);
     }
-    let following = tokio::spawn(forward::follow(session.clone(), say));
+    let following = tokio::spawn(forward::follow(session.clone(), Arc::default(), say));
     let sent = tokio::select! {
         sent = over(&session, batch, packs, say) => Some(sent),
         // The receiver hears of it at once, and is free for the next send.

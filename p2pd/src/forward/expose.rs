@@ -226,7 +226,10 @@ async fn serve(node: &Node, exposing: Arc<Exposing>, say: Say) {
         tokio::spawn(async move {
             let metrics = exposing.metrics.clone();
             let serving = async {
-                tokio::join!(peer(&session, exposing, connections, by), metrics.follow_session(&session));
+                tokio::join!(
+                    peer(&session, exposing, connections, by),
+                    super::moves(&session, &metrics, say)
+                );
             };
             tokio::select! {
                 () = serving => {}

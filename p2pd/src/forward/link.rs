@@ -1,6 +1,7 @@
 //! Session with an exposer, which is opened again when it ended.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -12,6 +13,7 @@ use tokio::time::{Instant, timeout};
 
 use super::copy::{CHUNK, Stream, is_of_session};
 use super::wire::{Answer, Wish};
+use crate::metrics::Metrics;
 use crate::say::Say;
 
 /// Bytes of a client that are sent before the exposer has answered. They are kept, for a session that turns out to be over.
@@ -29,6 +31,7 @@ pub(super) struct Link {
     node: Node,
     to: Target,
     plan: Plan,
+    metrics: Arc<Metrics>,
     say: Say,
     state: Mutex<State>,
 }
@@ -63,8 +66,8 @@ impl std::fmt::Display for NotOpen {
 }
 
 impl Link {
-    pub(super) fn new(node: &Node, to: Target, plan: Plan, say: Say) -> Self {
-        Link { node: node.clone(), to, plan, say, state: Mutex::default() }
+    pub(super) fn new(node: &Node, (to, plan): (&Target, Plan), metrics: Arc<Metrics>, say: Say) -> Self {
+        Link { node: node.clone(), to: to.clone(), plan, metrics, say, state: Mutex::default() }
     }
 
     /// Returns the session, opened if there is none. Whoever waits for a call that comes to nothing makes none.
@@ -89,7 +92,7 @@ impl Link {
                 if let Some(carrier) = session.carrier() {
                     self.say.opened("connected", &carrier);
                 }
-                tokio::spawn(super::follow(session.clone(), self.say));
+                tokio::spawn(super::follow(session.clone(), self.metrics.clone(), self.say));
                 Ok(session)
             }
             Err(why) => {

@@ -55,7 +55,7 @@ pub(crate) async fn forward(
     wanted: Vec<Wanted>,
     say: Say,
 ) -> ExitCode {
-    door::run(Arc::new(Link::new(node, to.clone(), plan, say)), wanted, say).await
+    door::run(Arc::new(Link::new(node, (to, plan), Arc::default(), say)), wanted, say).await
 }
 
 /// Joins standard input and output with a service.
@@ -67,7 +67,7 @@ pub(crate) async fn connect(
     say: Say,
 ) -> ExitCode {
     say.waiting("connecting");
-    let link = Link::new(node, to.clone(), plan, say);
+    let link = Link::new(node, (to, plan), metrics.clone(), say);
     let session = match link.session().await {
         Ok(session) => session,
         Err(why) => return why.map_or(ExitCode::FAILURE, |why| not_opened(&why, say)),
@@ -91,8 +91,8 @@ pub(crate) async fn connect(
 }
 
 /// Says what becomes of a session that this end called.
-pub(crate) async fn follow(session: Session, say: Say) {
-    let why = moves(&session, say).await;
+pub(crate) async fn follow(session: Session, metrics: Arc<Metrics>, say: Say) {
+    let why = moves(&session, &metrics, say).await;
     if session.closed().await != p2pd_tokio::SessionEnd::Closed {
         let peer = session.peer();
         say.line(
@@ -102,20 +102,24 @@ pub(crate) async fn follow(session: Session, say: Say) {
     }
 }
 
-/// Says which connection a session goes on over, until its end, which is returned.
-pub(crate) async fn moves(session: &Session, say: Say) -> SessionError {
+/// Says which connection a session goes on over, and counts its moves, until its end, which is returned.
+pub(crate) async fn moves(session: &Session, metrics: &Metrics, say: Say) -> SessionError {
     let peer = session.peer();
     loop {
         match session.moved().await {
-            Ok(Some(carrier)) => say.line(
-                || {
-                    json!({
-                        "event": "moved", "strategy": carrier.strategy().name(), "peer": peer.to_string(),
-                        "local": carrier.local_addr().to_string(), "remote": carrier.remote_addr().to_string(),
-                    })
-                },
-                || format!("goes on: {peer} at {} by {}", carrier.remote_addr(), carrier.strategy()),
-            ),
+            Ok(Some(carrier)) => {
+                metrics.moved(carrier.strategy());
+                say.line(
+                    || {
+                        json!({
+                            "event": "moved", "strategy": carrier.strategy().name(), "peer": peer.to_string(),
+                            "local": carrier.local_addr().to_string(),
+                            "remote": carrier.remote_addr().to_string(),
+                        })
+                    },
+                    || format!("goes on: {peer} at {} by {}", carrier.remote_addr(), carrier.strategy()),
+                );
+            }
             Ok(None) => say.line(
                 || json!({"event": "stranded", "peer": peer.to_string()}),
                 || format!("the connection to {peer} broke; another one is tried"),

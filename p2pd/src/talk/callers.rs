@@ -130,7 +130,7 @@ async fn streams(
     say: Say,
 ) {
     let told = async {
-        tokio::join!(forward::moves(&session, say), metrics.follow_session(&session));
+        forward::moves(&session, &metrics, say).await;
         // Streams that had come before its end are handed on still.
         std::future::pending().await
     };

@@ -221,7 +221,7 @@ pub(crate) async fn stream(
     if let Some(carrier) = session.carrier() {
         say.opened("connected", &carrier);
     }
-    let following = tokio::spawn(forward::follow(session.clone(), say));
+    let following = tokio::spawn(forward::follow(session.clone(), metrics.clone(), say));
     let broke = |why| named(PIPE, &io::Error::from(why));
     let talked = async {
         let stream = session.open_bi(TAG).await.map_err(broke)?;

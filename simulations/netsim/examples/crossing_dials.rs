@@ -1,6 +1,6 @@
 //! Two hosts behind NATs dial each other at the same moment, and hold one connection: TCP's simultaneous open.
 //!
-//! `cargo run -p p2pd-netsim --example crossing_dials -- openwrt linux`
+//! `cargo run -p p2pd-netsim --example crossing_dials -- openwrt linux crossing.pcapng`; the file is for Wireshark, and may be left out.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -41,13 +41,14 @@ fn dial(cx: &mut Cx<'_>, to: SocketAddr) -> Sock {
 }
 
 fn main() {
-    let mut names = std::env::args().skip(1).chain(["openwrt".into(), "linux".into()]);
+    let mut args = std::env::args().skip(1);
+    let names = [args.next(), args.next()].map(|name| name.unwrap_or("openwrt".into()));
     let mut world: World<Peer> = World::new(7);
     world.record();
     let link = LinkSpec::with_delay(20 * MILLI);
     let mut homes = [1, 2].map(|number| {
-        let name = names.next().expect("two are given");
-        let chain: Chain = name.parse().expect("a preset, or a NAT as `apdm.apdf.rand.rst`");
+        let chain: Chain =
+            names[usize::from(number) - 1].parse().expect("a preset, or a NAT as `apdm.apdf.rand.rst`");
         world.add_site(&SiteSpec { number, chain, link })
     });
     let hosts = homes.each_mut().map(|home| world.add_host_at(home, Peer::default()));
@@ -56,7 +57,11 @@ fn main() {
         world.with(hosts[host], |_, cx| dial(cx, to));
     }
     world.run_until(SECOND);
-    print!("{}", world.trace().expect("recorded").text());
+    let trace = world.trace().expect("recorded");
+    print!("{}", trace.text());
+    if let Some(file) = args.next() {
+        std::fs::write(file, trace.pcapng()).expect("the file can be written");
+    }
     for host in hosts {
         let Peer { heard, failed } = world.app(host);
         println!("heard {:?}, failed: {failed:?}", String::from_utf8_lossy(heard));

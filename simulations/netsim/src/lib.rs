@@ -3,7 +3,7 @@
 //!
 //! A [`World`](world::World) is a function of its seed and its description: the same two give the same
 //! [digest](world::World::digest). Nothing in here touches the real network, the clock or the system's randomness. The crate
-//! knows of no protocol above TCP and UDP.
+//! knows of no protocol above TCP and UDP, but that routers hear SSDP's group, and that narrow networks let out ports 80 and 443.
 //!
 //! ```
 //! use p2pd_netsim::engine::{MILLI, SECOND};

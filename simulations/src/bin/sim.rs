@@ -217,7 +217,7 @@ enum Command {
         /// Seed to run, and no other.
         #[arg(long)]
         seed: Option<u64>,
-        /// Pipes that move to direct paths at drawn times, and back when those die.
+        /// Sessions that move to direct paths at drawn times, and back when those die.
         #[arg(long)]
         upgrade: bool,
         /// Measures instead the time of 10 MiB, beside others; the median of this many seeds.

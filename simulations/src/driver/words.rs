@@ -30,7 +30,7 @@ pub(super) fn failure(why: Failure) -> IoFailure {
         Failure::AddrNotAvailable => IoFailure::AddrNotAvailable,
         Failure::Unreachable => IoFailure::Unreachable,
         // EINVAL.
-        _ => IoFailure::Other(22),
+        Failure::Invalid => IoFailure::Other(22),
     }
 }
 

@@ -71,9 +71,9 @@ pub(super) struct Winner {
     pub(super) since: Instant,
     pub(super) peer: NodeId,
     terms: Terms,
-    pub(super) strategy: Strategy,
-    pub(super) local: SocketAddr,
-    pub(super) remote: SocketAddr,
+    strategy: Strategy,
+    local: SocketAddr,
+    remote: SocketAddr,
 }
 
 #[derive(Debug)]

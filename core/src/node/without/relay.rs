@@ -9,22 +9,16 @@ use smallvec::SmallVec;
 use super::{Contract, Ctx, End};
 use crate::call::{ConnectId, Strategy};
 use crate::identity::NodeId;
-use crate::io::{CloseHow, Input, SockId};
+use crate::io::Input;
 use crate::node::admission::Place;
 use crate::node::call::facts::Call;
-use crate::pipe::{PipeId, PipeKeys, Terms};
+use crate::pipe::{PipeId, Terms};
 use crate::relay::{MessageError, ReadOutcome};
 use crate::signal::message::Body;
 use crate::strategy::agreement::{Decision, Key};
 use crate::strategy::ours::Trust;
 use crate::time::Instant;
 use crate::turn::Credentials;
-
-pub(in crate::node) struct Way {
-    pub(in crate::node) strategy: Strategy,
-    pub(in crate::node) local: SocketAddr,
-    pub(in crate::node) remote: SocketAddr,
-}
 
 #[derive(Default)]
 pub(in crate::node) struct Relays;
@@ -56,7 +50,6 @@ impl Relays {
         (key, peer, _): (Key, NodeId, Terms),
         via: SmallVec<[u8; 2]>,
         _: SocketAddr,
-        _: bool,
     ) {
         ctx.reply(peer, key.0, &via, Body::TurnResponse(SmallVec::new()));
     }
@@ -64,8 +57,6 @@ impl Relays {
     pub(in crate::node) fn peer_comes(&mut self, _: &mut Ctx<'_>, _: &Call, _: &[SocketAddr]) {}
 
     pub(in crate::node) fn handle(&mut self, _: &mut Ctx<'_>, _: PipeId, _: Input<'_>) {}
-
-    pub(in crate::node) fn handle_carrier(&mut self, _: &mut Ctx<'_>, _: PipeId, _: Input<'_>) {}
 
     pub(in crate::node) fn timeout(&mut self, _: &mut Ctx<'_>, _: PipeId) {}
 

@@ -400,14 +400,14 @@ impl Host {
         }
     }
 
-    /// The program leaves a stream in its listener's queue.
+    /// Counts a stream that the program has not taken yet against its listener's backlog. Streams count as taken otherwise.
     pub fn queued(&mut self, listener: Sock) {
         if let Some(Socket { kind: Kind::Listener { waiting, .. }, .. }) = self.sockets.get_mut(&listener) {
             *waiting += 1;
         }
     }
 
-    /// The program takes one out that it left there.
+    /// Counts one of these as taken.
     pub fn leave_queue(&mut self, listener: Sock) {
         if let Some(Socket { kind: Kind::Listener { waiting, .. }, .. }) = self.sockets.get_mut(&listener) {
             *waiting = waiting.saturating_sub(1);

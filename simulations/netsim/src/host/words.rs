@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 /// Reason that a socket's call or connection failed.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-#[non_exhaustive]
+// Exhaustive: what a program does about each is its own matter.
 pub enum Failure {
     /// `ECONNREFUSED`: the SYN was answered by RST, or a datagram by ICMP port unreachable.
     Refused,

@@ -1,6 +1,6 @@
 //! NATs that exist, by name.
 //!
-//! `confidence` is the source of a row. `measured`: on a real kernel (`data/README.md`). `source`: read in the device's
+//! `confidence` is the source of a row. `measured`: on a real kernel (`simulations/data/README.md`). `source`: read in the device's
 //! or a test laboratory's own sources. `document`: from an RFC or a vendor's text. `recalled`: to be confirmed before a
 //! figure rests on it.
 
@@ -14,7 +14,7 @@ use Dependence::{Address as Ad, AddressAndPort as Apd, Endpoint as Ei};
 /// A named NAT, or chain of NATs.
 #[derive(Clone, Copy, Debug)]
 pub struct Preset {
-    /// Name in scenarios.
+    /// Name in texts.
     pub name: &'static str,
     /// The NATs, the host's own first; none for a public host.
     pub chain: &'static [NatSpec],

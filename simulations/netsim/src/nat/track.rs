@@ -1,5 +1,5 @@
 //! A NAT's view of one TCP connection, as Linux 6.18 conntrack has it: the states of both directions and the windows.
-//! Written from the rules in `data/README.md`, which were measured.
+//! Written from the rules in `simulations/data/README.md`, which were measured.
 //!
 //! Windows matter to punching where an ICMP error ended a dial: its entry stays. The peer's SYN then passes in and
 //! meets the listener beside the dial, whose SYN-ACK has a later initial sequence number than the entry knows. That

@@ -2,6 +2,7 @@
 
 mod bottleneck;
 mod link;
+mod octets;
 mod packet;
 
 pub use bottleneck::Bottleneck;

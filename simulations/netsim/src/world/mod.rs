@@ -1,6 +1,7 @@
 //! The world: networks, hosts on them, NATs between them, and the loop that moves time.
 
 mod build;
+mod pcap;
 mod trace;
 
 use std::collections::BTreeMap;

@@ -3,13 +3,17 @@
 use core::fmt::Write;
 use std::collections::BTreeSet;
 
+use super::pcap;
 use crate::engine::{MILLI, Nanos};
 use crate::net::Packet;
 
-/// Lines of a run, one for each event: time, place, description.
+/// Lines of a run, one for each event: time, place, description. And its packets, as they were seen at each place.
 #[derive(Debug, Default)]
 pub struct Trace {
     lines: Vec<(Nanos, String, String)>,
+    places: Vec<String>,
+    /// Time, number of the place, and bytes from the IP header on.
+    packets: Vec<(Nanos, usize, Vec<u8>)>,
 }
 
 /// Milliseconds with three places.
@@ -65,8 +69,25 @@ impl Trace {
         page
     }
 
+    /// Returns the packets as a pcapng file, which Wireshark and tcpdump read. Each host and each side of a NAT is an interface.
+    /// A host's have what it sent and what reached it; a NAT's what came in there. Time 0 is the beginning of 1970.
+    pub fn pcapng(&self) -> Vec<u8> {
+        let packets = self.packets.iter().map(|(at, place, bytes)| (*at, *place, &bytes[..]));
+        pcap::file(&self.places, packets)
+    }
+
     pub(super) fn packet(&mut self, now: Nanos, at: &str, way: &str, packet: &Packet) {
         self.line(now, at, &format!("{way} {packet}"));
+        // A NAT's side is the first word.
+        let place = match way.split_once(' ') {
+            Some((side, _)) => format!("{at}-{side}"),
+            None => at.into(),
+        };
+        let place = self.places.iter().position(|p| *p == place).unwrap_or_else(|| {
+            self.places.push(place);
+            self.places.len() - 1
+        });
+        self.packets.push((now, place, packet.to_bytes()));
     }
 
     pub(super) fn dropped(&mut self, now: Nanos, at: &str, packet: &Packet, why: &str) {
@@ -81,6 +102,7 @@ impl Trace {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::Body;
 
     #[test]
     fn a_page_has_a_column_for_each_place_and_escapes_what_it_shows() {
@@ -92,5 +114,35 @@ mod tests {
         assert!(page.contains("<h1>A &amp; B</h1>") && page.contains("<th>host0<th>nat0"));
         assert!(page.contains("<tr><td>1.500<td class=out>&gt; a &lt;b&gt;<td>"));
         assert!(page.contains("<tr><td>2.000<td><td class=drop>x a: unsolicited"));
+    }
+
+    #[test]
+    fn a_capture_has_an_interface_for_each_place_and_every_packet() {
+        let mut trace = Trace::default();
+        let packet = |port| Packet {
+            src: ([192, 0, 2, 1], port).into(),
+            dst: ([192, 0, 2, 2], 9).into(),
+            ttl: 64,
+            body: Body::Udp((&b"ping"[..]).into()),
+        };
+        trace.packet(1_500_000_000, "host0", ">", &packet(7));
+        trace.packet(1_500_000_001, "nat0", "in  <", &packet(7));
+        trace.packet(7_000_000_000, "host0", ">", &packet(8));
+        let file = trace.pcapng();
+        // Kind and length of each block: the section, two interfaces, three packets.
+        let (mut blocks, mut at) = (Vec::new(), 0);
+        while at < file.len() {
+            let word = |n: usize| u32::from_le_bytes(file[at + 4 * n..][..4].try_into().unwrap());
+            let length = word(1) as usize;
+            assert_eq!(file[at + length - 4..at + length], word(1).to_le_bytes());
+            blocks.push((word(0), length));
+            if word(0) == 6 {
+                let time = u64::from(word(3)) << 32 | u64::from(word(4));
+                assert!([1_500_000_000, 1_500_000_001, 7_000_000_000].contains(&time));
+                assert_eq!((word(2) == 1, word(5)), (time == 1_500_000_001, 46));
+            }
+            at += length;
+        }
+        assert_eq!(blocks, [(0x0a0d_0d0a, 28), (1, 44), (1, 44), (6, 80), (6, 80), (6, 80)]);
     }
 }

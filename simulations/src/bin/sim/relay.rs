@@ -42,7 +42,7 @@ pub fn one(seed: u64) -> bool {
     ended.wrong.is_none()
 }
 
-/// Pipes that begin on a relay and move at drawn times, each byte-exact. One in twenty is run twice.
+/// Sessions that begin on a relay and move at drawn times, each byte-exact. One in twenty is run twice.
 pub fn upgrades(from: u64, count: u64) -> bool {
     let (begin, mut bad, mut bytes, mut up, mut back) = (Instant::now(), 0, 0, 0, 0);
     for seed in from..from + count {

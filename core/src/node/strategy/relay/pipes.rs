@@ -51,7 +51,7 @@ impl Relays {
         id: PipeId,
         message: Bytes,
     ) -> Result<(), MessageError> {
-        let relay = self.all.get_mut(&id).filter(|r| r.stage == RelayStage::Pipe && r.has_messages());
+        let relay = self.all.get_mut(&id).filter(|r| r.stage == RelayStage::Pipe && !r.over);
         let Some(stream) = relay.and_then(|r| r.stream.as_mut()) else {
             return Err(MessageError::NotConnected);
         };

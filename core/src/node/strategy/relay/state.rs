@@ -150,15 +150,9 @@ impl Relay {
         matches!(self.stage, RelayStage::Meeting | RelayStage::Agreeing)
     }
 
-    /// Returns true if messages can go and come.
-    pub(super) fn has_messages(&self) -> bool {
-        !self.over
-    }
-
     /// Returns true if all bytes that were written and all messages have arrived, or never will.
     pub(super) fn has_arrived(&self) -> bool {
-        let messages =
-            self.has_messages() && self.stream.as_ref().is_some_and(|s| s.has_messages_under_way());
+        let messages = !self.over && self.stream.as_ref().is_some_and(|s| s.has_messages_under_way());
         self.done && !messages
     }
 
@@ -206,10 +200,10 @@ impl Relay {
         }
         self.knock(cx);
         loop {
-            let mut moved = false;
+            let mut busy = false;
             while let Some(datagram) = self.stream.as_mut().and_then(|s| s.poll_transmit(cx.now)) {
                 self.transmit(cx, datagram);
-                moved = true;
+                busy = true;
             }
             while let Some(event) = self.stream.as_mut().and_then(|s| s.poll_event()) {
                 news.push(RelayEvent::Stream(event));
@@ -219,9 +213,9 @@ impl Relay {
                     ServerNews::Data(from, data) => self.relayed(cx, from, &data),
                     other => news.push(RelayEvent::Server(other)),
                 }
-                moved = true;
+                busy = true;
             }
-            if !moved {
+            if !busy {
                 break;
             }
         }
