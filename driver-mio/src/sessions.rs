@@ -383,6 +383,9 @@ impl Sessions {
         if one.until.is_some_and(|until| until <= now) {
             one.carriers.clear();
         }
+        if session.is_over() {
+            return;
+        }
         let relayed = session.carrier().is_some_and(|(_, kind)| kind == CarrierKind::Relayed);
         let lacks = session.needs_carrier();
         let Some(caller) = &mut one.caller else { return };

@@ -29,8 +29,6 @@ use p2pd::servers::{
     Commands, CredentialError, Renewals, Servers, TurnCredential, WayOut, credentials, log_in,
 };
 
-/// Bytes copied at a time.
-
 pub(crate) async fn run(options: Options) -> ExitCode {
     let say = Say::new(options.json, options.quiet);
     if let Some(filter) = options.log {

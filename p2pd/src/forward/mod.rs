@@ -15,6 +15,7 @@ mod wire;
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use p2pd_core::{Config, Plan, Target};
 use p2pd_tokio::{Node, Session, SessionError};
@@ -33,6 +34,10 @@ use link::{Link, NotOpen};
 use place::{Place, Service};
 pub(crate) use wire::ServiceName;
 use wire::Wish;
+
+/// Most lines about the moves of one session in a minute.
+const TOLD: u32 = 20;
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// Prepares a node that exposes services: it takes callers that forward, and no others.
 pub(crate) fn prepare(config: &mut Config, exposing: &Exposing) {
@@ -102,29 +107,37 @@ pub(crate) async fn follow(session: Session, metrics: Arc<Metrics>, say: Say) {
     }
 }
 
-/// Says which connection a session goes on over, and counts its moves, until its end, which is returned.
+/// Says which connection a session goes on over, at most [`TOLD`] times a minute, and counts its moves, until its end, which is
+/// returned.
 pub(crate) async fn moves(session: &Session, metrics: &Metrics, say: Say) -> SessionError {
     let peer = session.peer();
+    // A peer may have its end move as often as it likes.
+    let (mut told, mut since) = (0, Instant::now());
     loop {
-        match session.moved().await {
-            Ok(Some(carrier)) => {
-                metrics.moved(carrier.strategy());
-                say.line(
-                    || {
-                        json!({
-                            "event": "moved", "strategy": carrier.strategy().name(), "peer": peer.to_string(),
-                            "local": carrier.local_addr().to_string(),
-                            "remote": carrier.remote_addr().to_string(),
-                        })
-                    },
-                    || format!("goes on: {peer} at {} by {}", carrier.remote_addr(), carrier.strategy()),
-                );
-            }
-            Ok(None) => say.line(
+        let moved = match session.moved().await {
+            Ok(moved) => moved,
+            Err(why) => return why,
+        };
+        moved.iter().for_each(|carrier| metrics.moved(carrier.strategy()));
+        if since.elapsed() >= MINUTE {
+            (told, since) = (0, Instant::now());
+        }
+        told += 1;
+        match moved {
+            _ if told > TOLD => {}
+            Some(carrier) => say.line(
+                || {
+                    json!({
+                        "event": "moved", "strategy": carrier.strategy().name(), "peer": peer.to_string(),
+                        "local": carrier.local_addr().to_string(), "remote": carrier.remote_addr().to_string(),
+                    })
+                },
+                || format!("goes on: {peer} at {} by {}", carrier.remote_addr(), carrier.strategy()),
+            ),
+            None => say.line(
                 || json!({"event": "stranded", "peer": peer.to_string()}),
                 || format!("the connection to {peer} broke; another one is tried"),
             ),
-            Err(why) => return why,
         }
     }
 }

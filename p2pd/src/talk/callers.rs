@@ -2,30 +2,70 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use p2pd_core::NodeId;
+use p2pd_core::{NodeId, Source};
 use p2pd_tokio::{Node, Pipe, PipeInfo, RecvStream, SendStream, Session, SessionConfig};
 use tokio::sync::mpsc;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::{Id, JoinHandle, JoinSet};
 
-use super::{Counted, place};
+use super::{Counted, MUTE};
 use crate::forward;
 use crate::metrics::Metrics;
+use crate::quiet::Quiet;
 use crate::say::Say;
 
 /// Tag of the streams of `connect --streams`.
 pub(super) const TAG: &[u8] = b"stdio/1";
 /// Code of a stream that nobody serves here.
 const NOT_SERVED: u32 = 1;
-/// Most sessions at a time, and most of one place.
-const SESSIONS: (usize, usize) = (64, 8);
+/// Most sessions at a time, most of one customer (a /56), and most of one line (an IPv4 address, a /64).
+const SESSIONS: [usize; 3] = [64, 24, 8];
 
 /// Peer that has called, by a pipe or on a stream of a session.
 #[derive(Debug)]
 pub(super) enum Caller {
     Pipe(Pipe),
-    /// With the connection that the session had when the stream came.
-    Stream(PipeInfo, Session, Box<(SendStream, RecvStream)>),
+    Stream(Streamed),
+}
+
+/// Stream of a session that a peer has opened.
+#[derive(Debug)]
+pub(super) struct Streamed {
+    /// Connection that the session had when the stream came.
+    info: PipeInfo,
+    session: Session,
+    pub(super) halves: (SendStream, RecvStream),
+    pub(super) open: Open,
+    /// It is the first one of its session.
+    is_first: bool,
+}
+
+/// A stream that is open: its session is not idle meanwhile.
+#[derive(Debug)]
+pub(super) struct Open(Arc<Quiet>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.now();
+    }
+}
+
+/// Session that holds a place.
+struct Seat {
+    task: Id,
+    from: Source,
+    session: Session,
+    /// The task and each open stream have a clone.
+    quiet: Arc<Quiet>,
+}
+
+impl Seat {
+    /// Returns how long the session has had no stream, if that is long enough for another one to have its place.
+    fn idle(&self) -> Option<Duration> {
+        let idle = Arc::strong_count(&self.quiet) <= 2;
+        Some(self.quiet.lasts()).filter(|lasts| idle && *lasts >= MUTE)
+    }
 }
 
 impl Caller {
@@ -41,15 +81,20 @@ impl Caller {
     pub(super) fn info(&self) -> PipeInfo {
         match self {
             Caller::Pipe(pipe) => **pipe,
-            Caller::Stream(info, ..) => *info,
+            Caller::Stream(stream) => stream.info,
         }
+    }
+
+    /// Returns true for a stream that is not its session's first one. It costs the peer a few bytes.
+    pub(super) fn is_further(&self) -> bool {
+        matches!(self, Caller::Stream(stream) if !stream.is_first)
     }
 
     /// Counts its bytes among all.
     pub(super) fn counted(&self, metrics: Arc<Metrics>) -> Counted {
         match self {
             Caller::Pipe(pipe) => Counted::of_pipe(pipe, metrics),
-            Caller::Stream(_, session, _) => Counted::of_session(session, metrics),
+            Caller::Stream(stream) => Counted::of_session(&stream.session, metrics),
         }
     }
 }
@@ -98,33 +143,49 @@ impl Drop for Callers {
 
 async fn serve(node: Node, to: mpsc::Sender<Caller>, metrics: Arc<Metrics>, say: Say) {
     let mut running = JoinSet::new();
-    let mut places = Vec::new();
+    let mut seats: Vec<Seat> = Vec::new();
     loop {
         tokio::select! {
             session = node.accept_session() => {
                 let Some(session) = session else { return };
                 // One whose connection has broken already is not worth a place.
                 let Some(info) = session.carrier() else { continue };
-                let from = place(info.remote_addr().ip());
-                let its = places.iter().filter(|(_, place)| *place == from).count();
-                if places.len() >= SESSIONS.0 || its >= SESSIONS.1 {
-                    session.close(NOT_SERVED, b"too many sessions");
-                    continue;
+                let from = Source::of(info.remote_addr().ip());
+                if let Some(full) = full(&seats, from) {
+                    let among = full.into_iter().filter_map(|n| Some((seats[n].idle()?, n)));
+                    let Some((_, longest)) = among.max() else {
+                        session.close(NOT_SERVED, b"too many sessions");
+                        continue;
+                    };
+                    seats.swap_remove(longest).session.close(NOT_SERVED, b"others want its place");
                 }
-                let task = running.spawn(streams((session, info), to.clone(), metrics.clone(), say));
-                places.push((task.id(), from));
+                let quiet = Arc::new(Quiet::new());
+                let seen = (session.clone(), info, quiet.clone());
+                let task = running.spawn(streams(seen, to.clone(), metrics.clone(), say)).id();
+                seats.push(Seat { task, from, session, quiet });
             }
             Some(ended) = running.join_next_with_id() => {
                 let id = ended.map_or_else(|why| why.id(), |(id, ())| id);
-                places.retain(|(task, _)| *task != id);
+                seats.retain(|seat| seat.task != id);
             }
         }
     }
 }
 
+/// Returns the seats of which one has to be free first for a session from there; `None` if there is room.
+fn full(seats: &[Seat], from: Source) -> Option<Vec<usize>> {
+    let [all, site, net] = SESSIONS;
+    let of = |is_so: &dyn Fn(&Source) -> bool| -> Vec<usize> {
+        (0..seats.len()).filter(|n| is_so(&seats[*n].from)).collect()
+    };
+    let bounds =
+        [(of(&|s| s.net == from.net), net), (of(&|s| s.site == from.site), site), (of(&|_| true), all)];
+    bounds.into_iter().find(|(its, most)| its.len() >= *most).map(|(its, _)| its)
+}
+
 /// Hands the streams of a session on, and tells and counts its moves, until it ends.
 async fn streams(
-    (session, info): (Session, PipeInfo),
+    (session, info, quiet): (Session, PipeInfo, Arc<Quiet>),
     to: mpsc::Sender<Caller>,
     metrics: Arc<Metrics>,
     say: Say,
@@ -135,24 +196,30 @@ async fn streams(
         std::future::pending().await
     };
     tokio::select! {
-        () = hand_on(&session, info, to) => {}
+        () = hand_on((&session, info), &quiet, to) => {}
         () = told => {}
     }
 }
 
-async fn hand_on(session: &Session, info: PipeInfo, to: mpsc::Sender<Caller>) {
+async fn hand_on((session, info): (&Session, PipeInfo), quiet: &Arc<Quiet>, to: mpsc::Sender<Caller>) {
+    let mut is_first = true;
     loop {
         tokio::select! {
+            // Those of both directions that came before the end are taken before it is seen.
+            biased;
             stream = session.accept_bi() => {
-                let Ok(mut stream) = stream else { return };
-                if stream.0.tag() == TAG {
-                    let caller = Caller::Stream(session.carrier().unwrap_or(info), session.clone(), Box::new(stream));
-                    if to.send(caller).await.is_err() {
+                let Ok(mut halves) = stream else { return };
+                if halves.0.tag() == TAG {
+                    let (info, session) = (session.carrier().unwrap_or(info), session.clone());
+                    let open = Open(quiet.clone());
+                    let stream = Streamed { info, session, halves, open, is_first };
+                    is_first = false;
+                    if to.send(Caller::Stream(stream)).await.is_err() {
                         return;
                     }
                 } else {
-                    stream.0.reset(NOT_SERVED);
-                    stream.1.stop(NOT_SERVED);
+                    halves.0.reset(NOT_SERVED);
+                    halves.1.stop(NOT_SERVED);
                 }
             }
             stream = session.accept_uni() => match stream {

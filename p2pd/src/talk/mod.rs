@@ -24,7 +24,7 @@ use crate::forward;
 use crate::metrics::{Metrics, Way};
 use crate::say::Say;
 pub(crate) use callers::sessions;
-use callers::{Caller, Callers, TAG};
+use callers::{Caller, Callers, Open, Streamed, TAG};
 use each::Pace;
 pub(crate) use gather::Gather;
 pub(crate) use messages::Wanted;
@@ -148,7 +148,8 @@ impl Theirs {
 /// Our half of a pipe.
 enum Ours {
     Bytes(WriteHalf<Pipe>),
-    Stream(SendStream),
+    /// With what says that it is open, of a stream that the peer opened.
+    Stream(SendStream, #[expect(dead_code, reason = "it is dropped with the stream")] Option<Open>),
     Messages(Sending),
 }
 
@@ -156,7 +157,7 @@ impl Ours {
     async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         match self {
             Ours::Bytes(to) => to.write_all(bytes).await,
-            Ours::Stream(to) => to.write_all(bytes).await,
+            Ours::Stream(to, _) => to.write_all(bytes).await,
             Ours::Messages(to) => to.write_all(bytes).await,
         }
     }
@@ -164,7 +165,7 @@ impl Ours {
     async fn flush(&mut self) -> io::Result<()> {
         match self {
             Ours::Bytes(to) => to.flush().await,
-            Ours::Stream(to) => to.flush().await,
+            Ours::Stream(to, _) => to.flush().await,
             Ours::Messages(to) => to.flush().await,
         }
     }
@@ -172,7 +173,7 @@ impl Ours {
     async fn shutdown(&mut self) -> io::Result<()> {
         match self {
             Ours::Bytes(to) => to.shutdown().await,
-            Ours::Stream(to) => to.shutdown().await,
+            Ours::Stream(to, _) => to.shutdown().await,
             Ours::Messages(to) => to.shutdown().await,
         }
     }
@@ -203,7 +204,7 @@ pub(crate) async fn on_stream(
     say: Say,
 ) -> io::Result<()> {
     let Stdio { mut input, mut output, .. } = Stdio::open(None)?;
-    let halves = (Theirs::Stream(Gather::new(recv)), Ours::Stream(send));
+    let halves = (Theirs::Stream(Gather::new(recv)), Ours::Stream(send, None));
     converse(halves, (&mut input, &mut output), Side::Caller, &Activity::new(counted), say).await
 }
 
@@ -238,11 +239,17 @@ pub(crate) async fn stream(
 pub(crate) async fn echo(node: &Node, metrics: &Arc<Metrics>, say: Say) {
     let mut callers = Callers::new(node, metrics, say);
     while let Some(caller) = callers.next().await {
-        say.opened("incoming", &caller.info());
+        // Further streams cost next to nothing, and a line each would fill a log.
+        let quiet = caller.is_further();
+        if !quiet {
+            say.opened("incoming", &caller.info());
+        }
         let counted = caller.counted(metrics.clone());
         tokio::spawn(async move {
             let (mut from, mut to) = split(caller);
-            if let Err(why) = copy(&mut from, &mut to, &counted).await {
+            if let Err(why) = copy(&mut from, &mut to, &counted).await
+                && !quiet
+            {
                 say.error(&named(PIPE, &why).to_string());
             }
         });
@@ -350,9 +357,9 @@ fn split(caller: Caller) -> (Theirs, Ours) {
             let (from, to) = tokio::io::split(pipe);
             (Theirs::Bytes(Gather::new(from)), Ours::Bytes(to))
         }
-        Caller::Stream(_, _, stream) => {
-            let (send, recv) = *stream;
-            (Theirs::Stream(Gather::new(recv)), Ours::Stream(send))
+        Caller::Stream(stream) => {
+            let Streamed { halves: (send, recv), open, .. } = stream;
+            (Theirs::Stream(Gather::new(recv)), Ours::Stream(send, Some(open)))
         }
     }
 }

@@ -370,10 +370,8 @@ impl<'a> Running<'a> {
         let (stream, session) = (&mut self.wire.ends[end], &mut self.ends[end].session);
         while let Some(event) = stream.poll_event() {
             match event {
-                StreamEvent::Connected => {
-                    if !session.attach(now, RELAY, CarrierKind::Relayed) {
-                        return Err("no room for the relay".into());
-                    }
+                StreamEvent::Connected if !session.attach(now, RELAY, CarrierKind::Relayed) => {
+                    return Err("no room for the relay".into());
                 }
                 StreamEvent::Ended(why) => return Err(format!("the relay stream ended: {why}")),
                 _ => {}
