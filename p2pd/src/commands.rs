@@ -21,8 +21,8 @@ use crate::say::Say;
 use crate::talk::{self, Gather, PIPE, Wanted, named};
 use crate::task::{Listening, Port, Task};
 use crate::{
-    clock, demo, file, forward, interfaces, lan, log, manual, map, meet, names, peers, ping, public, server,
-    signals, status, trace,
+    clock, demo, doctor, file, forward, interfaces, lan, log, manual, map, meet, names, peers, ping, public,
+    server, signals, status, trace,
 };
 use p2pd::servers::{
     Commands, CredentialError, Renewals, Servers, TurnCredential, WayOut, credentials, log_in,
@@ -97,8 +97,10 @@ async fn with_node(mut task: Task, common: &Common, port: Port, say: Say) -> Exi
         }
         Err(why) => return usage(say, &why),
     };
-    if let Task::Check(listed) = &mut task {
-        *listed = Listed::of(&config);
+    match &mut task {
+        Task::Check(listed) => *listed = Listed::of(&config),
+        Task::Doctor(patient) => patient.listed = Listed::of(&config),
+        _ => {}
     }
     // P2PD's documents have a node answer ECHO on what peers open to it.
     let mut builder = Node::builder(config).echo(matches!(task, Task::Daemon(..)));
@@ -192,6 +194,7 @@ async fn carry_out(
 ) -> ExitCode {
     match task {
         Task::Check(listed) => checks::run(node, listed, say).await,
+        Task::Doctor(patient) => doctor::run(node, *patient, say).await,
         Task::Name(command) => match file {
             Some(file) => names::run(node, &command, file, say).await,
             None => ExitCode::FAILURE,

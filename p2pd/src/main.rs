@@ -6,6 +6,7 @@ mod clock;
 mod commands;
 mod daemon;
 mod demo;
+mod doctor;
 mod exec;
 mod file;
 mod forward;

@@ -190,12 +190,14 @@ pub(crate) enum Command {
         common: Common,
     },
     /// Print the node id of a key file, which others need for `--accept`
+    #[command(after_long_help = help::ID)]
     Id {
         /// Key file; made if missing
         #[arg(long, value_name = "FILE")]
         identity: PathBuf,
     },
     /// Print this node's address: with `--identity` and `--port`, the one that `listen` with the same will have
+    #[command(after_long_help = help::ADDR)]
     Addr {
         #[command(flatten)]
         common: Common,
@@ -204,8 +206,10 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Name(NameCommand),
     /// Ask a peer for answers: by its brokers, which works whatever the NATs, or on a pipe
+    #[command(after_long_help = help::PING)]
     Ping(Ping),
     /// Measure the NATs in front of this machine and say what they do
+    #[command(after_long_help = help::NAT)]
     Nat {
         #[command(flatten)]
         common: Common,
@@ -213,7 +217,12 @@ pub(crate) enum Command {
     /// Check a server list
     #[command(subcommand)]
     Servers(ServersCommand),
+    /// Find what in firewall, router, DNS, clock and server list stands in the way, and the command that mends it. Ends
+    /// with 1 if something does
+    #[command(after_long_help = help::DOCTOR)]
+    Doctor(Doctor),
     /// List this machine's network interfaces, their addresses and gateways, and what the internet sees of each
+    #[command(after_long_help = help::INTERFACES)]
     Interfaces {
         /// Server list, of which STUN servers are asked. Without it nobody is asked
         #[arg(long, value_name = "FILE")]
@@ -221,8 +230,10 @@ pub(crate) enum Command {
     },
     /// Open a port on the router in front of this machine, by PCP, NAT-PMP or UPnP, and hold it open until interrupted;
     /// or see and remove what is open
+    #[command(after_long_help = help::MAP)]
     Map(Map),
     /// Ask time servers how far this machine's clock is off, and how sure that is
+    #[command(after_long_help = help::CLOCK)]
     Clock {
         /// Server list, a TOML file with tables `ntp` (host, port). Without it, public servers of others are used
         #[arg(long, value_name = "FILE")]
@@ -263,6 +274,7 @@ pub(crate) enum Command {
         common: Common,
     },
     /// List the peers that this machine was paired with, or forget one
+    #[command(after_long_help = help::PEERS)]
     Peers {
         #[command(subcommand)]
         command: Option<PeersCommand>,
@@ -279,6 +291,7 @@ pub(crate) enum Command {
     Serve(Serve),
     /// Try every strategy between two nodes on this machine, with servers of its own; and a session, whose connection is cut
     /// while bytes are under way
+    #[command(after_long_help = help::DEMO)]
     Demo {
         /// Mebibytes to send each way
         #[arg(long, default_value_t = 64, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..=4096))]
@@ -286,11 +299,13 @@ pub(crate) enum Command {
     },
     /// Run a `--trace` file again, offline: ends with 0 if the node acts the same, with 1 and the first
     /// difference if it does not, with 2 for a file that is no trace
+    #[command(after_long_help = help::REPLAY)]
     Replay {
         /// File that `--trace` wrote
         file: PathBuf,
     },
     /// Print a server list with every field there is, and the defaults
+    #[command(after_long_help = help::CONFIG)]
     Config,
     /// Print a shell's completion script
     #[command(after_long_help = help::COMPLETIONS)]
@@ -416,6 +431,7 @@ pub(crate) struct Receive {
 #[derive(Debug, Subcommand)]
 pub(crate) enum PeersCommand {
     /// Forget a peer, which is not told
+    #[command(after_long_help = help::FORGET)]
     Forget {
         /// The peer's name
         name: Name,
@@ -427,6 +443,7 @@ pub(crate) enum PeersCommand {
 pub(crate) enum NameCommand {
     /// Take a name for the key of `--identity` and the address that `addr` prints, for a day. `listen --name` and
     /// `daemon --name` hold a name as long as they run
+    #[command(after_long_help = help::REGISTER)]
     Register {
         /// The name
         name: Name,
@@ -434,6 +451,7 @@ pub(crate) enum NameCommand {
         common: Common,
     },
     /// Print the address that a name leads to
+    #[command(after_long_help = help::RESOLVE)]
     Resolve {
         /// The name
         name: Name,
@@ -441,6 +459,7 @@ pub(crate) enum NameCommand {
         common: Common,
     },
     /// Give up a name that the key of `--identity` has
+    #[command(after_long_help = help::RELEASE)]
     Release {
         /// The name
         name: Name,
@@ -448,6 +467,7 @@ pub(crate) enum NameCommand {
         common: Common,
     },
     /// Forget which key a name had, where it is right that it has another one now. Asks nobody
+    #[command(after_long_help = help::FORGET_NAME)]
     Forget {
         /// The name
         name: Name,
@@ -495,6 +515,21 @@ pub(crate) enum ServersCommand {
         #[command(flatten)]
         common: Common,
     },
+}
+
+/// An examination of this machine.
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// Run the commands that mend what stands in the way; each is shown in full and asked about
+    #[arg(long)]
+    pub(crate) fix: bool,
+    /// Say yes to each of these commands
+    #[arg(long, short, requires = "fix")]
+    pub(crate) yes: bool,
+    #[command(flatten)]
+    pub(crate) port: MapPort,
+    #[command(flatten)]
+    pub(crate) common: Common,
 }
 
 /// A daemon to be asked.
