@@ -22,7 +22,7 @@ use crate::talk::{self, Gather, PIPE, Wanted, named};
 use crate::task::{Listening, Port, Task};
 use crate::{
     clock, demo, doctor, file, forward, interfaces, lan, log, manual, map, meet, names, peers, ping, public,
-    server, signals, status, trace,
+    server, service, signals, status, trace,
 };
 use p2pd::servers::{
     Commands, CredentialError, Renewals, Servers, TurnCredential, WayOut, credentials, log_in,
@@ -51,6 +51,7 @@ pub(crate) async fn run(options: Options) -> ExitCode {
         Command::Completions { shell } => manual::completions(shell, say),
         Command::Man { folder } => manual::man(folder.as_deref(), say),
         Command::Status(options) => status::run(&options, say).await,
+        Command::Service(command) => service::run(command, say),
         Command::Peers { command } => peers::run(command, say),
         Command::Id { identity } => id(&identity, say),
         Command::Name(NameCommand::Forget { name, common }) => match names::pin_file(&common) {

@@ -234,3 +234,21 @@ Examples:
 Rules of nftables and the state of ufw are read by root only. What nft is told is gone after a restart of the machine.
 
 Exit status: 0 if nothing stands in the way, 1 if something does, 2 for wrong usage.";
+
+pub(crate) const INSTALL: &str = "\
+Examples:
+  p2pd service install -- daemon --config servers.toml --identity p2pd.key
+  p2pd service install --name web --dry-run -- expose web=8080 --config servers.toml --anyone
+
+The unit is ~/.config/systemd/user/p2pd-NAME.service. Services of a user end when the user logs out, unless: loginctl
+enable-linger.
+
+Exit status: 0 once the unit is written and begun, 1 if not, 2 for wrong usage, of the command too.";
+
+pub(crate) const REMOVE: &str = "\
+Examples:
+  p2pd service remove daemon";
+
+pub(crate) const SERVICES: &str = "\
+Examples:
+  p2pd service status";

@@ -30,6 +30,7 @@ mod quiet;
 mod say;
 mod secret;
 mod server;
+mod service;
 mod signals;
 #[cfg(unix)]
 mod socket_file;

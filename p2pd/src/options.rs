@@ -11,7 +11,7 @@ use p2pd_core::pipe::subscriptions::Pattern;
 use p2pd_core::{Code, Interfaces, Name, Strategy, Which};
 use tracing_subscriber::filter::Targets;
 
-use crate::forward::ServiceName;
+use crate::forward;
 use crate::forward::options::{Expose, Forward};
 use crate::peers::Accepted;
 use crate::talk::Wanted;
@@ -179,7 +179,7 @@ pub(crate) enum Command {
         stdio: bool,
         /// Reach a service that the peer's `expose` names. This is for `ssh -o ProxyCommand=...`
         #[arg(long, value_name = "SERVICE", conflicts_with_all = ["exec", "messages", "streams", "relay_first"])]
-        service: Option<ServiceName>,
+        service: Option<forward::ServiceName>,
         /// Talk on a stream of a session in place of a pipe: when the connection breaks or the network changes, it goes on
         /// over another one, and no byte is lost. `listen` needs no option for it
         #[arg(long, conflicts_with_all = ["exec", "messages", "relay_first"])]
@@ -217,6 +217,9 @@ pub(crate) enum Command {
     /// Check a server list
     #[command(subcommand)]
     Servers(ServersCommand),
+    /// Run listen, expose, daemon or serve as a service of this user, by a unit of systemd
+    #[command(subcommand)]
+    Service(ServiceCommand),
     /// Find what in firewall, router, DNS, clock and server list stands in the way, and the command that mends it. Ends
     /// with 1 if something does
     #[command(after_long_help = help::DOCTOR)]
@@ -515,6 +518,50 @@ pub(crate) enum ServersCommand {
         #[command(flatten)]
         common: Common,
     },
+}
+
+/// Actions on units of the user's systemd.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ServiceCommand {
+    /// Write the unit `p2pd-NAME.service` for a command line, which runs in the current folder, and begin it. A unit of this
+    /// name that `install` made is replaced
+    #[command(after_long_help = help::INSTALL)]
+    Install {
+        /// Name of the service, letters, digits and hyphens. Default: the command
+        #[arg(long, value_name = "NAME")]
+        name: Option<ServiceName>,
+        /// Print the unit, and write nothing
+        #[arg(long)]
+        dry_run: bool,
+        /// The command, one of listen, expose, daemon and serve, with its options
+        #[arg(required = true, last = true, value_name = "COMMAND")]
+        command: Vec<String>,
+    },
+    /// End a service, and remove its unit
+    #[command(after_long_help = help::REMOVE)]
+    Remove {
+        /// Name of the service
+        name: ServiceName,
+    },
+    /// List the services, and whether they run. Ends with 1 if one does not
+    #[command(after_long_help = help::SERVICES)]
+    Status,
+}
+
+/// Name of a service: 1 to 63 letters, digits and hyphens.
+#[derive(Clone, Debug)]
+pub(crate) struct ServiceName(pub(crate) String);
+
+impl std::str::FromStr for ServiceName {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let fits = |c: u8| c.is_ascii_alphanumeric() || c == b'-';
+        match (1..64).contains(&text.len()) && text.bytes().all(fits) {
+            true => Ok(ServiceName(text.into())),
+            false => Err("not 1 to 63 letters, digits and hyphens"),
+        }
+    }
 }
 
 /// An examination of this machine.

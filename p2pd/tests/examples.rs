@@ -106,6 +106,9 @@ const SCENES: &[Scene] = &[
     ("ping", "--pipe", ECHO, Ends(0)),
     ("ping", "", ANSWERING, Ends(0)),
     ("nat", "", &[], Ends(0)),
+    ("service install", "", &[], Ends(0)),
+    ("service remove", "", &[("p2pd service install -- daemon --config servers.toml", "")], Ends(0)),
+    ("service status", "", &[], Ends(0)),
     ("doctor", "", &[], Ends(0)),
     ("interfaces", "", &[], Ends(0)),
     // Nobody is there to be asked; the lab has routers.

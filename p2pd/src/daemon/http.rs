@@ -158,7 +158,10 @@ async fn carry_out(
             "title": "p2pd", "author": "the p2pd developers", "version": env!("CARGO_PKG_VERSION"),
         }))),
         Call::Metrics => Ok(typed(StatusCode::OK, metrics::TYPE, daemon.metrics().await)),
-        Call::Address => Ok(ok(json!({"addr": daemon.node.address().await.to_string()}))),
+        Call::Address => {
+            let name = daemon.name.map(|name| name.to_string());
+            Ok(ok(json!({"addr": daemon.node.address().await.to_string(), "name": name})))
+        }
         Call::Qr => {
             let picture = qr(&daemon.node.address().await.to_string()).ok_or(Refused::TooLong)?;
             Ok(typed(StatusCode::OK, "image/svg+xml", picture))

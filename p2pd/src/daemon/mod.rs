@@ -78,6 +78,8 @@ struct Daemon {
     way: Option<WayOut>,
     /// The page, with the nonce of its policy.
     page: (String, String),
+    /// Name that the node holds.
+    name: Option<p2pd_core::Name>,
 }
 
 #[derive(Debug)]
@@ -97,6 +99,7 @@ pub(crate) struct Prepared {
     allow_null: bool,
     bind: Option<IpAddr>,
     interfaces: Interfaces,
+    name: Option<p2pd_core::Name>,
 }
 
 impl Prepared {
@@ -126,6 +129,7 @@ impl Prepared {
             allow_null: options.allow_origin.is_some(),
             bind: options.common.bind,
             interfaces: options.common.interfaces(),
+            name: options.name,
         })
     }
 }
@@ -147,6 +151,7 @@ pub(crate) async fn run(node: &Node, prepared: Prepared, way: Option<WayOut>, sa
         events: Feed::new(),
         metrics: Arc::default(),
         places: Places::new(prepared.bind, prepared.interfaces.clone()),
+        name: prepared.name,
         bodies: Semaphore::new(BODIES),
         streams: Arc::new(Semaphore::new(STREAMS)),
         turns: turn::Turns::default(),
