@@ -144,7 +144,7 @@ fn sessions_are_shown_with_a_chart() {
     let _serving = serve(&list, &["--no-turn"]);
     let here = Daemon::with(&["--config", list.to_str().unwrap()]);
     let there = Daemon::start();
-    here.ok(&format!("/p2p/session/open/talk/{}", there.address));
+    here.ok(&format!("/p2p/session/talk/open/{}", there.address));
     here.ok(&format!("/p2p/open/con/{}", there.address));
     browser.call("Page.navigate", json!({"url": format!("http://{}/#{}", here.api, here.token)}));
     browser.shows("node", env!("CARGO_PKG_VERSION"));
@@ -164,7 +164,9 @@ fn sessions_are_shown_with_a_chart() {
     for (width, height) in [(390, 844), (1280, 800)] {
         let size = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 400});
         browser.call("Emulation.setDeviceMetricsOverride", size);
-        assert_eq!(browser.evaluate("document.documentElement.scrollWidth"), width);
+        let shown = browser.evaluate("document.documentElement.scrollWidth").as_i64().unwrap();
+        // A wide window has a bar to scroll by.
+        assert!(shown <= width, "{shown} of {width}");
         if let Some(folder) = std::env::var_os("P2PD_SCREENSHOTS") {
             let picture = browser.call("Page.captureScreenshot", json!({"captureBeyondViewport": true}));
             let picture = data_encoding::BASE64.decode(picture["data"].as_str().unwrap().as_bytes()).unwrap();
