@@ -159,8 +159,11 @@ async fn carry_out(
         }))),
         Call::Metrics => Ok(typed(StatusCode::OK, metrics::TYPE, daemon.metrics().await)),
         Call::Address => {
-            let name = daemon.name.map(|name| name.to_string());
-            Ok(ok(json!({"addr": daemon.node.address().await.to_string(), "name": name})))
+            let mut said = json!({"addr": daemon.node.address().await.to_string()});
+            if let Some(name) = daemon.name {
+                said["name"] = name.to_string().into();
+            }
+            Ok(ok(said))
         }
         Call::Qr => {
             let picture = qr(&daemon.node.address().await.to_string()).ok_or(Refused::TooLong)?;

@@ -90,9 +90,11 @@ fn a_name_is_as_good_as_an_address() {
     there.args(["--identity", &path("there.key")]);
     let (_listening, events) = start(there, "ready");
     let id = events.iter().find(|event| event["event"] == "ready").unwrap()["node_id"].clone();
-    let here = Daemon::with(&["--config", &list, "--identity", &path("here.key")]);
+    let here = Daemon::with(&["--config", &list, "--identity", &path("here.key"), "--name", "mine"]);
     browser.call("Page.navigate", json!({"url": format!("http://{}/#{}", here.api, here.token)}));
     browser.shows("address", &here.address);
+    browser.shows("node", ", mine.peer");
+    assert_eq!(here.ok("/p2p/addr")["name"], "mine.peer");
     let connect = |browser: &mut Browser, to: &str, says: &str| {
         browser.evaluate("document.getElementById('to').select()");
         browser.write(to);
