@@ -1,5 +1,6 @@
-//! `p2pd servers check`: asks each server of a list, and says what it answers.
+//! `p2pd servers check`: asks each server of a list, and says what it answers. `p2pd doctor` does so too.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -26,17 +27,17 @@ pub(crate) struct Listed {
     brokers: Vec<Broker>,
     stun: Vec<StunServer>,
     turn: Vec<TurnServer>,
-    ntp: Vec<NtpServer>,
+    pub(crate) ntp: Vec<NtpServer>,
     bind: Option<IpAddr>,
 }
 
 /// Outcome of asking one server.
 #[derive(Debug)]
-struct Row {
-    kind: &'static str,
-    server: String,
+pub(crate) struct Row {
+    pub(crate) kind: &'static str,
+    pub(crate) server: String,
     took: Duration,
-    said: Result<String, String>,
+    pub(crate) said: Result<String, String>,
 }
 
 impl Listed {
@@ -50,11 +51,32 @@ impl Listed {
             bind: *bind,
         }
     }
+
+    /// Names of the servers, without addresses.
+    pub(crate) fn names(&self) -> BTreeSet<&str> {
+        let hosts = self.brokers.iter().map(|server| &*server.host);
+        let hosts = hosts.chain(self.stun.iter().map(|server| &*server.host));
+        let hosts = hosts.chain(self.turn.iter().map(|server| &*server.host));
+        let hosts = hosts.chain(self.ntp.iter().map(|server| &*server.host));
+        hosts.filter(|host| host.parse::<IpAddr>().is_err()).collect()
+    }
 }
 
-/// Asks all at once. Returns success if each has answered.
+/// Asks all, and prints what they answer. Returns success if each has answered.
 pub(crate) async fn run(node: &Node, listed: Listed, say: Say) -> ExitCode {
     say.waiting("asking the servers");
+    let rows = ask(node, listed).await;
+    let all = rows.iter().all(|row| row.said.is_ok());
+    let printed = match say.is_json() {
+        true => rows.iter().try_for_each(|row| print::out(&print::for_programs(&row.to_json().to_string()))),
+        false if rows.is_empty() => print::out("the list names no server"),
+        false => print::out(&table(&rows)),
+    };
+    if all && printed.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Asks all at once.
+pub(crate) async fn ask(node: &Node, listed: Listed) -> Vec<Row> {
     let Listed { brokers, stun, turn, ntp, bind } = listed;
     let mut asked: Vec<BoxFuture<'_, Row>> = Vec::new();
     for broker in brokers {
@@ -71,14 +93,7 @@ pub(crate) async fn run(node: &Node, listed: Listed, say: Say) -> ExitCode {
         let names: Vec<&str> = ntp.iter().map(|server| &*server.host).collect();
         asked.push(row("ntp", names.join(", "), ask_time(node.events())).boxed());
     }
-    let rows = join_all(asked).await;
-    let all = rows.iter().all(|row| row.said.is_ok());
-    let printed = match say.is_json() {
-        true => rows.iter().try_for_each(|row| print::out(&print::for_programs(&row.to_json().to_string()))),
-        false if rows.is_empty() => print::out("the list names no server"),
-        false => print::out(&table(&rows)),
-    };
-    if all && printed.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    join_all(asked).await
 }
 
 async fn row(

@@ -44,6 +44,16 @@ pub(crate) struct Told {
 }
 
 impl Told {
+    /// Distance of this machine's clock from the servers' time.
+    pub(crate) fn off(&self) -> Duration {
+        Duration::from_micros(self.offset.unsigned_abs())
+    }
+
+    /// Lead of this machine's clock, in microseconds.
+    pub(crate) fn ahead(&self) -> i64 {
+        self.offset
+    }
+
     pub(crate) fn event(&self) -> serde_json::Value {
         let mut event = event(self.offset, self.error);
         (event["answered"], event["asked"]) = (self.answered.into(), self.asked.into());
@@ -65,7 +75,11 @@ pub(crate) fn event(ahead: i64, error: Duration) -> serde_json::Value {
     json!({"event": "clock", "offset_ms": ahead as f64 / 1e3, "error_ms": error.as_secs_f64() * 1e3})
 }
 
-async fn ask(servers: &[NtpServer]) -> Result<Told, String> {
+/// Asks time servers, and combines their answers.
+///
+/// # Errors
+/// Says why there is no time that they agree on.
+pub(crate) async fn ask(servers: &[NtpServer]) -> Result<Told, String> {
     let mut addresses: Vec<(usize, SocketAddr)> = Vec::new();
     for (of, server) in servers.iter().enumerate() {
         if let Ok(found) = tokio::net::lookup_host((&*server.host, server.port)).await {

@@ -22,8 +22,8 @@ use crate::say::Say;
 use crate::talk::{self, Wanted};
 use crate::task::{Listening, Port, Task};
 use crate::{
-    clock, demo, file, forward, interfaces, lan, log, manual, map, meet, names, peers, ping, public, server,
-    signals, status, trace,
+    clock, demo, doctor, file, forward, interfaces, lan, log, manual, map, meet, names, peers, ping, public,
+    server, service, signals, status, trace,
 };
 use p2pd::servers::{
     Commands, CredentialError, Renewals, Servers, TurnCredential, WayOut, credentials, log_in,
@@ -49,6 +49,7 @@ pub(crate) async fn run(options: Options) -> ExitCode {
         Command::Completions { shell } => manual::completions(shell, say),
         Command::Man { folder } => manual::man(folder.as_deref(), say),
         Command::Status(options) => status::run(&options, say).await,
+        Command::Service(command) => service::run(command, say),
         Command::Peers { command } => peers::run(command, say),
         Command::Id { identity } => id(&identity, say),
         Command::Name(NameCommand::Forget { name, common }) => match names::pin_file(&common) {
@@ -96,8 +97,10 @@ async fn with_node(mut task: Task, common: &Common, port: Port, say: Say) -> Exi
         Err(why) => return usage(say, &why),
     };
     let key = config.identity.clone();
-    if let Task::Check(listed) = &mut task {
-        *listed = Listed::of(&config);
+    match &mut task {
+        Task::Check(listed) => *listed = Listed::of(&config),
+        Task::Doctor(patient) => patient.listed = Listed::of(&config),
+        _ => {}
     }
     // P2PD's documents have a node answer ECHO on what peers open to it.
     let mut builder = Node::builder(config).echo(matches!(task, Task::Daemon(..)));
@@ -206,6 +209,7 @@ async fn carry_out(
 ) -> ExitCode {
     match task {
         Task::Check(listed) => checks::run(node, listed, say).await,
+        Task::Doctor(patient) => doctor::run(node, *patient, say).await,
         Task::Name(command) => match file {
             Some(file) => names::run(node, &command, file, say).await,
             None => ExitCode::FAILURE,

@@ -1,4 +1,5 @@
-//! The longer part of `--help` and of the man pages: examples, and the meaning of the exit code.
+//! The longer part of `--help` and of the man pages: examples, and the meaning of the exit code. `tests/examples.rs` runs each
+//! example, and holds the guide's page of commands against them.
 
 pub(crate) const MAIN: &str = "\
 Two computers that both reach a third one, which runs the servers:
@@ -32,7 +33,7 @@ pub(crate) const CONNECT: &str = "\
 Examples:
   p2pd connect ADDRESS < file
   p2pd connect NODE-ID --lan --no-servers            # whoever has this id in this network
-  p2pd connect ADDRESS --strategies punch --timeout 60
+  p2pd connect ADDRESS --strategies punch --identity p2pd.key   # the peer has --accept with our node id
   p2pd connect ADDRESS --exec ./receive.py           # a program gets the socket, as descriptor 3
   p2pd connect ADDRESS --streams                     # goes on when the network changes
   p2pd connect ADDRESS --service ssh                 # a service of the peer's p2pd expose
@@ -138,7 +139,7 @@ Exit status: 0, or 1 if there is no daemon or it refuses, 2 for wrong usage.";
 pub(crate) const SERVE: &str = "\
 Examples:
   p2pd serve --write servers.toml --host server.example   # ports 1883 TCP, 3478 and 3479 UDP and TCP, relays on UDP
-  p2pd serve --no-turn --write servers.toml               # no relay, and no password in the list
+  p2pd serve --no-turn                                    # no relay, and no password in the list
   p2pd serve --bind 192.0.2.1 --second 192.0.2.2          # two addresses: NATs can be measured";
 
 pub(crate) const COMPLETIONS: &str = "\
@@ -151,3 +152,103 @@ pub(crate) const MAN: &str = "\
 Examples:
   p2pd man | man -l -
   p2pd man ~/.local/share/man/man1";
+
+pub(crate) const ID: &str = "\
+Examples:
+  p2pd id --identity p2pd.key";
+
+pub(crate) const ADDR: &str = "\
+Examples:
+  p2pd addr --config servers.toml --identity p2pd.key --port 4000   # then: p2pd listen with the same";
+
+pub(crate) const REGISTER: &str = "\
+Examples:
+  p2pd name register example --config servers.toml --identity p2pd.key";
+
+pub(crate) const RESOLVE: &str = "\
+Examples:
+  p2pd name resolve example --config servers.toml";
+
+pub(crate) const RELEASE: &str = "\
+Examples:
+  p2pd name release example --config servers.toml --identity p2pd.key";
+
+pub(crate) const FORGET_NAME: &str = "\
+Examples:
+  p2pd name forget example";
+
+pub(crate) const PING: &str = "\
+Examples:
+  p2pd ping ADDRESS --config servers.toml --identity p2pd.key   # a peer that accepts this node
+  p2pd ping ADDRESS --config servers.toml --pipe --count 2      # on a pipe";
+
+pub(crate) const NAT: &str = "\
+Examples:
+  p2pd nat --config servers.toml
+  p2pd nat --config servers.toml --json              # one object a NAT, on standard error";
+
+pub(crate) const INTERFACES: &str = "\
+Examples:
+  p2pd interfaces
+  p2pd interfaces --config servers.toml              # with the outside address of each";
+
+pub(crate) const MAP: &str = "\
+Examples:
+  p2pd map --add 4000
+  p2pd map --list";
+
+pub(crate) const CLOCK: &str = "\
+Examples:
+  p2pd clock --config servers.toml";
+
+pub(crate) const PEERS: &str = "\
+Examples:
+  p2pd peers
+  p2pd listen --identity p2pd.key --accept paired    # for these only";
+
+pub(crate) const FORGET: &str = "\
+Examples:
+  p2pd peers forget laptop";
+
+pub(crate) const DEMO: &str = "\
+Examples:
+  p2pd demo
+  p2pd demo --size 1 --json";
+
+pub(crate) const REPLAY: &str = "\
+Examples:
+  p2pd addr --no-servers --trace run.trace
+  p2pd replay run.trace";
+
+pub(crate) const CONFIG: &str = "\
+Examples:
+  p2pd config > servers.toml";
+
+pub(crate) const DOCTOR: &str = "\
+Examples:
+  p2pd doctor --config servers.toml
+  p2pd doctor --config servers.toml --port 4000         # for p2pd listen --port 4000
+  p2pd doctor --config servers.toml --port 4000 --fix   # as root: asks before it runs a command
+  p2pd doctor --config servers.toml --json              # one object a finding, on standard output
+
+Rules of nftables and the state of ufw are read by root only. What nft is told is gone after a restart of the machine.
+
+Exit status: 0 if nothing stands in the way, 1 if something does, 2 for wrong usage.";
+
+pub(crate) const INSTALL: &str = "\
+Examples:
+  p2pd service install -- daemon --config servers.toml --identity p2pd.key
+  p2pd service install --name web --dry-run -- expose web=8080 --config servers.toml --anyone
+
+The unit is ~/.config/systemd/user/p2pd-NAME.service. Services of a user end when the user logs out, unless: loginctl
+enable-linger.
+
+Exit status: 0 once the unit is written and begun, 1 if not, 2 for wrong usage, of the command too.";
+
+pub(crate) const REMOVE: &str = "\
+Examples:
+  p2pd service remove daemon";
+
+pub(crate) const SERVICES: &str = "\
+Examples:
+  p2pd service status";

@@ -7,6 +7,7 @@ mod clock;
 mod commands;
 mod daemon;
 mod demo;
+mod doctor;
 mod exec;
 mod file;
 mod forward;
@@ -30,6 +31,7 @@ mod quiet;
 mod say;
 mod secret;
 mod server;
+mod service;
 mod signals;
 #[cfg(unix)]
 mod socket_file;

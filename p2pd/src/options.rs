@@ -11,7 +11,7 @@ use p2pd_core::pipe::subscriptions::Pattern;
 use p2pd_core::{Code, Interfaces, Name, Strategy, Which};
 use tracing_subscriber::filter::Targets;
 
-use crate::forward::ServiceName;
+use crate::forward;
 use crate::forward::options::{Expose, Forward};
 use crate::peers::Accepted;
 use crate::talk::Wanted;
@@ -193,7 +193,7 @@ pub(crate) enum Command {
         stdio: bool,
         /// Reach a service that the peer's `expose` names. This is for `ssh -o ProxyCommand=...`
         #[arg(long, value_name = "SERVICE", conflicts_with_all = ["exec", "messages", "streams"])]
-        service: Option<ServiceName>,
+        service: Option<forward::ServiceName>,
         /// Talk on a stream of a session in place of a pipe: when the connection breaks or the network changes, it goes on
         /// over another one, and no byte is lost. `listen` needs no option for it
         #[arg(long, conflicts_with_all = ["exec", "messages"])]
@@ -206,12 +206,14 @@ pub(crate) enum Command {
         common: Common,
     },
     /// Print the node id of a key file, which others need for `--accept`
+    #[command(after_long_help = help::ID)]
     Id {
         /// Key file; made if missing
         #[arg(long, value_name = "FILE")]
         identity: PathBuf,
     },
     /// Print this node's address: with `--identity` and `--port`, the one that `listen` with the same will have
+    #[command(after_long_help = help::ADDR)]
     Addr {
         #[command(flatten)]
         common: Common,
@@ -220,8 +222,10 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Name(NameCommand),
     /// Ask a peer for answers: by its brokers, which works whatever the NATs, or on a pipe
+    #[command(after_long_help = help::PING)]
     Ping(Ping),
     /// Measure the NATs in front of this machine and say what they do
+    #[command(after_long_help = help::NAT)]
     Nat {
         #[command(flatten)]
         common: Common,
@@ -229,7 +233,15 @@ pub(crate) enum Command {
     /// Check a server list
     #[command(subcommand)]
     Servers(ServersCommand),
+    /// Run listen, expose, daemon or serve as a service of this user, by a unit of systemd
+    #[command(subcommand)]
+    Service(ServiceCommand),
+    /// Find what in firewall, router, DNS, clock and server list stands in the way, and the command that mends it. Ends
+    /// with 1 if something does
+    #[command(after_long_help = help::DOCTOR)]
+    Doctor(Doctor),
     /// List this machine's network interfaces, their addresses and gateways, and what the internet sees of each
+    #[command(after_long_help = help::INTERFACES)]
     Interfaces {
         /// Server list, of which STUN servers are asked. Without it nobody is asked
         #[arg(long, value_name = "FILE")]
@@ -237,8 +249,10 @@ pub(crate) enum Command {
     },
     /// Open a port on the router in front of this machine, by PCP, NAT-PMP or UPnP, and hold it open until interrupted;
     /// or see and remove what is open
+    #[command(after_long_help = help::MAP)]
     Map(Map),
     /// Ask time servers how far this machine's clock is off, and how sure that is
+    #[command(after_long_help = help::CLOCK)]
     Clock {
         /// Server list, a TOML file with tables `ntp` (host, port). Without it, public servers of others are used
         #[arg(long, value_name = "FILE")]
@@ -279,6 +293,7 @@ pub(crate) enum Command {
         common: Common,
     },
     /// List the peers that this machine was paired with, or forget one
+    #[command(after_long_help = help::PEERS)]
     Peers {
         #[command(subcommand)]
         command: Option<PeersCommand>,
@@ -295,6 +310,7 @@ pub(crate) enum Command {
     Serve(Serve),
     /// Try every strategy between two nodes on this machine, with servers of its own; and a session, whose connection is cut
     /// while bytes are under way
+    #[command(after_long_help = help::DEMO)]
     Demo {
         /// Mebibytes to send each way
         #[arg(long, default_value_t = 64, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..=4096))]
@@ -302,11 +318,13 @@ pub(crate) enum Command {
     },
     /// Run a `--trace` file again, offline: ends with 0 if the node acts the same, with 1 and the first
     /// difference if it does not, with 2 for a file that is no trace
+    #[command(after_long_help = help::REPLAY)]
     Replay {
         /// File that `--trace` wrote
         file: PathBuf,
     },
     /// Print a server list with every field there is, and the defaults
+    #[command(after_long_help = help::CONFIG)]
     Config,
     /// Print a shell's completion script
     #[command(after_long_help = help::COMPLETIONS)]
@@ -432,6 +450,7 @@ pub(crate) struct Receive {
 #[derive(Debug, Subcommand)]
 pub(crate) enum PeersCommand {
     /// Forget a peer, which is not told
+    #[command(after_long_help = help::FORGET)]
     Forget {
         /// The peer's name
         name: Name,
@@ -443,6 +462,7 @@ pub(crate) enum PeersCommand {
 pub(crate) enum NameCommand {
     /// Take a name for the key of `--identity` and the address that `addr` prints, for a day. `listen --name` and
     /// `daemon --name` hold a name as long as they run
+    #[command(after_long_help = help::REGISTER)]
     Register {
         /// The name
         name: Name,
@@ -450,6 +470,7 @@ pub(crate) enum NameCommand {
         common: Common,
     },
     /// Print the address that a name leads to
+    #[command(after_long_help = help::RESOLVE)]
     Resolve {
         /// The name
         name: Name,
@@ -457,6 +478,7 @@ pub(crate) enum NameCommand {
         common: Common,
     },
     /// Give up a name that the key of `--identity` has
+    #[command(after_long_help = help::RELEASE)]
     Release {
         /// The name
         name: Name,
@@ -464,6 +486,7 @@ pub(crate) enum NameCommand {
         common: Common,
     },
     /// Forget which key a name had, where it is right that it has another one now. Asks nobody
+    #[command(after_long_help = help::FORGET_NAME)]
     Forget {
         /// The name
         name: Name,
@@ -511,6 +534,65 @@ pub(crate) enum ServersCommand {
         #[command(flatten)]
         common: Common,
     },
+}
+
+/// Actions on units of the user's systemd.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ServiceCommand {
+    /// Write the unit `p2pd-NAME.service` for a command line, which runs in the current folder, and begin it. A unit of this
+    /// name that `install` made is replaced
+    #[command(after_long_help = help::INSTALL)]
+    Install {
+        /// Name of the service, letters, digits and hyphens. Default: the command
+        #[arg(long, value_name = "NAME")]
+        name: Option<ServiceName>,
+        /// Print the unit, and write nothing
+        #[arg(long)]
+        dry_run: bool,
+        /// The command, one of listen, expose, daemon and serve, with its options
+        #[arg(required = true, last = true, value_name = "COMMAND")]
+        command: Vec<String>,
+    },
+    /// End a service, and remove its unit
+    #[command(after_long_help = help::REMOVE)]
+    Remove {
+        /// Name of the service
+        name: ServiceName,
+    },
+    /// List the services, and whether they run. Ends with 1 if one does not
+    #[command(after_long_help = help::SERVICES)]
+    Status,
+}
+
+/// Name of a service: 1 to 63 letters, digits and hyphens.
+#[derive(Clone, Debug)]
+pub(crate) struct ServiceName(pub(crate) String);
+
+impl std::str::FromStr for ServiceName {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let fits = |c: u8| c.is_ascii_alphanumeric() || c == b'-';
+        match (1..64).contains(&text.len()) && text.bytes().all(fits) {
+            true => Ok(ServiceName(text.into())),
+            false => Err("not 1 to 63 letters, digits and hyphens"),
+        }
+    }
+}
+
+/// An examination of this machine.
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// Run the commands that mend what stands in the way; each is shown in full and asked about
+    #[arg(long)]
+    pub(crate) fix: bool,
+    /// Say yes to each of these commands
+    #[arg(long, short, requires = "fix")]
+    pub(crate) yes: bool,
+    #[command(flatten)]
+    pub(crate) port: MapPort,
+    #[command(flatten)]
+    pub(crate) common: Common,
 }
 
 /// A daemon to be asked.

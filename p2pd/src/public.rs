@@ -38,7 +38,7 @@ pub(crate) fn agree(servers: &Servers, say: Say) -> Result<(), String> {
         "No server list was given (--config). There are public servers of others: {names}.\n\
          They learn this machine's address, and whom it calls. Use them from now on? [y/N]"
     ));
-    if !is_yes(&read_line(io::stdin().lock())) {
+    if !yes() {
         return Err("no servers: give --config FILE, or --no-servers for calls without any".into());
     }
     // Where it cannot be kept, it is asked again.
@@ -74,6 +74,11 @@ fn keep(file: &Path, hash: &str) -> io::Result<()> {
         Err(why) => return Err(why),
     };
     p2pd_sys::replace_private(file, format!("{before}{hash}\n").as_bytes())
+}
+
+/// Reads a line from standard input. True for a yes.
+pub(crate) fn yes() -> bool {
+    is_yes(&read_line(io::stdin().lock()))
 }
 
 /// Reads a line and nothing behind it, which is for whoever reads next.

@@ -7,6 +7,7 @@ use p2pd_core::{Name, NodeId, PipeMode, Plan, Strategy, Target};
 
 use crate::checks::Listed;
 use crate::daemon::Prepared;
+use crate::doctor::Patient;
 use crate::exec::Program;
 use crate::file::{self, Batch, Receiving};
 use crate::forward::options::{Expose, Forward};
@@ -32,6 +33,7 @@ pub(crate) enum Task {
     Nat,
     /// The servers of the list, which is read later on.
     Check(Listed),
+    Doctor(Box<Patient>),
     Ping(Target, Box<ping::Wanted>),
     /// True if bytes may be compressed.
     Send(Target, Plan, Batch, bool),
@@ -155,6 +157,12 @@ impl Task {
             Command::Servers(ServersCommand::Check { common }) => {
                 (Task::Check(Listed::default()), common, no_port)
             }
+            Command::Doctor(doctor) => {
+                let port = (doctor.port.wanted(), doctor.port.external());
+                let patient = Box::new(Patient::new(&doctor));
+                // A listener may be running, and have the port that is asked about.
+                (Task::Doctor(patient), Common { port: 0, ..doctor.common }, port)
+            }
             Command::Addr { common } => (Task::Addr, common, no_port),
             // What needs no node has been done by now.
             _ => return Err("there is nothing to do".into()),
@@ -243,7 +251,7 @@ impl Task {
                 matches!(to, Target::Name(_))
             }
             Task::Service(to, ..) | Task::Forward(to, ..) => matches!(to, Target::Name(_)),
-            Task::Name(_) | Task::Daemon(..) | Task::Check(_) => true,
+            Task::Name(_) | Task::Daemon(..) | Task::Check(_) | Task::Doctor(_) => true,
             _ => self.holds().is_some(),
         }
     }

@@ -2,21 +2,17 @@
 //! are replaced: the server's host, and the example's address by the listener's.
 #![cfg(unix)]
 
+mod machine;
 mod terminal;
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Child, Stdio};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
-use p2pd::servers::{FORBID_PUBLIC, Servers};
-use tempfile::TempDir;
-use terminal::at_terminal;
+use machine::{Machine, Terminal};
+use p2pd::servers::Servers;
 
-const PATIENCE: Duration = Duration::from_secs(60);
 /// The program at this machine alone, with ports that are free.
 const PROGRAM: &str = r#"#!/bin/sh
 verb=$1; shift
@@ -66,79 +62,7 @@ impl Document {
     }
 }
 
-/// A machine of its own: a folder that is home and current, with the program in its path.
-struct Machine {
-    dir: TempDir,
-}
-
-/// A command at a terminal.
-struct Terminal {
-    child: Child,
-    said: Arc<Mutex<String>>,
-}
-
-impl Drop for Terminal {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Machine {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let bin = dir.path().join("bin");
-        std::fs::create_dir(&bin).unwrap();
-        std::fs::write(bin.join("p2pd"), PROGRAM).unwrap();
-        std::fs::set_permissions(bin.join("p2pd"), PermissionsExt::from_mode(0o755)).unwrap();
-        Machine { dir }
-    }
-
-    fn path(&self, name: &str) -> std::path::PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn types(&self, line: &str) -> Terminal {
-        let mut command = at_terminal(line);
-        let bin = self.path("bin").display().to_string();
-        let path = format!("{bin}:{}", std::env::var("PATH").unwrap_or_default());
-        command.env("PATH", path).env("HOME", self.dir.path()).env("P2PD", env!("CARGO_BIN_EXE_p2pd"));
-        command.env("SHELL", "/bin/sh").env(FORBID_PUBLIC, "1").current_dir(self.dir.path());
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let said = Arc::new(Mutex::new(String::new()));
-        let (mut from, into) = (child.stdout.take().unwrap(), said.clone());
-        std::thread::spawn(move || {
-            let mut buffer = [0; 4096];
-            while let Ok(n @ 1..) = from.read(&mut buffer) {
-                into.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..n]));
-            }
-        });
-        Terminal { child, said }
-    }
-}
-
 impl Terminal {
-    fn said(&self) -> String {
-        self.said.lock().unwrap().clone()
-    }
-
-    /// Waits for a line that begins so, and returns its rest.
-    fn says(&self, begin: &str) -> String {
-        let since = Instant::now();
-        loop {
-            let said = self.said();
-            let whole = said.rsplit_once('\n').map_or("", |(whole, _)| whole);
-            let mut lines =
-                whole.lines().map(|line| line.rsplit('\r').find(|part| !part.is_empty()).unwrap_or(""));
-            let found = lines.find_map(|line| line.split_once(begin));
-            if let Some((_, rest)) = found {
-                return rest.trim().to_owned();
-            }
-            assert!(since.elapsed() < PATIENCE, "not {begin:?}: {said}");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
-
     /// Says yes to the next peer.
     fn lets_in(&mut self) {
         self.says("wants in");
@@ -150,18 +74,6 @@ impl Terminal {
         let said = self.says("wants to send ");
         assert!(said.starts_with(list), "{said}");
         self.child.stdin.as_mut().unwrap().write_all(b"y\n").unwrap();
-    }
-
-    fn ends(mut self) -> (Option<i32>, String) {
-        let since = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                std::thread::sleep(Duration::from_millis(50));
-                return (status.code(), self.said());
-            }
-            assert!(since.elapsed() < PATIENCE, "goes on: {}", self.said());
-            std::thread::sleep(Duration::from_millis(10));
-        }
     }
 }
 
@@ -179,7 +91,7 @@ fn to(line: &str, address: &str) -> String {
 
 /// `serve` as a document has it, whose list is copied to a computer.
 fn serves(line: &str, list_to: &Path) -> (Machine, Terminal) {
-    let server = Machine::new();
+    let server = Machine::new(PROGRAM);
     let serving = server.types(&line.replace("server.example", "127.0.0.1"));
     serving.says("serving: ");
     std::fs::copy(server.path("servers.toml"), list_to).unwrap();
@@ -198,7 +110,7 @@ fn the_readmes_two_computers() {
     };
     assert_eq!(serve, SERVE);
     assert_eq!(demo.split('#').next().unwrap().trim(), "p2pd demo");
-    let (here, there) = (Machine::new(), Machine::new());
+    let (here, there) = (Machine::new(PROGRAM), Machine::new(PROGRAM));
     let _serving = serves(serve, &there.path("servers.toml"));
     std::fs::copy(there.path("servers.toml"), here.path("servers.toml")).unwrap();
     let listener = there.types(listen);
@@ -244,7 +156,7 @@ fn two_computers_of_the_guide() {
     else {
         panic!("{commands:?}")
     };
-    let (here, there) = (Machine::new(), Machine::new());
+    let (here, there) = (Machine::new(PROGRAM), Machine::new(PROGRAM));
     let listener = there.types(alone);
     let (code, said) = here.types(&to(alone_to, &listener.says("ready: "))).ends();
     assert_eq!(code, Some(0), "{said}");
@@ -278,7 +190,7 @@ fn files_and_names_of_the_guide() {
     else {
         panic!("{files:?} {names:?}")
     };
-    let (here, there) = (Machine::new(), Machine::new());
+    let (here, there) = (Machine::new(PROGRAM), Machine::new(PROGRAM));
     let _serving = serves(SERVE, &there.path("servers.toml"));
     std::fs::copy(there.path("servers.toml"), here.path("servers.toml")).unwrap();
     for name in ["one.jpg", "two.jpg"] {
@@ -329,7 +241,7 @@ fn machines_of_the_guide_that_know_each_other() {
     let [("here", host), ("there", guest), ("here", listen), ("there", connect)] = commands[..] else {
         panic!("{commands:?}")
     };
-    let (here, there) = (Machine::new(), Machine::new());
+    let (here, there) = (Machine::new(PROGRAM), Machine::new(PROGRAM));
     let _serving = serves(SERVE, &there.path("servers.toml"));
     std::fs::copy(there.path("servers.toml"), here.path("servers.toml")).unwrap();
     std::fs::write(there.path("file"), "by pairing\n").unwrap();
@@ -352,7 +264,7 @@ fn the_socket_handed_over() {
     let [("there", listen), ("here", by_three), ("here", by_stdio)] = commands[..] else {
         panic!("{commands:?}")
     };
-    let (here, there) = (Machine::new(), Machine::new());
+    let (here, there) = (Machine::new(PROGRAM), Machine::new(PROGRAM));
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/handover/receive.py");
     std::fs::copy(example, here.path("receive.py")).unwrap();
     let uncommented = |line: &str| line.split('#').next().unwrap().trim().to_owned();
@@ -373,7 +285,7 @@ fn the_rest_api_of_the_guide() {
     let commands = document!("docs/src/guide/rest.md").commands();
     let [(_, daemon), (_, function), calls @ ..] = &commands[..] else { panic!("{commands:?}") };
     assert_eq!(calls.len(), 7);
-    let here = Machine::new();
+    let here = Machine::new(PROGRAM);
     let _serving = serves(SERVE, &here.path("servers.toml"));
     std::fs::write(here.path("file"), "ECHO bytes").unwrap();
     let daemon = here.types(daemon);
@@ -398,7 +310,7 @@ fn the_rest_api_of_the_guide() {
 fn watching_of_the_guide() {
     let commands = document!("docs/src/guide/watching.md").commands();
     let [(_, daemon), (_, status), (_, curl)] = commands[..] else { panic!("{commands:?}") };
-    let here = Machine::new();
+    let here = Machine::new(PROGRAM);
     let _serving = serves(SERVE, &here.path("servers.toml"));
     let daemon = here.types(daemon);
     let api = daemon.says("API on http://").split(',').next().unwrap().to_owned();
@@ -438,7 +350,7 @@ fn services_of_the_guide() {
     else {
         panic!("{commands:?}")
     };
-    let (here, there) = (Machine::new(), Machine::new());
+    let (here, there) = (Machine::new(PROGRAM), Machine::new(PROGRAM));
     let _serving = serves(SERVE, &there.path("servers.toml"));
     std::fs::copy(there.path("servers.toml"), here.path("servers.toml")).unwrap();
     let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
@@ -474,7 +386,7 @@ fn the_lists_of_the_guide() {
     let blocks = document!("docs/src/guide/servers.md").blocks("toml");
     assert!(blocks.len() >= 4);
     for block in blocks {
-        let here = Machine::new();
+        let here = Machine::new(PROGRAM);
         std::fs::write(here.path("list.toml"), block).unwrap();
         for name in ["password", "proxy-password"] {
             std::fs::write(here.path(name), "secret\n").unwrap();

@@ -1,11 +1,11 @@
 //! `p2pd map` and `p2pd clock` as their user sees them, on loopback; the lab tests them with routers.
 #![cfg(unix)]
 
+mod ntp;
+
 use std::fs;
 use std::net::UdpSocket;
-use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::time::SystemTime;
 
 fn p2pd(args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_p2pd"));
@@ -72,40 +72,19 @@ fn interfaces_are_listed() {
     assert_eq!((code, said.contains("/nonexistent")), (Some(2), true), "{said}");
 }
 
-/// A server whose clock is a second ahead, and its list.
-fn ahead(dir: &Path) -> String {
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let list = dir.join("list.toml");
-    let port = socket.local_addr().unwrap().port();
-    fs::write(&list, format!("[[ntp]]\nhost = \"127.0.0.1\"\nport = {port}\n")).unwrap();
-    std::thread::spawn(move || {
-        let mut request = [0; 48];
-        while let Ok((48, from)) = socket.recv_from(&mut request) {
-            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
-            let seconds = (now.as_secs() + 1 + 2_208_988_800) as u32;
-            let fraction = ((u64::from(now.subsec_nanos()) << 32) / 1_000_000_000) as u32;
-            let stamp = [seconds.to_be_bytes(), fraction.to_be_bytes()].concat();
-            let head = [0x24, 1, 6, 0xe7, 0, 0, 0, 0, 0, 0, 0, 0, b'G', b'P', b'S', 0];
-            let answer = [&head[..], &stamp, &request[40..], &stamp, &stamp].concat();
-            if socket.send_to(&answer, from).is_err() {
-                return;
-            }
-        }
-    });
-    list.to_str().unwrap().to_owned()
-}
-
 #[test]
 fn the_clock_is_compared_with_a_servers() {
     let dir = tempfile::tempdir().unwrap();
-    let list = ahead(dir.path());
-    let (code, said) = ends(&["clock", "--config", &list, "--json"]);
+    let list = dir.path().join("list.toml");
+    fs::write(&list, ntp::ahead()).unwrap();
+    let list = list.to_str().unwrap();
+    let (code, said) = ends(&["clock", "--config", list, "--json"]);
     assert_eq!(code, Some(0), "{said}");
     let event: serde_json::Value = serde_json::from_str(&said).unwrap();
     let (offset, error) = (event["offset_ms"].as_f64().unwrap(), event["error_ms"].as_f64().unwrap());
     assert!((offset + 1000.0).abs() < error + 1.0 && error < 500.0, "{said}");
     assert_eq!((&event["event"], &event["answered"]), (&"clock".into(), &1.into()));
-    let out = p2pd(&["clock", "--config", &list]);
+    let out = p2pd(&["clock", "--config", list]);
     let text = String::from_utf8(out.stdout).unwrap();
     assert!(
         text.contains(" ms behind, give or take ") && text.ends_with("(1 of 1 servers answered)\n"),

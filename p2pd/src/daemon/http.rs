@@ -158,7 +158,13 @@ async fn carry_out(
             "title": "p2pd", "author": "the p2pd developers", "version": env!("CARGO_PKG_VERSION"),
         }))),
         Call::Metrics => Ok(typed(StatusCode::OK, metrics::TYPE, daemon.metrics().await)),
-        Call::Address => Ok(ok(json!({"addr": daemon.node.address().await.to_string()}))),
+        Call::Address => {
+            let mut said = json!({"addr": daemon.node.address().await.to_string()});
+            if let Some(name) = daemon.name {
+                said["name"] = name.to_string().into();
+            }
+            Ok(ok(said))
+        }
         Call::Qr => {
             let picture = qr(&daemon.node.address().await.to_string()).ok_or(Refused::TooLong)?;
             Ok(typed(StatusCode::OK, "image/svg+xml", picture))

@@ -80,6 +80,8 @@ struct Daemon {
     common: Common,
     /// The page, with the nonce of its policy.
     page: (String, String),
+    /// Name that the node holds.
+    name: Option<p2pd_core::Name>,
 }
 
 #[derive(Debug)]
@@ -98,6 +100,7 @@ pub(crate) struct Prepared {
     token_file: Option<PathBuf>,
     allow_null: bool,
     common: Common,
+    name: Option<p2pd_core::Name>,
 }
 
 impl Prepared {
@@ -126,6 +129,7 @@ impl Prepared {
             token_file,
             allow_null: options.allow_origin.is_some(),
             common: options.common.clone(),
+            name: options.name,
         })
     }
 }
@@ -147,6 +151,7 @@ pub(crate) async fn run(node: &Node, prepared: Prepared, way: Option<WayOut>, sa
         events: Feed::new(),
         metrics: Arc::default(),
         places: Places::new(prepared.common.bind, prepared.common.interfaces()),
+        name: prepared.name,
         bodies: Semaphore::new(BODIES),
         streams: Arc::new(Semaphore::new(STREAMS)),
         turns: turn::Turns::default(),

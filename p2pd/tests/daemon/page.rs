@@ -90,9 +90,11 @@ fn a_name_is_as_good_as_an_address() {
     there.args(["--identity", &path("there.key")]);
     let (_listening, events) = start(there, "ready");
     let id = events.iter().find(|event| event["event"] == "ready").unwrap()["node_id"].clone();
-    let here = Daemon::with(&["--config", &list, "--identity", &path("here.key")]);
+    let here = Daemon::with(&["--config", &list, "--identity", &path("here.key"), "--name", "mine"]);
     browser.call("Page.navigate", json!({"url": format!("http://{}/#{}", here.api, here.token)}));
     browser.shows("address", &here.address);
+    browser.shows("node", ", mine.peer");
+    assert_eq!(here.ok("/p2p/addr")["name"], "mine.peer");
     let connect = |browser: &mut Browser, to: &str, says: &str| {
         browser.evaluate("document.getElementById('to').select()");
         browser.write(to);
@@ -129,4 +131,52 @@ fn without_its_token_the_page_asks_for_it() {
     browser.press("Enter", 13, "\r");
     browser.shows("nats", "127.0.0.1");
     assert_eq!(browser.evaluate("document.getElementById('ask').hidden"), true);
+}
+
+/// Shows version, servers, sessions and a chart, on a telephone and on a wide window, and does what no peer's text says.
+#[test]
+fn sessions_are_shown_with_a_chart() {
+    let profile = tempfile::tempdir().unwrap();
+    let Some(mut browser) = Browser::start("page::sessions_are_shown_with_a_chart", profile.path(), &[])
+    else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let list = dir.path().join("servers.toml");
+    let _serving = serve(&list, &["--no-turn"]);
+    let here = Daemon::with(&["--config", list.to_str().unwrap()]);
+    let there = Daemon::start();
+    here.ok(&format!("/p2p/session/talk/open/{}", there.address));
+    here.ok(&format!("/p2p/open/con/{}", there.address));
+    browser.call("Page.navigate", json!({"url": format!("http://{}/#{}", here.api, here.token)}));
+    browser.shows("node", env!("CARGO_PKG_VERSION"));
+    browser.shows("servers", "1 of 1 brokers take our messages; no relayed address");
+    browser.shows("sessions", "talk");
+    browser.shows("sessions", "direct to 127.0.0.1:");
+    // The peer's answers are carried and counted.
+    here.ok("/p2p/send/con/ECHO%20hello");
+    browser.becomes("looks.at(-1) && looks.at(-1).sent >= 10");
+    browser.becomes("document.getElementById('sent').getAttribute('points').split(' ').length >= 2");
+    browser.shows("rate-sent", "B/s");
+    browser.shows("rate-trip", "round trip ");
+    // What comes from elsewhere stays text.
+    let hostile = "<img src=x onerror=alert(1)>";
+    let row = format!("document.createElement('div').appendChild(text('td', {}))", json!(hostile));
+    assert_eq!(browser.evaluate(&format!("{row}.innerHTML")), "&lt;img src=x onerror=alert(1)&gt;");
+    for (width, height) in [(390, 844), (1280, 800)] {
+        let size = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 400});
+        browser.call("Emulation.setDeviceMetricsOverride", size);
+        let shown = browser.evaluate("document.documentElement.scrollWidth").as_i64().unwrap();
+        // A wide window has a bar to scroll by.
+        assert!(shown <= width, "{shown} of {width}");
+        if let Some(folder) = std::env::var_os("P2PD_SCREENSHOTS") {
+            let picture = browser.call("Page.captureScreenshot", json!({"captureBeyondViewport": true}));
+            let picture = data_encoding::BASE64.decode(picture["data"].as_str().unwrap().as_bytes()).unwrap();
+            std::fs::write(std::path::Path::new(&folder).join(format!("{width}.png")), picture).unwrap();
+        }
+    }
+    let own = format!("http://{}/", here.api);
+    let inside = |url: &String| url.starts_with(&own) || url.starts_with("data:");
+    assert!(browser.requests.iter().all(inside), "{:?}", browser.requests);
+    assert_eq!(browser.complaints, Vec::<Value>::new());
 }
