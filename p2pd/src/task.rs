@@ -8,7 +8,7 @@ use p2pd_core::{Name, NodeId, PeerAddress, PipeMode, Plan, Strategy, Target};
 use crate::checks::Listed;
 use crate::daemon::Prepared;
 use crate::exec::Program;
-use crate::file::{self, Batch, Receiving};
+use crate::file::{self, Batch, Parcel, Receiving};
 use crate::forward::options::{Expose, Forward};
 use crate::forward::{self, Exposing, ServiceName};
 use crate::invitation::Invitation;
@@ -33,11 +33,10 @@ pub(crate) enum Task {
     /// The servers of the list, which is read later on.
     Check(Listed),
     Ping(Target, Box<ping::Wanted>),
-    /// True if bytes may be compressed.
-    Send(Target, Plan, Batch, bool),
+    Send(Target, Plan, Parcel),
     Receive(Receiving, Invitation),
     /// Files to whoever has a code.
-    SendByCode(Role, Plan, Batch, bool),
+    SendByCode(Role, Plan, Parcel),
     /// Files of the one sender with this code.
     ReceiveByCode(Role, Receiving),
     Pair(Role, Option<Name>),
@@ -165,13 +164,13 @@ impl Task {
         if to.is_none() {
             needs_broker(&common)?;
         }
-        let (batch, packs) = (Batch::new(&paths, say)?, !no_compress);
+        let parcel = Parcel { batch: Batch::new(&paths, say)?, packs: !no_compress, by_code: to.is_none() };
         let plan = file::plan(Plan::new());
         let task = match to {
-            Some(to) => Task::Send(to, plan, batch, packs),
+            Some(to) => Task::Send(to, plan, parcel),
             None => {
                 let invitation = Invitation::new("receive", "", None, false, &common);
-                Task::SendByCode(Role::Host(invitation), plan, batch, packs)
+                Task::SendByCode(Role::Host(invitation), plan, parcel)
             }
         };
         Ok((task, common, (false, 0)))
