@@ -8,7 +8,7 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use p2pd_tests::lab::{Child, Line};
+use p2pd_tests::lab::{Child, Line, SERVER};
 use p2pd_tests::require_lab;
 use p2pd_tests::world::{PATIENCE, TwoLines, World, event, program};
 use serde_json::Value;
@@ -50,6 +50,8 @@ impl Noise {
 
 /// Two homes, and what goes from the first to the second.
 struct Homes {
+    /// Folder with the programs of magic-wormhole, if these send and receive.
+    wormhole: Option<PathBuf>,
     world: World,
     lines: TwoLines,
     dir: tempfile::TempDir,
@@ -62,7 +64,7 @@ impl Homes {
         // The sender's second network is the third home's.
         let lines = TwoLines::to(&world, 2);
         let dir = tempfile::tempdir().unwrap();
-        let homes = Homes { world, lines, dir, sizes };
+        let homes = Homes { wormhole: None, world, lines, dir, sizes };
         let mut noise = Noise(0x9e37_79b9_7f4a_7c15);
         for n in 0..sizes.files {
             let folder = homes.at("folder").join(format!("{:02}", n / 100));
@@ -91,11 +93,46 @@ impl Homes {
 
     /// Begins to send, under a new code.
     fn begin(&self, what: &str) -> [Child; 2] {
-        let mut sender = self.start(0, &["send", self.at(what).to_str().unwrap()]);
+        let (path, into) = (self.at(what), self.at(RECEIVED));
+        let (path, into) = (path.to_str().unwrap(), into.to_str().unwrap());
+        if let Some(bin) = &self.wormhole {
+            let mut sender = self.wormhole(bin, 0, &["send", "--hide-progress", "--no-qr", path]);
+            let said = "Wormhole code is: ";
+            let code = sender.wait_for_line(|line| line.starts_with(said), PATIENCE).unwrap();
+            fs::create_dir_all(into).unwrap();
+            let receive = ["receive", "--hide-progress", "--accept-file", "-o", into, &code[said.len()..]];
+            return [sender, self.wormhole(bin, 1, &receive)];
+        }
+        let mut sender = self.start(0, &["send", path]);
         let code = event(&mut sender, "code")["code"].as_str().unwrap().to_owned();
-        let into = self.at(RECEIVED);
-        let receiver = self.start(1, &["receive", &code, "--yes", "--dir", into.to_str().unwrap()]);
-        [sender, receiver]
+        [sender, self.start(1, &["receive", &code, "--yes", "--dir", into])]
+    }
+
+    fn wormhole(&self, bin: &Path, host: usize, args: &[&str]) -> Child {
+        let (host, server) = (self.world.lab.host(host), SERVER[0]);
+        let mut command = host.command(bin.join("wormhole").to_str().unwrap());
+        command.env("HOME", self.at(host.name())).env("PYTHONDONTWRITEBYTECODE", "1");
+        command.args(["--relay-url", &format!("ws://{server}:4000/v1")]);
+        command.args(["--transit-helper", &format!("tcp:{server}:4001")]).args(args);
+        host.spawn(command).unwrap()
+    }
+
+    /// Goes on with magic-wormhole, whose servers are begun and returned.
+    fn take_wormhole(&mut self, bin: &Path) -> [Child; 2] {
+        let server = self.world.lab.server();
+        let begin = |what: &str, port: u16| {
+            let mut command = server.command(bin.join("twist").to_str().unwrap());
+            // A mailbox keeps a file there.
+            command.current_dir(self.dir.path()).env("PYTHONDONTWRITEBYTECODE", "1");
+            command.args([what, &format!("--port=tcp:{port}")]);
+            let mut child = server.spawn(command).unwrap();
+            let begun = child.wait_for_line(|line| line.contains(&format!("starting on {port}")), PATIENCE);
+            assert!(begun.is_ok(), "{begun:?}");
+            child
+        };
+        let servers = [begin("wormhole-mailbox", 4000), begin("transitrelay", 4001)];
+        self.wormhole = Some(bin.to_owned());
+        servers
     }
 
     /// Waits until this part of what is sent is there, in hundredths.
@@ -121,16 +158,38 @@ impl Homes {
         [sender, receiver].map(|mut child| child.lines().to_vec())
     }
 
-    /// Sends without a cut. Returns the time from the code to the end of both.
+    /// Sends without a cut. Returns the time from the start of the sender to the end of both.
     fn whole(&self, what: &str) -> Duration {
         let began = Instant::now();
-        let [mut sender, mut receiver] = self.begin(what);
-        for child in [&mut receiver, &mut sender] {
-            child.wait(self.sizes.patience).unwrap();
+        let ends = self.begin(what);
+        self.ends(what, ends);
+        began.elapsed()
+    }
+
+    /// Ends the receiver once half has been sent, and both begin again. Returns the time from then on, and the hundredths
+    /// that were sent again.
+    fn killed(&self, what: &str) -> (Duration, u64) {
+        let all = weight(&self.at(what));
+        let [sender, receiver] = self.begin(what);
+        let (began, before) = (Instant::now(), self.sent());
+        while self.sent() - before < all / 2 {
+            assert!(began.elapsed() < self.sizes.patience, "{what}");
+            sleep(Duration::from_millis(2));
         }
-        let took = began.elapsed();
-        self.ends(what, [sender, receiver]);
-        took
+        receiver.kill();
+        sender.kill();
+        let (began, before) = (Instant::now(), self.sent());
+        let ends = self.begin(what);
+        self.ends(what, ends);
+        (began.elapsed(), (self.sent() - before) * 100 / all)
+    }
+
+    /// Returns the bytes that the sender's host has sent by its first line, with all headers.
+    fn sent(&self) -> u64 {
+        let counts =
+            self.world.lab.host(0).enter(|| fs::read_to_string("/proc/thread-self/net/dev").unwrap());
+        let line = counts.lines().find_map(|line| line.trim().strip_prefix("eth0:"));
+        line.and_then(|line| line.split_whitespace().nth(8)?.parse().ok()).unwrap()
     }
 
     /// Sends with three cuts. Returns the time of all, and the bytes that were there at the last begin: on the disk, and as
@@ -208,4 +267,37 @@ fn a_folder_and_a_large_file_by_code_outlive_three_cuts() {
         println!("{what}: {all} bytes with three cuts in {took:?}; {there} were there at the last begin");
         assert_eq!((there, there < all), (kept, true), "{what}");
     }
+}
+
+#[test]
+#[ignore = "takes minutes: tests/long/send"]
+fn ten_thousand_files_and_two_gibibytes_beside_other_programs() {
+    require_lab!(Mosquitto, Coturn);
+    let mut homes = Homes::new(Sizes { files: 10_000, large: 2 << 30, patience: Duration::from_secs(600) });
+    for what in ["folder", "large"] {
+        let (took, kept, there) = homes.cut(what);
+        println!("p2pd, {what}: with three cuts {:.1} s", took.as_secs_f64());
+        assert_eq!(there, kept, "{what}");
+    }
+    let mut rows = Vec::new();
+    let mut row = |homes: &Homes, name: &str| {
+        let cells = ["folder", "large"].map(|what| {
+            let (whole, (again, share)) = (homes.whole(what), homes.killed(what));
+            format!("{:.1} | {:.1}, {share} %", whole.as_secs_f64(), again.as_secs_f64())
+        });
+        rows.push(format!("| {name} | {} |", cells.join(" | ")));
+    };
+    row(&homes, "p2pd");
+    match std::env::var_os("P2PD_WORMHOLE") {
+        Some(bin) => {
+            let _servers = homes.take_wormhole(Path::new(&bin));
+            row(&homes, "magic-wormhole");
+        }
+        None => println!("SKIPPED magic-wormhole: not installed"),
+    }
+    println!(
+        "| program | 10,000 files, s | again after a kill: s, sent | 2 GiB, s | again after a kill: s, sent |"
+    );
+    println!("|---|---|---|---|---|");
+    rows.iter().for_each(|row| println!("{row}"));
 }
