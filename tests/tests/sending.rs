@@ -146,24 +146,24 @@ impl Homes {
         assert!(there < all, "{what}: too fast to be cut");
     }
 
-    /// Waits until both have ended well, and what arrived is what was sent. Returns what they said.
-    fn ends(&self, what: &str, [mut sender, mut receiver]: [Child; 2]) -> [Vec<Line>; 2] {
+    /// Waits until both have ended well, and what arrived is what was sent. Returns what they said, and when they ended.
+    fn ends(&self, what: &str, [mut sender, mut receiver]: [Child; 2]) -> ([Vec<Line>; 2], Instant) {
         for child in [&mut receiver, &mut sender] {
             let ended = child.wait(self.sizes.patience).map(|status| status.success());
             assert!(matches!(ended, Ok(true)), "{what}: {ended:?}: {:?}", child.lines());
         }
+        let at = Instant::now();
         let two = [self.at(what), self.at(RECEIVED).join(what)];
         assert!(Command::new("diff").arg("-r").args(two).status().unwrap().success(), "{what} differs");
         fs::remove_dir_all(self.at(RECEIVED)).unwrap();
-        [sender, receiver].map(|mut child| child.lines().to_vec())
+        ([sender, receiver].map(|mut child| child.lines().to_vec()), at)
     }
 
     /// Sends without a cut. Returns the time from the start of the sender to the end of both.
     fn whole(&self, what: &str) -> Duration {
         let began = Instant::now();
         let ends = self.begin(what);
-        self.ends(what, ends);
-        began.elapsed()
+        self.ends(what, ends).1 - began
     }
 
     /// Ends the receiver once half has been sent, and both begin again. Returns the time from then on, and the hundredths
@@ -180,8 +180,8 @@ impl Homes {
         sender.kill();
         let (began, before) = (Instant::now(), self.sent());
         let ends = self.begin(what);
-        self.ends(what, ends);
-        (began.elapsed(), (self.sent() - before) * 100 / all)
+        let (_, at) = self.ends(what, ends);
+        (at - began, (self.sent() - before) * 100 / all)
     }
 
     /// Returns the bytes that the sender's host has sent by its first line, with all headers.
@@ -218,8 +218,8 @@ impl Homes {
 
         let kept = kept(&self.at(RECEIVED));
         let ends = self.begin(what);
-        let [_, receiver] = self.ends(what, ends);
-        (began.elapsed(), kept, there_before(&receiver))
+        let ([_, receiver], at) = self.ends(what, ends);
+        (at - began, kept, there_before(&receiver))
     }
 }
 
