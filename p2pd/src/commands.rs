@@ -229,12 +229,12 @@ async fn carry_out(
         Task::Service(to, plan, service) => forward::connect(node, (&to, plan), service, metrics, say).await,
         Task::Forward(to, plan, wanted) => forward::forward(node, (&to, plan), wanted, say).await,
         Task::Expose(exposing, _, invitation) => forward::expose(node, exposing, invitation, say).await,
-        Task::Send(to, plan, batch, packs) => send_files(node, (&to, plan), (batch, packs), say, said).await,
-        Task::SendByCode(role, plan, batch, packs) => {
+        Task::Send(to, plan, parcel) => send_files(node, (&to, plan), parcel, say, said).await,
+        Task::SendByCode(role, plan, parcel) => {
             match meet::meet(node, meet::Purpose::File, &role, say).await {
                 Ok((address, ..)) => {
                     let to = Target::Address(Box::new(address));
-                    send_files(node, (&to, plan), (batch, packs), say, said).await
+                    send_files(node, (&to, plan), parcel, say, said).await
                 }
                 Err(code) => code,
             }
@@ -446,11 +446,11 @@ async fn all_said(said: &Said) {
 async fn send_files(
     node: &Node,
     to: (&Target, Plan),
-    files: (file::Batch, bool),
+    parcel: file::Parcel,
     say: Say,
     said: &Said,
 ) -> ExitCode {
-    match file::send(node, to, files, say).await {
+    match file::send(node, to, parcel, say).await {
         Ok(code) => code,
         Err(why) => {
             all_said(said).await;

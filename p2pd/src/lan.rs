@@ -80,7 +80,7 @@ async fn keep(
         }
     };
     loop {
-        let ours = addresses(&common);
+        let ours = addresses(&node, &common);
         match announce(&mdns, &key, &ours, port, &common) {
             Ok(tags) => {
                 let at: Vec<String> = ours.iter().map(|ip| SocketAddr::new(*ip, port).to_string()).collect();
@@ -92,7 +92,7 @@ async fn keep(
             Err(why) => say.error(&format!("--lan: {why}")),
         }
         tokio::select! {
-            () = is_due(&mdns, &ours, &common) => {}
+            () = is_due(&mdns, &ours, &node, &common) => {}
             _ = &mut ended => break,
         }
         match multicast(&common) {
@@ -108,11 +108,11 @@ async fn keep(
 
 /// Waits until other tags are due: their time is over, our addresses have changed, or the thread keeps more records than it
 /// may. It keeps what is said unasked too.
-async fn is_due(mdns: &ServiceDaemon, ours: &[IpAddr], common: &Common) {
+async fn is_due(mdns: &ServiceDaemon, ours: &[IpAddr], node: &Node, common: &Common) {
     let over = Instant::now() + ROTATION;
     while Instant::now() < over {
         sleep(WATCH).await;
-        if addresses(common) != ours {
+        if addresses(node, common) != ours {
             return;
         }
         let Ok(asked) = mdns.get_metrics() else { continue };
@@ -124,11 +124,15 @@ async fn is_due(mdns: &ServiceDaemon, ours: &[IpAddr], common: &Common) {
     }
 }
 
-/// Our addresses to announce.
-fn addresses(common: &Common) -> Vec<IpAddr> {
+/// Our addresses to announce, of the families that the node listens on: a machine without IPv6 has link-local addresses too.
+fn addresses(node: &Node, common: &Common) -> Vec<IpAddr> {
+    let listens = node.current_address();
+    let listens = |ip: &IpAddr| {
+        listens.as_ref().is_some_and(|a| !if ip.is_ipv4() { a.v4().is_empty() } else { a.v6().is_empty() })
+    };
     let all = p2pd_sys::interfaces(common.bind, &common.interfaces()).unwrap_or_default();
     let ours = all.into_iter().filter(|i| i.used && may_announce(i.ip)).map(|i| i.ip);
-    ours.take(MAX_ANNOUNCED).collect()
+    ours.filter(listens).take(MAX_ANNOUNCED).collect()
 }
 
 /// Announces a node's addresses, each under a new tag, and returns the tags.

@@ -9,7 +9,7 @@ use crate::checks::Listed;
 use crate::daemon::Prepared;
 use crate::doctor::Patient;
 use crate::exec::Program;
-use crate::file::{self, Batch, Receiving};
+use crate::file::{self, Batch, Parcel, Receiving};
 use crate::forward::options::{Expose, Forward};
 use crate::forward::{self, Exposing, ServiceName};
 use crate::invitation::Invitation;
@@ -35,11 +35,10 @@ pub(crate) enum Task {
     Check(Listed),
     Doctor(Box<Patient>),
     Ping(Target, Box<ping::Wanted>),
-    /// True if bytes may be compressed.
-    Send(Target, Plan, Batch, bool),
+    Send(Target, Plan, Parcel),
     Receive(Receiving, Invitation),
     /// Files to whoever has a code.
-    SendByCode(Role, Plan, Batch, bool),
+    SendByCode(Role, Plan, Parcel),
     /// Files of the one sender with this code.
     ReceiveByCode(Role, Receiving),
     Pair(Role, Option<Name>),
@@ -177,13 +176,13 @@ impl Task {
         if to.is_none() {
             needs_broker(&common)?;
         }
-        let (batch, packs) = (Batch::new(&paths, say)?, !no_compress);
+        let parcel = Parcel { batch: Batch::new(&paths, say)?, packs: !no_compress, by_code: to.is_none() };
         let plan = file::plan(Plan::new());
         let task = match to {
-            Some(to) => Task::Send(to, plan, batch, packs),
+            Some(to) => Task::Send(to, plan, parcel),
             None => {
                 let invitation = Invitation::new("receive", "", None, false, &common);
-                Task::SendByCode(Role::Host(invitation), plan, batch, packs)
+                Task::SendByCode(Role::Host(invitation), plan, parcel)
             }
         };
         Ok((task, common, (false, 0)))

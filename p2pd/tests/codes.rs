@@ -4,8 +4,9 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use p2pd::servers::FORBID_PUBLIC;
 use serde_json::Value;
@@ -46,6 +47,11 @@ impl Running {
 
     fn code(&mut self) -> String {
         self.event("code")["code"].as_str().unwrap().into()
+    }
+
+    fn interrupt(&self) {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
     }
 
     fn ends(&mut self) -> Option<i32> {
@@ -236,4 +242,65 @@ fn the_daemon_knows_paired_peers_by_name() {
     assert!(opened.starts_with("HTTP/1.1 200"), "{opened}");
     let unknown = get("/p2p/open/other/nobody");
     assert!(unknown.starts_with("HTTP/1.1 400"), "{unknown}");
+}
+
+/// Waits until the one partial file in a folder has so many bytes, and returns how many it has.
+fn part_of(dir: &Path, bytes: u64) -> u64 {
+    let began = Instant::now();
+    loop {
+        let parts = fs::read_dir(dir).into_iter().flatten().map(|entry| entry.unwrap());
+        let length = parts.filter(|entry| entry.file_name().to_str().unwrap().ends_with(".p2pd-part"));
+        let length = length.map(|entry| entry.metadata().unwrap().len()).sum();
+        if length >= bytes {
+            return length;
+        }
+        assert!(began.elapsed() < Duration::from_secs(60), "{length} bytes came");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn what_was_cut_goes_on_under_the_next_code_without_a_key() {
+    const SIZE: u64 = 64 << 20;
+    let world = World::new();
+    let block: Vec<u8> = (0..1_000_003_u32).map(|n| (n.wrapping_mul(0x9e37_79b9) >> 24) as u8).collect();
+    let mut data = block.repeat(68);
+    data.truncate(SIZE as usize);
+    fs::write(world.at("large.bin"), &data).unwrap();
+    let (send, into) = (["send", "large.bin"], world.at("in"));
+    let receive = |code: &str| world.start("there", &["receive", code, "--dir", "in", "--yes"]);
+    // The receiver is killed,
+    let mut sender = world.start("here", &send);
+    let mut receiver = receive(&sender.code());
+    part_of(&into, 1 << 20);
+    receiver.child.kill().unwrap();
+    // A minute of trying is not waited for.
+    sender.event("stranded");
+    sender.interrupt();
+    assert_eq!(sender.ends(), Some(130));
+    let cut = part_of(&into, 1 << 20);
+    assert!(cut < SIZE, "too fast to be cut");
+    // then the sender,
+    let mut sender = world.start("here", &send);
+    let mut receiver = receive(&sender.code());
+    part_of(&into, cut + (1 << 20));
+    sender.interrupt();
+    let error = receiver.event("error").to_string();
+    assert!(error.contains("what has come is kept, and goes on when it is sent again"), "{error}");
+    assert_eq!((sender.ends(), receiver.ends()), (Some(130), Some(1)));
+    let again = part_of(&into, cut + (1 << 20));
+    assert!(again < SIZE, "too fast to be cut");
+    // and what is there is not sent again, but for the mebibyte that was cut.
+    let mut sender = world.start("here", &send);
+    let mut receiver = receive(&sender.code());
+    let from = loop {
+        let event = receiver.event("file");
+        if event["state"] == "done" {
+            break event["from"].as_u64().unwrap();
+        }
+    };
+    assert_eq!(from, again >> 20 << 20);
+    assert_eq!((sender.ends(), receiver.ends()), (Some(0), Some(0)));
+    assert!(fs::read(into.join("large.bin")).unwrap() == data);
+    assert_eq!(fs::read_dir(&into).unwrap().count(), 1);
 }

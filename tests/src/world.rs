@@ -148,7 +148,11 @@ impl World {
         self.run_by(host, command, args)
     }
 
-    fn run_by(&self, host: &Host, mut command: Command, args: &[&str]) -> Child {
+    /// The same by a command of the host's, which may have an environment of its own.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn run_by(&self, host: &Host, mut command: Command, args: &[&str]) -> Child {
         command.env("P2PD_FORBID_PUBLIC_SERVERS", "1");
         command.args(args).args(["--json", "--config"]).arg(self.config.path());
         if let Some(file) = trace_file(host) {
@@ -235,7 +239,7 @@ impl World {
     }
 }
 
-/// Two lines of the first host: to its own home and to the second one. It uses one at a time.
+/// Two lines of the first host: to its own home and to another one. It uses one at a time.
 #[derive(Debug)]
 pub struct TwoLines {
     /// Commands that bring each up.
@@ -251,7 +255,15 @@ impl TwoLines {
     /// # Panics
     /// If it cannot be plugged in.
     pub fn of(world: &World) -> Self {
-        let [ours, gateway] = world.lab.plug(0, 1, Self::DEVICES[1]).unwrap();
+        Self::to(world, 1)
+    }
+
+    /// The same, with the second line to another home.
+    ///
+    /// # Panics
+    /// If it cannot be plugged in.
+    pub fn to(world: &World, home: usize) -> Self {
+        let [ours, gateway] = world.lab.plug(0, home, Self::DEVICES[1]).unwrap();
         let [a, b, c, _] = world.lab.host(0).ip().octets();
         let up = [
             format!("link set eth0 up\nroute add default via {a}.{b}.{c}.1\n"),

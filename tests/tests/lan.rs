@@ -108,6 +108,21 @@ fn two_hosts_on_a_cable_find_each_other_by_id_twenty_times_of_twenty() {
 }
 
 #[test]
+fn an_address_is_announced_only_where_the_node_listens() {
+    require_lab!();
+    let lab = Lab::builder().home(Home::new(Nat::None)).home(Home::new(Nat::None)).build().unwrap();
+    lab.cable([0, 1], "lan").unwrap();
+    // A public address is not announced, and the link's IPv6 address has no listener.
+    let up = "link set eth0 down\naddr add 203.0.113.77/24 dev lan\nlink set lan up\n";
+    lab.host(0).ip_batch(up).unwrap();
+    lab.host(1).ip_batch("link set lan up\n").unwrap();
+    // It is there after its duplicates were looked for.
+    std::thread::sleep(Duration::from_secs(3));
+    let mut listener = run(&lab, 0, &["listen", "--echo"]);
+    assert_eq!(event(&mut listener, "announced")["at"], serde_json::json!([]));
+}
+
+#[test]
 fn what_is_said_names_neither_node_nor_machine_and_is_taken_back() {
     require_lab!();
     let lab = lab();

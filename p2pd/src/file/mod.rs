@@ -106,6 +106,16 @@ enum Ended<'a> {
     Failed(&'a io::Error),
 }
 
+/// Batch for one receiver.
+#[derive(Debug)]
+pub(crate) struct Parcel {
+    pub(crate) batch: Batch,
+    /// True if bytes may be compressed.
+    pub(crate) packs: bool,
+    /// True if the receiver has a code: its key is then one for a single run.
+    pub(crate) by_code: bool,
+}
+
 /// Returns the plan for calls to a receiver.
 pub(crate) fn plan(mut plan: Plan) -> Plan {
     plan.protocol = wire::protocol();
@@ -122,14 +132,14 @@ pub(crate) fn sessions() -> SessionConfig {
     SessionConfig { streams: 16, window: 4 << 20, kept: 1 << 20, queues: 1 << 20, ..SessionConfig::default() }
 }
 
-/// Sends a batch to a peer. `packs` allows bytes to be compressed.
+/// Sends a parcel to a peer.
 ///
 /// # Errors
 /// The call's.
 pub(crate) async fn send(
     node: &Node,
     (to, plan): (&Target, Plan),
-    (batch, packs): (Batch, bool),
+    parcel: Parcel,
     say: Say,
 ) -> Result<ExitCode, ConnectError> {
     say.waiting("connecting");
@@ -142,7 +152,7 @@ pub(crate) async fn send(
     }
     let following = tokio::spawn(forward::follow(session.clone(), Arc::default(), say));
     let sent = tokio::select! {
-        sent = over(&session, batch, packs, say) => Some(sent),
+        sent = over(&session, parcel, say) => Some(sent),
         // The receiver hears of it at once, and is free for the next send.
         () = interrupted() => None,
     };
@@ -159,12 +169,13 @@ pub(crate) async fn send(
     })
 }
 
-/// Sends a batch over a session. Returns the number of entries that the peer does not have.
-async fn over(session: &Session, batch: Batch, packs: bool, say: Say) -> io::Result<usize> {
+/// Sends a parcel over a session. Returns the number of entries that the peer does not have.
+async fn over(session: &Session, parcel: Parcel, say: Say) -> io::Result<usize> {
     let (send, recv) = session.open_bi(TAG).await?;
     let ends = (Reader::new(recv, Arc::default()), Writer::new(send));
     let peer = session.peer();
-    let resume = resume(peer).unwrap_or_else(|why| {
+    let Parcel { batch, packs, by_code } = parcel;
+    let resume = resume(peer, by_code.then_some(&batch)).unwrap_or_else(|why| {
         say.error(&format!("{why}; a send that is cut off cannot be gone on with"));
         None
     });
@@ -187,11 +198,21 @@ async fn over(session: &Session, batch: Batch, packs: bool, say: Say) -> io::Res
 
 /// Returns the secret by which this receiver recognises this sender, independent of the node's key. Each receiver gets
 /// another one, so that receivers learn nothing of each other. `None` where there is no place to store it.
-fn resume(receiver: NodeId) -> Result<Option<Resume>, String> {
+///
+/// A receiver with a code has another key under the next one. It recognises who sends the same paths. Receivers of the same
+/// paths have one secret, and no more to learn by it than what they were sent.
+fn resume(receiver: NodeId, by_code: Option<&Batch>) -> Result<Option<Resume>, String> {
     let Some(path) = crate::secret::at_home("resume") else { return Ok(None) };
     let secret = crate::secret::load_or_create(&path)?;
     let mut hash = blake3::Hasher::new();
-    hash.update(b"p2pd resume").update(secret.as_ref()).update(receiver.as_bytes());
+    match by_code {
+        None => hash.update(b"p2pd resume").update(secret.as_ref()).update(receiver.as_bytes()),
+        Some(batch) => {
+            hash.update(b"p2pd resume by code").update(secret.as_ref());
+            batch.mark(&mut hash);
+            &mut hash
+        }
+    };
     Ok(hash.finalize().as_bytes().first_chunk().copied())
 }
 
@@ -284,7 +305,14 @@ impl Receiving {
                 }
                 Err(why) => {
                     shown.clear();
-                    say.error(&why.to_string());
+                    // Of another kind are refusals, and peers that speak otherwise.
+                    let is_cut = !matches!(why.kind(), io::ErrorKind::Other | io::ErrorKind::InvalidData);
+                    let then = if is_cut && let_in {
+                        "; what has come is kept, and goes on when it is sent again"
+                    } else {
+                        ""
+                    };
+                    say.error(&format!("{why}{then}"));
                     (let_in, 1)
                 }
             }

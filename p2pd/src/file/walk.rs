@@ -144,6 +144,18 @@ impl Batch {
         self.listing = list;
     }
 
+    /// Hashes the places of all that is sent, whatever is in them.
+    pub(super) fn mark(&self, hash: &mut blake3::Hasher) {
+        for root in &self.roots {
+            let place = match &root.source {
+                Source::File(path) | Source::Folder(path) => path.canonicalize().unwrap_or(path.clone()),
+                Source::Stdin => PathBuf::from("-"),
+            };
+            let place = place.as_os_str().as_encoded_bytes();
+            hash.update(&(place.len() as u64).to_be_bytes()).update(place);
+        }
+    }
+
     /// Begins a walk.
     pub(super) fn walk(&self) -> Walk<'_> {
         Walk { roots: self.roots.iter(), levels: Vec::new() }
