@@ -1,8 +1,8 @@
 //! State that a relayed pipe's user and the engine share, in addition to the bytes.
 //!
-//! The core carries a relayed pipe's bytes itself. Its user gets one end of a local socket pair, and the engine copies
-//! between the other end and the core. To every event loop that is a pipe like any other. A socket's end does not carry
-//! the reason; this state does.
+//! The core carries a relayed pipe's bytes itself. Its user gets one end of a local socket pair, or of a [`Duct`], and the
+//! engine copies between the other end and the core. To every event loop that is a pipe like any other. A stream's end does
+//! not carry the reason; this state does.
 //!
 //! The reasons: ADR 21 in docs/src/adr.
 
@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use p2pd_core::{PipeEnd, PipeId};
 
+use super::duct::Duct;
 use super::held::over_as_error;
 use super::messages::MessageLayer;
 
@@ -78,12 +79,18 @@ pub struct Relayed {
     link: Arc<Link>,
     /// Socket of the messages, until the user takes them.
     messages: Option<TcpStream>,
+    /// Way of the bytes, until the pipe's driver takes it.
+    duct: Option<Duct>,
 }
 
 impl Relayed {
-    pub(crate) fn new(pipe: PipeId, messages: Option<TcpStream>) -> (Self, Arc<Link>) {
+    pub(crate) fn new(pipe: PipeId, messages: Option<TcpStream>, duct: Option<Duct>) -> (Self, Arc<Link>) {
         let link = Arc::new(Link::default());
-        (Relayed { pipe, link: link.clone(), messages }, link)
+        (Relayed { pipe, link: link.clone(), messages, duct }, link)
+    }
+
+    pub(super) fn take_duct(&mut self) -> Option<Duct> {
+        self.duct.take()
     }
 
     pub(super) fn pipe(&self) -> PipeId {
@@ -130,7 +137,7 @@ mod tests {
 
     #[test]
     fn an_end_is_the_peers_or_says_why_it_is_not() {
-        let (user, link) = Relayed::new(PipeId::from_number(0), None);
+        let (user, link) = Relayed::new(PipeId::from_number(0), None, None);
         assert_eq!(user.end_of_reading().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
         link.is_over(PipeEnd::ServerForgot);
         link.is_over(PipeEnd::Shutdown);
