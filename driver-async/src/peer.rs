@@ -43,7 +43,8 @@ impl<R: Runtime> Pipe<R> {
         R::tcp_socket(&self.stream.tcp)
     }
 
-    /// Returns the watched stream. Reading or writing bytes on an encrypted pipe's stream breaks the pipe.
+    /// Returns the watched stream. Reading or writing bytes on an encrypted pipe's stream breaks the pipe; that of a relayed
+    /// one has no bytes.
     pub fn stream(&self) -> &R::Tcp {
         &self.stream.tcp
     }

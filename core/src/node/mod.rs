@@ -198,19 +198,12 @@ impl Node {
         let input = self.network.inward(input);
         let owner = self.cx.owner_of(&input);
         self.dispatch(owner, input);
-        // Else once for all datagrams that came together, when outputs are asked for.
-        if !self.strategies.relay.is_stirred() {
-            self.follow_up();
-        }
+        self.follow_up();
     }
 
     /// The next thing for the driver to do. Drain it after each call of another method, or after several.
     pub fn poll_output(&mut self) -> Option<Output> {
-        if !self.cx.has_outputs() && self.strategies.relay.is_stirred() {
-            self.with_calls(|_, all, ctx| all.relay.settle(ctx));
-            self.follow_up();
-        }
-        let output = self.cx.pop_output()?;
+        let output = self.next_output()?;
         self.cx.stats.note(&output);
         Some(self.network.outward(output))
     }
@@ -218,8 +211,7 @@ impl Node {
     /// Returns the time at which to deliver [`Input::Timeout`]; a time that has passed means at once. Call this after
     /// draining the outputs, arm one timer, and forget the one before.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let has_work = self.cx.has_outputs() || self.strategies.relay.is_stirred();
-        if has_work { Some(self.cx.now) } else { self.cx.timers.first() }
+        if self.has_work() { Some(self.cx.now) } else { self.cx.timers.first() }
     }
 
     /// Begins to open a pipe to a peer. It ends by [`Output::Detach`] or [`Event::Failed`](crate::Event::Failed), with this id, at

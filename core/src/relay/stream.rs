@@ -311,7 +311,11 @@ impl RelayStream {
         let Link::Running(_, conn) = &mut self.link else { return false };
         self.scratch.clear();
         let most = (BATCH / usize::from(conn.current_mtu())).max(1);
-        let Some(made) = conn.poll_transmit(at, most, &mut self.scratch) else { return false };
+        let Some(made) = conn.poll_transmit(at, most, &mut self.scratch) else {
+            // quinn-proto makes room for all of them at once, which a stream that waits does not keep.
+            self.scratch = Vec::new();
+            return false;
+        };
         self.made = match made.segment_size {
             Some(length) => (core::mem::take(&mut self.scratch).into(), length),
             // Mostly an acknowledgement, for which the room of many is not given away.
