@@ -9,7 +9,7 @@ use std::time::Duration;
 use p2pd_sys::{Half, Layer, ReadAhead, Wakers};
 
 use crate::runtime::Runtime;
-use crate::tcp::Tried;
+use crate::tcp::Stream;
 
 /// Time that a reader has to take what came: whoever reads answers by itself.
 const READER: Duration = Duration::from_millis(20);
@@ -24,7 +24,7 @@ impl Echo {
     /// Answers on this pipe while nobody reads it, until it is dropped or has ended. The task shares the stream, but only
     /// while it has the layer. `writable` is what the pipe waits by to write.
     pub(crate) fn spawn<R: Runtime>(
-        stream: &Arc<R::Tcp>,
+        stream: &Arc<Stream<R>>,
         layer: &Arc<Mutex<Layer>>,
         writable: &Wakers,
     ) -> Self {
@@ -47,13 +47,13 @@ impl Drop for Echo {
 }
 
 struct Pipe<R: Runtime> {
-    stream: Weak<R::Tcp>,
+    stream: Weak<Stream<R>>,
     layer: Weak<Mutex<Layer>>,
 }
 
 impl<R: Runtime> Pipe<R> {
     /// Does something with the pipe, if there still is one.
-    fn with<T>(&self, work: impl FnOnce(&R::Tcp, &mut Layer) -> T) -> Option<T> {
+    fn with<T>(&self, work: impl FnOnce(&Stream<R>, &mut Layer) -> T) -> Option<T> {
         let layer = self.layer.upgrade()?;
         let mut layer = layer.lock().unwrap_or_else(PoisonError::into_inner);
         let stream = self.stream.upgrade()?;
@@ -68,8 +68,8 @@ async fn answer<R: Runtime>(pipe: Pipe<R>, readable: Wakers, writable: Wakers) {
             // In every state: the end of the pipe is told so.
             let mut reading = readable.register(Half::Echo, cx);
             let ready = pipe.with(|stream, layer| match state {
-                ReadAhead::Waits => R::poll_readable(stream, &mut reading),
-                ReadAhead::Sending => R::poll_writable(stream, &mut writable.register(Half::Echo, cx)),
+                ReadAhead::Waits => stream.poll_readable(&mut reading),
+                ReadAhead::Sending => stream.poll_writable(&mut writable.register(Half::Echo, cx)),
                 ReadAhead::Full => layer.poll_room(cx).map(Ok),
                 ReadAhead::Ended => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
             });
@@ -82,7 +82,7 @@ async fn answer<R: Runtime>(pipe: Pipe<R>, readable: Wakers, writable: Wakers) {
             return;
         }
         let next = if state == ReadAhead::Sending {
-            pipe.with(|stream, layer| match layer.flush(&mut Tried::<R>(stream)) {
+            pipe.with(|stream, layer| match layer.flush(&mut &*stream) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => ReadAhead::Sending,
                 _ => ReadAhead::Waits,
             })
@@ -90,7 +90,7 @@ async fn answer<R: Runtime>(pipe: Pipe<R>, readable: Wakers, writable: Wakers) {
             let Some(before) = pipe.with(|_, layer| layer.reads()) else { return };
             R::sleep(READER).await;
             pipe.with(|stream, layer| match layer.reads() == before {
-                true => layer.read_ahead(&mut Tried::<R>(stream)),
+                true => layer.read_ahead(&mut &*stream),
                 false => ReadAhead::Waits,
             })
         };

@@ -13,13 +13,13 @@ use socket2::SockRef;
 use crate::beside::Messages;
 use crate::echo::Echo;
 use crate::runtime::Runtime;
-use crate::tcp::{self, tried};
+use crate::tcp::{Stream, tried};
 
 /// A pipe to a peer, inside the one that a driver's users have ([`Runtime::Pipe`]): the TCP stream, with records around
 /// it when it is encrypted.
 #[derive(Debug)]
 pub struct Pipe<R: Runtime> {
-    stream: Arc<R::Tcp>,
+    stream: Arc<Stream<R>>,
     info: PipeInfo,
     /// The echo service's task has it, too, and the stream only while it has this.
     layer: Arc<Mutex<Layer>>,
@@ -29,8 +29,9 @@ pub struct Pipe<R: Runtime> {
 }
 
 impl<R: Runtime> Pipe<R> {
-    pub(crate) fn new(stream: R::Tcp, start: Start, echo: bool) -> Self {
+    pub(crate) fn new(tcp: R::Tcp, mut start: Start, echo: bool) -> Self {
         let info = PipeInfo::new(&start);
+        let stream = Stream { tcp, duct: start.take_duct() };
         let layer = Arc::new(Mutex::new(Layer::new(start, echo)));
         let (stream, wakers) = (Arc::new(stream), Wakers::default());
         let echo = echo.then(|| Echo::spawn::<R>(&stream, &layer, &wakers));
@@ -39,12 +40,13 @@ impl<R: Runtime> Pipe<R> {
 
     /// Gives the socket for its options and its number.
     pub fn socket(&self) -> SockRef<'_> {
-        R::tcp_socket(&self.stream)
+        R::tcp_socket(&self.stream.tcp)
     }
 
-    /// Returns the watched stream. Reading or writing bytes on an encrypted pipe's stream breaks the pipe.
+    /// Returns the watched stream. Reading or writing bytes on an encrypted pipe's stream breaks the pipe; that of a relayed
+    /// one has no bytes.
     pub fn stream(&self) -> &R::Tcp {
-        &self.stream
+        &self.stream.tcp
     }
 
     /// Returns the messages beside a relayed pipe, once.
@@ -70,6 +72,7 @@ impl<R: Runtime> Pipe<R> {
         }
         // The stream is the pipe's alone as long as the layer is held.
         Arc::try_unwrap(self.stream)
+            .map(|stream| stream.tcp)
             .map_err(|stream| (Box::new(Pipe { stream, ..self }), io::ErrorKind::ResourceBusy.into()))
     }
 
@@ -82,7 +85,7 @@ impl<R: Runtime> Pipe<R> {
     ) -> Option<Poll<io::Result<usize>>> {
         let layer = lock(&self.layer);
         let stream = Arc::get_mut(&mut self.stream).filter(|_| layer.is_bare())?;
-        Some(read(stream).map(|read| layer.read_bare(read, room)))
+        Some(read(&mut stream.tcp).map(|read| layer.read_bare(read, room)))
     }
 
     /// Reads; zero is the peer's end.
@@ -127,6 +130,10 @@ impl<R: Runtime> Pipe<R> {
     /// Ends our direction.
     pub fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.writing(cx, |layer, io| layer.end(io)))?;
+        if let Some(duct) = &self.stream.duct {
+            duct.end();
+            return Poll::Ready(Ok(()));
+        }
         // A stream that is gone has no direction to end.
         match self.socket().shutdown(Shutdown::Write) {
             Err(e) if e.kind() == io::ErrorKind::NotConnected => Poll::Ready(Ok(())),
@@ -171,7 +178,7 @@ impl<R: Runtime> Deref for Pipe<R> {
 
 /// The stream as the layer wants it: a pending call would block.
 struct Polled<'s, R: Runtime> {
-    stream: &'s mut Arc<R::Tcp>,
+    stream: &'s mut Arc<Stream<R>>,
     /// Context of the task that waits to read; none for a writer.
     reader: Option<Context<'s>>,
     /// Context that wakes all tasks that wait to write.
@@ -197,24 +204,24 @@ impl<R: Runtime> Write for Polled<'_, R> {
 
 /// Reads a stream. One that the echo service shares is not read by the runtime's own call, which wants it alone.
 fn poll_read<R: Runtime>(
-    stream: &mut Arc<R::Tcp>,
+    stream: &mut Arc<Stream<R>>,
     cx: &mut Context<'_>,
     buffer: &mut [u8],
 ) -> Poll<io::Result<usize>> {
     match Arc::get_mut(stream) {
-        Some(own) => R::poll_read(own, cx, buffer),
-        None => tcp::poll_read::<R>(stream, cx, buffer),
+        Some(own) => own.poll_read(cx, buffer),
+        None => stream.poll_read_shared(cx, buffer),
     }
 }
 
 fn poll_write<R: Runtime>(
-    stream: &mut Arc<R::Tcp>,
+    stream: &mut Arc<Stream<R>>,
     cx: &mut Context<'_>,
     data: &[u8],
 ) -> Poll<io::Result<usize>> {
     match Arc::get_mut(stream) {
-        Some(own) => R::poll_write(own, cx, data),
-        None => tcp::poll_write::<R>(stream, cx, data),
+        Some(own) => own.poll_write(cx, data),
+        None => stream.poll_write_shared(cx, data),
     }
 }
 

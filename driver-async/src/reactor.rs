@@ -5,7 +5,7 @@ use std::io;
 use std::marker::PhantomData;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use p2pd_core::{IoFailure, QueryId, SockId};
@@ -76,6 +76,10 @@ impl<R: Runtime> Reactor for Sockets<R> {
 
     fn udp(&mut self, sock: SockId, socket: UdpSocket) -> io::Result<Self::Udp> {
         Ok(self.watch(sock, R::udp(socket)?))
+    }
+
+    fn waker(&self, sock: SockId) -> Option<Waker> {
+        Some(self.ready.waker(sock).context().waker().clone())
     }
 
     /// Dropping a socket is enough.

@@ -54,7 +54,7 @@ pub use key_file::{KeyFileError, load_or_create_key};
 pub use liveness::{accepted, accepted_node, keep_alive};
 pub use nat_file::NatFile;
 pub use pin_file::{PinFile, PinFileError};
-pub use pipe::{DatagramLayer, Half, Layer, MessageLayer, PipeInfo, ReadAhead, Relayed, Start, Wakers};
+pub use pipe::{DatagramLayer, Duct, Half, Layer, MessageLayer, PipeInfo, ReadAhead, Relayed, Start, Wakers};
 pub use ready::{Ready, SockWaker};
 pub use secret::read_private;
 pub use wrap::check_tls;

@@ -69,7 +69,7 @@ impl IntoSocket<Tokio> for Pipe {
 }
 
 /// Gives the socket for its options and its number. Reading or writing bytes on an encrypted pipe's socket breaks the
-/// pipe.
+/// pipe. The socket of a relayed pipe has no bytes, and hangs up when the pipe ends.
 #[cfg(unix)]
 impl std::os::fd::AsFd for Pipe {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {

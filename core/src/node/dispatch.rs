@@ -20,7 +20,7 @@ use crate::call::Refusal;
 use crate::cx::{Owner, Timer};
 use crate::event::{BrokerLoss, BrokerState, Event};
 use crate::identity::NodeId;
-use crate::io::{CloseHow, Input, Interface, SockId};
+use crate::io::{CloseHow, Input, Interface, Output, SockId};
 use crate::login::ServerRef;
 use crate::pipe::Terms;
 use crate::session::SessionId;
@@ -85,8 +85,26 @@ impl Node {
         }
     }
 
+    /// Returns the next output. Relays look at the datagrams that came when there is no other.
+    pub(super) fn next_output(&mut self) -> Option<Output> {
+        if !self.cx.has_outputs() && self.strategies.relay.is_stirred() {
+            self.with_calls(|_, all, ctx| all.relay.settle(ctx));
+            self.follow_up();
+        }
+        self.cx.pop_output()
+    }
+
+    /// Returns true if there are outputs, or may be.
+    pub(super) fn has_work(&self) -> bool {
+        self.cx.has_outputs() || self.strategies.relay.is_stirred()
+    }
+
     /// Does the work that follows any input: delivers messages to ourselves, and announces the address if it is new.
     pub(super) fn follow_up(&mut self) {
+        if self.strategies.relay.is_stirred() {
+            // More datagrams may come before outputs are asked for.
+            return;
+        }
         self.hear_sessions();
         self.hear_network();
         while let Some(message) = self.signalling.poll_loopback() {

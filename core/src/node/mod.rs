@@ -203,7 +203,7 @@ impl Node {
 
     /// The next thing for the driver to do. Drain it after each call of another method, or after several.
     pub fn poll_output(&mut self) -> Option<Output> {
-        let output = self.cx.pop_output()?;
+        let output = self.next_output()?;
         self.cx.stats.note(&output);
         Some(self.network.outward(output))
     }
@@ -211,7 +211,7 @@ impl Node {
     /// Returns the time at which to deliver [`Input::Timeout`]; a time that has passed means at once. Call this after
     /// draining the outputs, arm one timer, and forget the one before.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        if self.cx.has_outputs() { Some(self.cx.now) } else { self.cx.timers.first() }
+        if self.has_work() { Some(self.cx.now) } else { self.cx.timers.first() }
     }
 
     /// Begins to open a pipe to a peer. It ends by [`Output::Detach`] or [`Event::Failed`](crate::Event::Failed), with this id, at

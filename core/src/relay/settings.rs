@@ -128,7 +128,6 @@ impl RelayConfig {
                 search.upper_bound(self.max_datagram);
                 search
             }))
-            .enable_segmentation_offload(false)
             .datagram_receive_buffer_size(None)
             .allow_spin(false)
             .ack_frequency_config(Some(seldom))

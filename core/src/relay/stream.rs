@@ -24,6 +24,9 @@ use crate::time::Instant;
 /// Longer datagrams are dropped unseen.
 const MAX_RECEIVED: usize = 1_500;
 
+/// Most bytes of the datagrams that are made at a time: as many as a driver sends by one call of the system.
+const BATCH: usize = 60_000;
+
 /// Address that stands for the peer: quinn-proto wants to know where datagrams go, and all of ours go to the peer.
 const THE_PEER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
 
@@ -108,6 +111,8 @@ pub struct RelayStream {
     messages: Messages,
     news: Untold,
     scratch: Vec<u8>,
+    /// Datagrams that were made together, and the length of each but the last.
+    made: (Bytes, usize),
     stats: RelayStats,
 }
 
@@ -226,6 +231,7 @@ impl RelayStream {
             messages: Messages::default(),
             news: Untold::default(),
             scratch: Vec::new(),
+            made: (Bytes::new(), 0),
             stats: RelayStats::default(),
         }
     }
@@ -288,18 +294,34 @@ impl RelayStream {
 
     /// Returns the next datagram to send, of at most [`RelayConfig::max_datagram`] bytes.
     pub fn poll_transmit(&mut self, now: Instant) -> Option<Bytes> {
-        let at = self.clock.advance(now);
-        let Link::Running(_, conn) = &mut self.link else { return None };
-        self.scratch.clear();
-        let transmit = conn.poll_transmit(at, 1, &mut self.scratch);
-        let datagram = transmit.map(|t| Bytes::copy_from_slice(&self.scratch[..t.size]));
-        if let Some(datagram) = &datagram {
-            self.stats.sent += 1;
-            self.stats.sent_bytes += datagram.len() as u64;
-        } else {
+        if self.made.0.is_empty() && !self.make(now) {
             self.take_events();
+            return None;
         }
-        datagram
+        let (made, length) = &mut self.made;
+        let datagram = made.split_to(made.len().min(*length));
+        self.stats.sent += 1;
+        self.stats.sent_bytes += datagram.len() as u64;
+        Some(datagram)
+    }
+
+    /// Makes the next datagrams, at most [`BATCH`] bytes: one by one each would pay for all that a connection looks at before.
+    fn make(&mut self, now: Instant) -> bool {
+        let at = self.clock.advance(now);
+        let Link::Running(_, conn) = &mut self.link else { return false };
+        self.scratch.clear();
+        let most = (BATCH / usize::from(conn.current_mtu())).max(1);
+        let Some(made) = conn.poll_transmit(at, most, &mut self.scratch) else {
+            // quinn-proto makes room for all of them at once, which a stream that waits does not keep.
+            self.scratch = Vec::new();
+            return false;
+        };
+        self.made = match made.segment_size {
+            Some(length) => (core::mem::take(&mut self.scratch).into(), length),
+            // Mostly an acknowledgement, for which the room of many is not given away.
+            None => (Bytes::copy_from_slice(&self.scratch), made.size),
+        };
+        true
     }
 
     /// Returns the next event; `None` when there is nothing more to tell.

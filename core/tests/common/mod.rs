@@ -137,6 +137,8 @@ pub struct Host {
     pub dials: Vec<(Instant, SocketAddr)>,
     /// The process is stopped: it neither reads nor does anything.
     pub frozen: bool,
+    /// Its driver tells of all datagrams of a moment before it asks what to do.
+    pub tells_together: bool,
     /// The system gives it no UDP sockets.
     pub without_udp: bool,
     /// Datagrams of its own to there are lost.
@@ -310,6 +312,7 @@ impl World {
             events: Vec::new(),
             dials: Vec::new(),
             frozen: false,
+            tells_together: false,
             without_udp: false,
             unreachable: None,
             udp: udp::Udp::default(),
@@ -371,8 +374,11 @@ impl World {
         }
         let input = self.translated_input(n, input);
         self.note(n, '<', &input);
+        let later = self.hosts[n].tells_together && matches!(input, Input::Datagram { .. });
         self.hosts[n].node.handle(self.now, input);
-        self.drain(n);
+        if !later {
+            self.drain(n);
+        }
     }
 
     /// Lets this much time pass.

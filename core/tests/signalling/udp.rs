@@ -9,7 +9,7 @@ use p2pd_core::{Accept, FailReason, Outcome, PipeEnd, Plan, Refusal, Stage, Stra
 use crate::common::stun::Udp;
 use crate::common::udp::Nat;
 use crate::common::view::plan;
-use crate::common::{MS, S, World, envelope};
+use crate::common::{LATENCY, MS, S, World, envelope};
 
 /// Two nodes behind such NATs, with a broker and two STUN servers.
 fn world(seed: u8, nats: [Nat; 2]) -> World {
@@ -67,6 +67,23 @@ fn call(world: &mut World) -> Option<Duration> {
     assert_eq!((a.strategy, b.strategy), (Strategy::Udp, Strategy::Udp));
     assert_eq!((&a.answers[..], &b.answers[..]), (&[id][..], &[][..]));
     Some(took)
+}
+
+#[test]
+fn datagrams_that_are_told_together_are_acknowledged_together() {
+    let sent = [false, true].map(|together| {
+        let mut world = world(5, [Nat::Kept; 2]);
+        call(&mut world).unwrap();
+        world.hosts[1].tells_together = together;
+        for host in &mut world.hosts {
+            host.udp.sent.clear();
+        }
+        world.write(0, &[7; 30_000]);
+        world.run(LATENCY);
+        assert_eq!(world.relayed(1).received.len(), 30_000);
+        [0, 1].map(|n| world.hosts[n].udp.sent.len())
+    });
+    assert_eq!(sent, [[21, 2], [21, 1]]);
 }
 
 #[test]

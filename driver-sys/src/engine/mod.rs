@@ -122,7 +122,7 @@ enum Sock<R: Reactor> {
         credit: u32,
     },
     Tcp(Box<Tcp<R::Stream>>),
-    /// Engine's end of a socket pair. The other end is the user's, of a relayed pipe.
+    /// Engine's end of a duct or a socket pair. The other end is the user's, of a relayed pipe.
     Relayed(Box<Bridge<R::Stream>>),
     /// Socket for the messages of this relayed pipe.
     Messages(SockId),

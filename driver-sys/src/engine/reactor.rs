@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::task::Waker;
 use std::time::Duration;
 
 use p2pd_core::{QueryId, SockId};
@@ -41,6 +42,12 @@ pub trait Reactor {
     /// # Errors
     /// Where the loop cannot watch it.
     fn udp(&mut self, sock: SockId, socket: UdpSocket) -> io::Result<Self::Udp>;
+
+    /// Returns the waker that has the driver call [`Engine::ready`](super::Engine::ready) for this id, which is no
+    /// socket's; `None` where the loop hears of sockets alone.
+    fn waker(&self, _sock: SockId) -> Option<Waker> {
+        None
+    }
 
     /// The socket with this id is closed, or handed out next.
     fn forget(&mut self, sock: SockId);

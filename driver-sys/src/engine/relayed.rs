@@ -1,7 +1,7 @@
-//! Relayed pipes: copies between the core and the socket whose other end is the user's.
+//! Relayed pipes: copies between the core and the duct or the socket whose other end is the user's.
 
 use std::io;
-use std::net::Shutdown;
+use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use p2pd_core::{Instant, PipeEnd, PipeId, PipeNews, SockId};
 
 use super::messages::Post;
 use super::{Engine, Reactor, Sock, Step};
-use crate::pipe::{Link, Relayed, Start};
+use crate::pipe::{EngineEnd, Link, Relayed, Start, duct};
 use crate::socket;
 
 /// Bytes copied at a time, and how often before others have their turn.
@@ -25,7 +25,7 @@ const LEAVE_WITHIN: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct Bridge<S> {
     pipe: PipeId,
-    stream: S,
+    near: Near<S>,
     link: Arc<Link>,
     /// Bytes for the user.
     inbound: Waiting,
@@ -40,6 +40,14 @@ pub(super) struct Bridge<S> {
     leaving: bool,
     /// Time of the next look at the bridge.
     pub(super) look: Option<Instant>,
+}
+
+/// The engine's end of what the user has.
+#[derive(Debug)]
+enum Near<S> {
+    Socket(S),
+    /// With the socket whose other end the user has for its number: no bytes go there.
+    Duct(EngineEnd, #[expect(dead_code, reason = "is open as long as the pipe")] TcpStream),
 }
 
 /// Bytes that could not go on yet.
@@ -138,7 +146,13 @@ impl<R: Reactor> Engine<R> {
         // The core never hears of these two, so that they may have numbers of accepted ones.
         let [sock, other, post] = [0, 1, 2].map(|n| SockId::accepted(self.accepted + n));
         self.accepted += 3;
-        let stream = self.reactor.stream(sock, ours)?;
+        let (near, duct) = match self.reactor.waker(sock) {
+            Some(waker) => {
+                let (end, duct) = duct(waker);
+                (Near::Duct(end, ours), Some(duct))
+            }
+            None => (Near::Socket(self.reactor.stream(sock, ours)?), None),
+        };
         let theirs = self.reactor.stream(other, theirs);
         self.reactor.forget(other);
         let theirs = match theirs {
@@ -160,10 +174,10 @@ impl<R: Reactor> Engine<R> {
             }
         };
         self.socks.insert(post, Sock::Messages(sock));
-        let (relayed, link) = Relayed::new(Some(user));
+        let (relayed, link) = Relayed::new(Some(user), duct);
         let bridge = Bridge {
             pipe,
-            stream,
+            near,
             link,
             inbound: Waiting::default(),
             outbound: Waiting::default(),
@@ -205,7 +219,8 @@ impl<R: Reactor> Engine<R> {
             match (inward, outward) {
                 (Ok(false), Ok(false)) => {
                     let told = bridge.inbound.left().is_empty();
-                    let mut dropped = bridge.user_ended && (bridge.leaving || bridge.link.is_dropped());
+                    let gone = bridge.leaving || bridge.link.is_dropped() || bridge.near.is_gone();
+                    let mut dropped = bridge.user_ended && gone;
                     if let Some(post) = bridge.post.as_mut().filter(|_| dropped) {
                         // What was sent before the pipe was dropped, perhaps just now.
                         let _ = post.carry::<R>(core, now, bridge.pipe, &mut buffer[..CHUNK]);
@@ -258,7 +273,7 @@ impl<S> Bridge<S> {
         buffer: &mut [u8],
     ) -> io::Result<bool> {
         if !self.inbound.left().is_empty() {
-            return match R::write(&mut self.stream, self.inbound.left()) {
+            return match self.near.write::<R>(self.inbound.left()) {
                 Ok(n) => {
                     self.inbound.gone += n;
                     Ok(true)
@@ -272,15 +287,18 @@ impl<S> Bridge<S> {
         }
         match core.pipe_read(now, self.pipe, buffer) {
             ReadOutcome::Read(n) => {
-                self.inbound.set(&buffer[..n]);
+                let written = match self.near.write::<R>(&buffer[..n]) {
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => 0,
+                    written => written?,
+                };
+                self.inbound.set(&buffer[written..n]);
                 Ok(true)
             }
             ReadOutcome::Empty => Ok(false),
             ReadOutcome::End => {
                 self.peer_ended = true;
                 self.link.peer_ends();
-                // It fails if the user is gone, which reading will show.
-                let _ = R::socket(&self.stream).shutdown(Shutdown::Write);
+                self.near.end::<R>();
                 Ok(true)
             }
         }
@@ -301,19 +319,51 @@ impl<S> Bridge<S> {
         if self.user_ended {
             return Ok(false);
         }
-        match R::read(&mut self.stream, buffer) {
-            Ok(0) if self.link.has_ended() => {
+        match self.near.read::<R>(&mut self.outbound, buffer) {
+            Ok(()) if !self.outbound.left().is_empty() => Ok(true),
+            Ok(()) if self.link.has_ended() => {
                 self.user_ended = true;
                 core.pipe_finish(now, self.pipe);
                 Ok(true)
             }
-            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(n) => {
-                self.outbound.set(&buffer[..n]);
-                Ok(true)
-            }
+            Ok(()) => Err(io::ErrorKind::UnexpectedEof.into()),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
             Err(e) => Err(e),
         }
+    }
+}
+
+impl<S> Near<S> {
+    fn write<R: Reactor<Stream = S>>(&mut self, data: &[u8]) -> io::Result<usize> {
+        match self {
+            Near::Socket(stream) => R::write(stream, data),
+            Near::Duct(end, _) => end.write(data),
+        }
+    }
+
+    /// Reads what is there into an empty place; nothing is the user's end.
+    fn read<R: Reactor<Stream = S>>(&mut self, into: &mut Waiting, buffer: &mut [u8]) -> io::Result<()> {
+        match self {
+            Near::Socket(stream) => {
+                let n = R::read(stream, buffer)?;
+                into.set(&buffer[..n]);
+            }
+            Near::Duct(end, _) => *into = Waiting { bytes: end.read()?, gone: 0 },
+        }
+        Ok(())
+    }
+
+    /// Ends the direction to the user.
+    fn end<R: Reactor<Stream = S>>(&self) {
+        match self {
+            // It fails if the user is gone, which reading will show.
+            Near::Socket(stream) => drop(R::socket(stream).shutdown(Shutdown::Write)),
+            Near::Duct(end, _) => end.end(),
+        }
+    }
+
+    /// Returns true if it is known that there is no user any more.
+    fn is_gone(&self) -> bool {
+        matches!(self, Near::Duct(end, _) if end.is_user_gone())
     }
 }

@@ -3,6 +3,7 @@
 mod ahead;
 mod buffer;
 mod datagrams;
+mod duct;
 mod held;
 mod messages;
 mod relayed;
@@ -23,6 +24,8 @@ pub use ahead::ReadAhead;
 use buffer::{Incoming, Outgoing};
 pub use datagrams::DatagramLayer;
 pub(crate) use datagrams::{put_address, take_address};
+pub use duct::Duct;
+pub(crate) use duct::{EngineEnd, duct};
 pub(crate) use held::{Grip, Held, Released};
 pub use messages::MessageLayer;
 pub(crate) use messages::{frame_length, put_frame};
@@ -57,6 +60,12 @@ impl Start {
     /// Returns true for a carrier of a session, which is no pipe of its user.
     pub fn is_carrier(&self) -> bool {
         self.pipe.mode == PipeMode::Session
+    }
+
+    /// Takes the way to the engine that has a relayed pipe's bytes in place of its socket, once; `None` where the socket has
+    /// them.
+    pub fn take_duct(&mut self) -> Option<Duct> {
+        self.relayed.as_mut()?.take_duct()
     }
 
     pub(crate) fn pipe(&self) -> &PipeStart {

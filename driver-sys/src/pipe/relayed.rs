@@ -1,8 +1,8 @@
 //! State that a relayed pipe's user and the engine share, in addition to the bytes.
 //!
-//! The core carries a relayed pipe's bytes itself. Its user gets one end of a local socket pair, and the engine copies
-//! between the other end and the core. To every event loop that is a pipe like any other. A socket's end does not carry
-//! the reason; this state does.
+//! The core carries a relayed pipe's bytes itself. Its user gets one end of a local socket pair, or of a [`Duct`], and the
+//! engine copies between the other end and the core. To every event loop that is a pipe like any other. A stream's end does
+//! not carry the reason; this state does.
 //!
 //! The reasons: ADR 21 in docs/src/adr.
 
@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use p2pd_core::PipeEnd;
 
+use super::duct::Duct;
 use super::held::over_as_error;
 use super::messages::MessageLayer;
 
@@ -69,12 +70,18 @@ pub struct Relayed {
     link: Arc<Link>,
     /// Socket of the messages, until the user takes them.
     messages: Option<TcpStream>,
+    /// Way of the bytes, until the pipe's driver takes it.
+    duct: Option<Duct>,
 }
 
 impl Relayed {
-    pub(crate) fn new(messages: Option<TcpStream>) -> (Self, Arc<Link>) {
+    pub(crate) fn new(messages: Option<TcpStream>, duct: Option<Duct>) -> (Self, Arc<Link>) {
         let link = Arc::new(Link::default());
-        (Relayed { link: link.clone(), messages }, link)
+        (Relayed { link: link.clone(), messages, duct }, link)
+    }
+
+    pub(super) fn take_duct(&mut self) -> Option<Duct> {
+        self.duct.take()
     }
 
     /// Returns the messages' socket, which does not block, with its layer; once.
@@ -112,7 +119,7 @@ mod tests {
 
     #[test]
     fn an_end_is_the_peers_or_says_why_it_is_not() {
-        let (user, link) = Relayed::new(None);
+        let (user, link) = Relayed::new(None, None);
         assert_eq!(user.end_of_reading().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
         link.is_over(PipeEnd::ServerForgot);
         link.is_over(PipeEnd::Shutdown);

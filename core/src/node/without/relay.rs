@@ -58,6 +58,12 @@ impl Relays {
 
     pub(in crate::node) fn handle(&mut self, _: &mut Ctx<'_>, _: PipeId, _: Input<'_>) {}
 
+    pub(in crate::node) fn is_stirred(&self) -> bool {
+        false
+    }
+
+    pub(in crate::node) fn settle(&mut self, _: &mut Ctx<'_>) {}
+
     pub(in crate::node) fn timeout(&mut self, _: &mut Ctx<'_>, _: PipeId) {}
 
     pub(in crate::node) fn carry_out(&mut self, _: &mut Ctx<'_>, _: Decision) {}

@@ -20,7 +20,7 @@ mod punched;
 mod state;
 
 use core::time::Duration;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use smallvec::SmallVec;
@@ -66,6 +66,8 @@ pub(in crate::node) struct Relays {
     by_key: BTreeMap<(Key, Strategy), PipeId>,
     /// Calls of ours that ask for a relay.
     calling: BTreeMap<ConnectId, Calling>,
+    /// Relays to which datagrams came, and that have not looked at what these change yet.
+    stirred: BTreeSet<PipeId>,
 }
 
 impl Relays {
@@ -99,7 +101,12 @@ impl Relays {
                 relay.local = Some(local);
                 return self.come(ctx, id);
             }
-            Input::Datagram { sock, from, data } => relay.datagram(ctx.cx, sock, from, data),
+            Input::Datagram { sock, from, data } => {
+                // Many come by one call of the system. One look after all of them costs less, and acknowledges them together.
+                relay.datagram(ctx.cx, sock, from, data);
+                self.stirred.insert(id);
+                return;
+            }
             Input::Failed { sock, cause } if own == Some(sock) && relay.strategy == Strategy::Udp => {
                 relay.socket = None;
                 return self.punched_broke(ctx, id, cause.to_string());
@@ -206,6 +213,18 @@ impl Relays {
     pub(in crate::node) fn is_opening(&self, key: Key, by: Strategy) -> bool {
         let relay = self.by_key.get(&(key, by)).and_then(|id| self.all.get(id));
         relay.is_some_and(|relay| relay.is_opening())
+    }
+
+    /// Returns true if [`settle`](Self::settle) has something to do.
+    pub(in crate::node) fn is_stirred(&self) -> bool {
+        !self.stirred.is_empty()
+    }
+
+    /// Goes on with the relays to which datagrams came.
+    pub(in crate::node) fn settle(&mut self, ctx: &mut Ctx<'_>) {
+        while let Some(id) = self.stirred.pop_first() {
+            self.work(ctx, id);
+        }
     }
 
     /// Goes on with a relay after anything that happened to it.
