@@ -950,6 +950,40 @@ async fn there_is_an_end_to_what_all_peers_together_may_send() {
     assert_eq!(answers[2..], [Frame::Not(0, Refusal::NotWritten), Frame::Stored]);
 }
 
+/// A file that is copied from an earlier folder counts as one that is sent.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_of_what_was_sent_before_end_where_the_bytes_do_that_are_taken() {
+    let folders = Folders::new(&[("a", &[1; 250]), ("b", &[2; 250])]);
+    let hashes = |name: &str| {
+        tree::of_file(&fs::File::open(folders.here(name)).unwrap(), 250, tree::group(Some(250))).unwrap()
+    };
+    let inbox = Inbox::new(folders.there.path(), false, Limits { bytes: 900, ..LIMITS }).unwrap();
+    let inbox = Arc::new(inbox);
+    let mut said = vec![hello(3, 1), folder("d"), file("d/a", 250), file("d/b", 250), file("d/hole", 300)];
+    said.extend([body(1, &[1; 250]), body(2, &[2; 250])].concat());
+    said.extend([Frame::Body(3), Frame::Hole(300), Frame::End(*blake3::hash(&[0; 300]).as_bytes())]);
+    said.push(Frame::Leave(b"d".to_vec(), META));
+    let (answers, _) = spoken(&inbox, TERMS, bytes(&said)).await;
+    assert_eq!(answers.last(), Some(&Frame::Done(4)));
+    assert_eq!((folders.received().len(), inbox.room()), (4, 400));
+    // Each one has room. A file of holes is not proven: its copy would have none.
+    let mut said = vec![hello(3, 1), folder("d"), file("d/a", 250), file("d/b", 250), file("d/hole", 300)];
+    said.extend([Frame::Tree(1, hashes("a")), Frame::Tree(2, hashes("b"))]);
+    let (answers, _) = spoken(&inbox, TERMS, bytes(&said)).await;
+    assert_eq!(
+        answers[2..],
+        [
+            Frame::Prove(1, 250),
+            Frame::Prove(2, 250),
+            Frame::Take(3, 0),
+            Frame::Same(1),
+            Frame::Not(2, Refusal::NotWritten)
+        ]
+    );
+    assert_eq!(inbox.room(), 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_peer_that_does_not_begin_is_let_go_after_ten_seconds() {
     let dir = tempfile::tempdir().unwrap();
