@@ -335,6 +335,8 @@ impl Place<'_> {
                     if self.inbox.overwrite && path.symlink_metadata()?.is_dir() {
                         merge(&self.inbox.inner(&self.partial())?, &self.inbox.inner(&path)?)?;
                         std::fs::remove_dir(self.partial())?;
+                        // Not all that is in it now is of one sender.
+                        locked(&self.inbox.whole).retain(|_, there| *there != (name.clone(), FOLDER));
                         return Ok(name);
                     }
                     continue;
@@ -349,6 +351,7 @@ impl Place<'_> {
                 let _ = std::fs::remove_dir(&path);
                 return Err(why.into());
             }
+            self.remember(name.clone(), FOLDER);
             return Ok(name);
         }
         Err(io::Error::from(io::ErrorKind::AlreadyExists).into())
@@ -374,9 +377,10 @@ impl Place<'_> {
             let _ = Folder::open(&self.inbox.dir).and_then(|dir| clear(&dir.make(kept.as_str().as_ref())?));
             let _ = std::fs::remove_dir(path);
         }
-        let name = same.unwrap_or(kept);
-        self.remember(name.clone(), FOLDER);
-        (name, was_there)
+        if let Some(name) = &same {
+            self.remember(name.clone(), FOLDER);
+        }
+        (same.unwrap_or(kept), was_there)
     }
 
     fn remember(&self, name: FileName, size: u64) {

@@ -11,7 +11,7 @@ use subtle::ConstantTimeEq;
 
 use super::channel::Stop;
 use super::content::Written;
-use super::folder::{Folder, Kind, found, next_data, set};
+use super::folder::{Folder, Found, Kind, found, next_data, set};
 use super::inbox::{Have, Inbox, NotTaken, Place};
 use super::name::{FileName, NameError, Sender, folded, is_partial, names, top};
 use super::send::WINDOW_ROOTS;
@@ -272,11 +272,14 @@ impl<'a> Stage<'a> {
         between.iter().try_fold(earlier.again().ok()?, |folder, name| folder.enter(name).ok())
     }
 
-    /// Opens the file of an offer in what the same sender has sent before, if it has this size and no holes: the copy would
-    /// have none.
+    /// Opens the file of an offer in what the same sender has sent before, if it has the time and size of the offer, and no
+    /// holes: the copy would have none. The folder is the user's by now, and what the user has put there has another time.
     fn earlier_file(&self, names: &[OsString], offer: &Offer) -> Option<File> {
         let (size, file) = (offer.size?, self.earlier(names)?.read(names.last()?).ok()?);
-        let found = found(&file).ok().filter(|it| it.kind == Kind::File && it.size == size)?;
+        let time = |meta: &Meta| (meta.seconds, meta.nanos);
+        let is_sent =
+            |it: &Found| it.kind == Kind::File && it.size == size && time(&it.meta) == time(&offer.meta);
+        let found = found(&file).ok().filter(is_sent)?;
         let data = next_data(&file, 0, size).ok()?;
         (data == Some((0, found.size))).then_some(file)
     }

@@ -984,6 +984,40 @@ async fn copies_of_what_was_sent_before_end_where_the_bytes_do_that_are_taken() 
     assert_eq!(inbox.room(), 0);
 }
 
+/// What a user puts into a folder that was received is not told to its sender.
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sender_proves_nothing_by_files_that_it_never_sent() {
+    let put = |folders: &Folders, name: &str, seconds: u64| {
+        fs::write(folders.there(name), [3; 250]).unwrap();
+        let then = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let file = fs::File::options().write(true).open(folders.there(name)).unwrap();
+        file.set_times(fs::FileTimes::new().set_modified(then)).unwrap();
+    };
+    let mut first = vec![hello(2, 1), folder("d"), file("d/a", 250), file("d/b", 250)];
+    first.extend([body(1, &[1; 250]), body(2, &[2; 250])].concat());
+    first.push(Frame::Leave(b"d".to_vec(), META));
+    let again = [hello(3, 1), folder("d"), file("d/a", 250), file("d/b", 250), file("d/theirs", 250)];
+    for overwrite in [false, true] {
+        let folders = Folders::new(&[]);
+        let inbox = Arc::new(folders.inbox(overwrite));
+        if overwrite {
+            fs::create_dir(folders.there("d")).unwrap();
+            // Of the time that the sender guesses.
+            put(&folders, "d/theirs", 1);
+        }
+        let (answers, _) = spoken(&inbox, TERMS, bytes(&first)).await;
+        assert_eq!(answers.last(), Some(&Frame::Done(3)));
+        if !overwrite {
+            put(&folders, "d/theirs", 2);
+            put(&folders, "d/b", 2);
+        }
+        let (answers, _) = spoken(&inbox, TERMS, bytes(&again)).await;
+        let known = if overwrite { Frame::Take(1, 0) } else { Frame::Prove(1, 250) };
+        assert_eq!(answers[2..], [known, Frame::Take(2, 0), Frame::Take(3, 0)], "{overwrite}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_peer_that_does_not_begin_is_let_go_after_ten_seconds() {
     let dir = tempfile::tempdir().unwrap();
