@@ -1018,6 +1018,32 @@ async fn a_sender_proves_nothing_by_files_that_it_never_sent() {
     }
 }
 
+/// A choice by chance would miss one of the 32 streams.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_came_before_the_end_of_its_session_is_taken() {
+    let node = async || {
+        let key = p2pd_core::SecretKey::from_bytes(p2pd_tokio::random_seed().unwrap());
+        let mut config = p2pd_core::Config::new(key);
+        config.bind = Some([127, 0, 0, 1].into());
+        Node::bind(config.sessions(true)).await.unwrap()
+    };
+    let (a, b) = (node().await, node().await);
+    let to = b.address().await;
+    let (ours, theirs) = tokio::join!(a.connect_session(&to), b.accept_session());
+    let (ours, theirs) = (ours.unwrap(), theirs.unwrap());
+    let mut opened = Vec::new();
+    for _ in 0..32 {
+        opened.push(ours.open_bi(TAG).await.unwrap());
+    }
+    ours.delivered().await.unwrap();
+    ours.close(0, b"");
+    theirs.closed().await;
+    for n in 0..32 {
+        assert!(stream(&theirs).await.is_some(), "{n}");
+    }
+    assert!(stream(&theirs).await.is_none());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_peer_that_does_not_begin_is_let_go_after_ten_seconds() {
     let dir = tempfile::tempdir().unwrap();
