@@ -210,7 +210,7 @@ async fn search(
     let ours = p2pd_sys::interfaces(common.bind, &common.interfaces()).map_err(|why| why.to_string())?;
     let mdns = multicast(common)?;
     let answers = mdns.browse(SERVICE).map_err(|why| why.to_string())?;
-    let mut search = Search::new(id);
+    let mut search = Search::new(id, p2pd_sys::wall_clock(p2pd_core::Instant::ZERO).wall);
     let began = Instant::now();
     let mut until = began + limit;
     while let Ok(Ok(event)) = timeout_at(until, answers.recv_async()).await {
