@@ -32,9 +32,14 @@ pub const MAX_ADDRESSES: usize = 16;
 /// Most addresses that a node announces, each with a tag of its own.
 pub const MAX_ANNOUNCED: usize = 8;
 
+/// Signatures that one search checks.
+pub const MAX_CHECKED: usize = 64;
+
 /// Name of the property of the TXT record that has the signature.
 pub const SIGNATURE: &str = "s";
 
+/// Longest time by which a signature may be ahead of our clock before it counts as the oldest.
+const AHEAD: Duration = Duration::from_secs(600);
 /// First bytes of what is signed.
 const CONTEXT: &[u8] = b"p2pd lan announcement";
 /// Length of the salt and of the hash, in bytes.
@@ -146,6 +151,9 @@ pub fn may_announce(ip: IpAddr) -> bool {
 #[derive(Clone, Debug)]
 pub struct Search {
     wanted: NodeId,
+    /// Latest time of a signature that is taken for it.
+    latest: WallTime,
+    checked: usize,
     found: Vec<Found>,
 }
 
@@ -158,9 +166,10 @@ struct Found {
 }
 
 impl Search {
-    /// Begins a search.
-    pub fn new(wanted: NodeId) -> Self {
-        Search { wanted, found: Vec::new() }
+    /// Begins a search at this time of our clock.
+    pub fn new(wanted: NodeId, now: WallTime) -> Self {
+        let latest = now.offset_micros(AHEAD.as_micros() as i64);
+        Search { wanted, latest, checked: 0, found: Vec::new() }
     }
 
     /// Takes an answer in: the instance's full name, its [`SIGNATURE`], its port, and its addresses, each with the index of
@@ -168,8 +177,9 @@ impl Search {
     ///
     /// An address counts if the tag is the wanted node's at this address and port, and signed by it. It has to be a private
     /// or a link-local one, in the prefix of an address in use on the interface that heard it. A search keeps
-    /// [`MAX_INTERFACES`] of a family, those that were signed last: whoever repeats old answers displaces no new one. Who is
-    /// there is proven by the hello.
+    /// [`MAX_INTERFACES`] of a family, those that were signed last: whoever repeats old answers displaces no new one. What
+    /// was signed more than 10 minutes ahead of our clock counts as the oldest. A search checks [`MAX_CHECKED`] signatures.
+    /// Who is there is proven by the hello.
     pub fn hear(
         &mut self,
         (name, signature): (&str, &str),
@@ -188,7 +198,12 @@ impl Search {
         let mut heard = heard.into_iter().take(MAX_ADDRESSES);
         let found = heard.find(|(ip, index)| near(*ip, *index) && tag.is_of(&self.wanted, (*ip, port)));
         let Some((ip, _)) = found else { return false };
+        if self.checked >= MAX_CHECKED {
+            return false;
+        }
+        self.checked += 1;
         let Some(signed) = tag.signed_at(&self.wanted, signature) else { return false };
+        let signed = if signed > self.latest.as_micros() { i64::MIN } else { signed };
         if let Some(there) = self.found.iter_mut().find(|there| (there.ip, there.port) == (ip, port)) {
             there.signed = there.signed.max(signed);
             return false;
@@ -245,6 +260,8 @@ impl Search {
 mod tests {
     use super::*;
     use crate::identity::SecretKey;
+
+    const NOW: WallTime = WallTime::from_micros(1_000_000_000);
 
     fn id(n: u8) -> NodeId {
         SecretKey::from_bytes([n; 32]).node_id()
@@ -315,7 +332,7 @@ mod tests {
 
     #[test]
     fn what_is_near_is_found_and_nothing_else_is() {
-        let mut search = Search::new(id(1));
+        let mut search = Search::new(id(1), NOW);
         let near = ("192.168.7.9", 2);
         for (n, port, at) in [
             (2, 5, near),
@@ -377,7 +394,7 @@ mod tests {
 
     #[test]
     fn a_search_takes_three_addresses_of_a_family_and_link_local_ones_last() {
-        let mut search = Search::new(id(1));
+        let mut search = Search::new(id(1), NOW);
         let all = ["169.254.1.9", "192.168.7.10", "192.168.7.11", "192.168.7.12"];
         let linked = [Interface::new(2, ip("169.254.1.1"), 16), ours()[0]];
         // Our own one does not count.
@@ -401,7 +418,7 @@ mod tests {
         )
         .parse()
         .unwrap();
-        let mut search = Search::new(node);
+        let mut search = Search::new(node, NOW);
         for at in ["192.168.7.9", "192.168.7.8"] {
             assert!(hear(&mut search, 1, 5, (at, 2)));
         }
@@ -417,7 +434,7 @@ mod tests {
     #[test]
     fn old_answers_displace_neither_a_new_one_nor_all_that_was_known() {
         let node = id(1);
-        let mut search = Search::new(node);
+        let mut search = Search::new(node, NOW);
         for n in 10..14 {
             assert_eq!(hear_signed(&mut search, 1, 5, (&format!("192.168.7.{n}"), 2), 100), n < 13, "{n}");
         }
@@ -433,6 +450,36 @@ mod tests {
         let known = format!("3-[0,198.51.100.1,10.1.1.1,5,5,1,0]|[1,198.51.100.2,10.1.1.2,5,5,1,0]-0-{node}");
         let known: PeerAddress = known.parse().unwrap();
         assert_eq!(found(Some(&known)), ["192.168.7.11:5", "192.168.7.9:7", "198.51.100.1:5"]);
+    }
+
+    #[test]
+    fn what_is_signed_in_the_future_comes_last_and_displaces_nothing() {
+        let mut search = Search::new(id(1), NOW);
+        // NOW is second 1000.
+        for (n, second, is_new) in
+            [(9, 1601, true), (10, 1600, true), (11, 5, true), (12, 6, true), (13, 1601, false)]
+        {
+            let at = format!("192.168.7.{n}");
+            assert_eq!(hear_signed(&mut search, 1, 5, (&at, 2), second), is_new, "{n}");
+        }
+        let address = search.address(None).unwrap();
+        let found: Vec<String> = address.v4().iter().map(|i| i.external.to_string()).collect();
+        assert_eq!(found, ["192.168.7.10", "192.168.7.12", "192.168.7.11"]);
+    }
+
+    #[test]
+    fn a_search_checks_64_signatures() {
+        for (wrong, is_heard) in [(63, true), (64, false)] {
+            let mut search = Search::new(id(1), NOW);
+            let at = ("192.168.7.9", 2);
+            let name = format!("{}.{SERVICE}", tag(1, at.0, 5, 0));
+            for _ in 0..wrong {
+                // Tags of other nodes cost nothing.
+                assert!(!hear(&mut search, 2, 5, at));
+                assert!(!search.hear((&name, "a"), 5, [(ip(at.0), at.1)], &ours()));
+            }
+            assert_eq!(hear(&mut search, 1, 5, at), is_heard, "{wrong}");
+        }
     }
 
     #[test]

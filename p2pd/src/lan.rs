@@ -8,6 +8,7 @@ use mdns_sd::{
     IfKind, IfPredicate, ResolvedService, ScopedIp, ServiceDaemon, ServiceEvent, ServiceInfo, TxtProperty,
 };
 use p2pd_core::address::AddressError;
+use p2pd_core::io::Interface;
 use p2pd_core::lan::{MAX_ANNOUNCED, ROTATION, SERVICE, SIGNATURE, Search, Tag, may_announce};
 use p2pd_core::{NodeId, PeerAddress, SecretKey, Target};
 use p2pd_tokio::Node;
@@ -209,20 +210,47 @@ async fn search(
 ) -> Result<Option<PeerAddress>, String> {
     let ours = p2pd_sys::interfaces(common.bind, &common.interfaces()).map_err(|why| why.to_string())?;
     let mdns = multicast(common)?;
-    let answers = mdns.browse(SERVICE).map_err(|why| why.to_string())?;
-    let mut search = Search::new(id);
+    let mut answers = mdns.browse(SERVICE).map_err(|why| why.to_string())?;
+    let mut search = Search::new(id, p2pd_sys::wall_clock(p2pd_core::Instant::ZERO).wall);
     let began = Instant::now();
     let mut until = began + limit;
-    while let Ok(Ok(event)) = timeout_at(until, answers.recv_async()).await {
-        let ServiceEvent::ServiceResolved(answer) = event else { continue };
-        let signature = answer.txt_properties.get_property_val_str(SIGNATURE).unwrap_or_default();
-        if search.hear((&answer.fullname, signature), answer.port, heard(&answer), &ours) {
-            until = until.min((began + ASKED).max(Instant::now() + GRACE));
+    loop {
+        let next = || async { answers.recv_async().await.ok() };
+        if listen((&mut search, &ours), (began, &mut until), next).await {
+            break;
+        }
+        match mdns.browse(SERVICE) {
+            Ok(more) => answers = more,
+            Err(_) => break,
         }
     }
     // The call need not wait for this.
     tokio::spawn(async move { leave(&mdns).await });
     Ok(search.address(Some(known)))
+}
+
+/// Takes answers in until the search is over, and shortens it for one that is taken. Returns false if they end before: the
+/// thread ends a subscription whose events are not read fast enough.
+async fn listen<F: Future<Output = Option<ServiceEvent>>>(
+    (search, ours): (&mut Search, &[Interface]),
+    (began, until): (Instant, &mut Instant),
+    mut next: impl FnMut() -> F,
+) -> bool {
+    // The clock is looked at here too: `timeout_at` ends no wait for what is there already.
+    while Instant::now() < *until {
+        match timeout_at(*until, next()).await {
+            Ok(Some(ServiceEvent::ServiceResolved(answer))) => {
+                let signature = answer.txt_properties.get_property_val_str(SIGNATURE).unwrap_or_default();
+                if search.hear((&answer.fullname, signature), answer.port, heard(&answer), ours) {
+                    *until = (*until).min((began + ASKED).max(Instant::now() + GRACE));
+                }
+            }
+            Ok(Some(_)) => {}
+            Ok(None) => return false,
+            Err(_) => return true,
+        }
+    }
+    true
 }
 
 /// Addresses of an answer, each with the index of an interface that heard it.
@@ -263,5 +291,42 @@ fn nearby(common: &Common) -> IfKind {
 async fn leave(mdns: &ServiceDaemon) {
     if let Ok(left) = mdns.shutdown() {
         let _ = timeout(FAREWELL, left.recv_async()).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Listens so long to events that come at once. Returns what [`listen`] does.
+    async fn heard_of(time: Duration, mut next: impl FnMut(Instant) -> bool) -> bool {
+        let id = SecretKey::from_bytes([1; 32]).node_id();
+        let mut search = Search::new(id, p2pd_sys::wall_clock(p2pd_core::Instant::ZERO).wall);
+        let began = Instant::now();
+        let end = began + time;
+        let event = || std::future::ready(next(end).then(|| ServiceEvent::SearchStarted(SERVICE.into())));
+        listen((&mut search, &[]), (began, &mut end.clone()), event).await
+    }
+
+    #[tokio::test]
+    async fn a_search_ends_in_time_though_events_come_without_end() {
+        let mut late = 0;
+        let next = |end| {
+            late += u32::from(Instant::now() >= end);
+            // The clock may strike between the two looks at it.
+            late <= 1
+        };
+        assert!(heard_of(Duration::from_millis(20), next).await);
+    }
+
+    #[tokio::test]
+    async fn a_search_whose_events_end_before_it_says_so() {
+        let mut left = 3;
+        let next = |_| {
+            left -= 1;
+            left > 0
+        };
+        assert!(!heard_of(ALONE, next).await);
+        assert_eq!(left, 0);
     }
 }

@@ -13,7 +13,7 @@ from noise import keyed
 M = bytes.fromhex("15cfd18e385952982b6a8f8c7854963b58e34388c8e6dae891db756481a02312")
 N = bytes.fromhex("f04f2e7eb734b2a8f8b472eaf9c3c632576ac64aea650b496a8a20ff00e583c3")
 VERSION = 1
-HELLO, ANSWER, PROOF, HOST, GUEST = 2, 3, 5, 6, 7
+HELLO, ANSWER, PROOF, HOST, GUEST, DONE = 2, 3, 5, 6, 7, 9
 
 
 def topic(code, purpose):
@@ -61,7 +61,7 @@ def scalar_of(password):
 
 
 def exchange(code, topic, scalars, tags, addresses):
-    """The messages from HELLO to GUEST."""
+    """The messages from HELLO to DONE."""
     w, (x, y), (guest, name) = scalar_of(code.encode()), scalars, tags
     ours = encoded(add(times(x, base_point()), times(w, decoded(M))))
     theirs = encoded(add(times(y, base_point()), times(w, decoded(N))))
@@ -89,4 +89,5 @@ def exchange(code, topic, scalars, tags, addresses):
         "proof": bytes([VERSION, PROOF]) + name + derived(b"guest proof"),
         "host": bytes([VERSION, HOST]) + name + derived(b"host proof") + sealed(b"host key", addresses[0]),
         "guest": bytes([VERSION, GUEST]) + name + sealed(b"guest key", addresses[1]),
+        "done": bytes([VERSION, DONE]) + name + derived(b"done"),
     }

@@ -7,8 +7,8 @@
 //! ```text
 //! keyed BLAKE2s-256(K, label | BLAKE2s-256(topic | HELLO | ANSWER))
 //! ```
-//! where the label is `p2pd meeting guest proof`, `p2pd meeting host proof`, `p2pd meeting host key` or `p2pd meeting guest
-//! key`. An address is sealed by ChaCha20-Poly1305 with the nonce 0, because each key seals one text.
+//! where the label is `p2pd meeting guest proof`, `p2pd meeting host proof`, `p2pd meeting host key`, `p2pd meeting guest
+//! key`, or `p2pd meeting done` for the host's last word. An address is sealed by ChaCha20-Poly1305 with the nonce 0, because each key seals one text.
 
 use blake2::digest::consts::U32;
 use blake2::{Blake2s, Digest};
@@ -35,6 +35,7 @@ pub(super) struct Half(Spake2<Ed25519Group>);
 pub(super) struct Keys {
     proofs: [Proof; 2],
     seals: [[u8; 32]; 2],
+    done: Proof,
 }
 
 /// The node's randomness as the crate wants it.
@@ -101,6 +102,7 @@ impl Keys {
         Keys {
             proofs: [key(b"p2pd meeting host proof"), key(b"p2pd meeting guest proof")],
             seals: [key(b"p2pd meeting host key"), key(b"p2pd meeting guest key")],
+            done: key(b"p2pd meeting done"),
         }
     }
 
@@ -111,7 +113,17 @@ impl Keys {
 
     /// Returns true for that proof, in a time that does not depend on the bytes.
     pub(super) fn is_proof(&self, of: Side, proof: &Proof) -> bool {
-        self.proof(of).iter().zip(proof).fold(0, |all, (a, b)| all | (a ^ b)) == 0
+        is_same(&self.proof(of), proof)
+    }
+
+    /// Returns the host's word that it has the guest's address.
+    pub(super) fn done(&self) -> Proof {
+        self.done
+    }
+
+    /// Returns true for that word, in a time that does not depend on the bytes.
+    pub(super) fn is_done(&self, word: &Proof) -> bool {
+        is_same(&self.done, word)
     }
 
     /// Seals the one text that a side sends.
@@ -136,6 +148,10 @@ impl Keys {
     }
 }
 
+fn is_same(ours: &Proof, theirs: &Proof) -> bool {
+    ours.iter().zip(theirs).fold(0, |all, (a, b)| all | (a ^ b)) == 0
+}
+
 impl core::fmt::Debug for Half {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.write_str("Half(..)")
@@ -148,7 +164,7 @@ impl core::fmt::Debug for Keys {
     }
 }
 
-/// Values of one exchange by their names: what the two draw, and every message from HELLO to GUEST.
+/// Values of one exchange by their names: what the two draw, and every message from HELLO to DONE.
 #[cfg(test)]
 pub(crate) fn sample(code: &Code, topic: &str, addresses: [&str; 2]) -> Vec<(&'static str, Vec<u8>)> {
     let mut random = Random::new([7; 32]);
@@ -172,8 +188,16 @@ pub(crate) fn sample(code: &Code, topic: &str, addresses: [&str; 2]) -> Vec<(&'s
     let sealed = keys.seal(Side::Host, addresses[0]);
     let told = Message::Host { exchange, proof: keys.proof(Side::Host), sealed };
     let back = Message::Guest { exchange, sealed: keys.seal(Side::Guest, addresses[1]) };
+    let done = Message::Done { exchange, word: keys.done() };
     let mut values = vec![("host_scalar", of_host), ("guest_scalar", of_guest)];
-    let messages = [("hello", hello), ("answer", answer), ("proof", proof), ("host", told), ("guest", back)];
+    let messages = [
+        ("hello", hello),
+        ("answer", answer),
+        ("proof", proof),
+        ("host", told),
+        ("guest", back),
+        ("done", done),
+    ];
     values.extend(messages.map(|(name, message)| (name, message.encode().to_vec())));
     values
 }
@@ -205,7 +229,9 @@ mod tests {
             let other = if side == Side::Host { Side::Guest } else { Side::Host };
             assert_eq!(guest.open(other, &sealed), None);
             assert_ne!(host.proof(side), host.proof(other));
+            assert!(!guest.is_done(&host.proof(side)));
         }
+        assert!(guest.is_done(&host.done()));
         for (codes, topics) in [
             (["7-guitar-oxygen", "7-guitar-oyster"], ["t", "t"]),
             (["7-guitar-oxygen", "7-oxygen-guitar"], ["t", "t"]),
@@ -214,6 +240,7 @@ mod tests {
         ] {
             let [host, guest] = keys(codes[0], codes[1], topics);
             assert!(!host.is_proof(Side::Guest, &guest.proof(Side::Guest)), "{codes:?} {topics:?}");
+            assert!(!guest.is_done(&host.done()), "{codes:?} {topics:?}");
             assert_eq!(guest.open(Side::Host, &host.seal(Side::Host, "x")), None);
         }
     }

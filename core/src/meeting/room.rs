@@ -95,7 +95,7 @@ enum Hosting {
     /// A guest has proven the code. The reply is made once our address is settled.
     Proven { hello: Message, exchange: Tag, keys: Keys, reply: Option<Bytes>, again: Instant, until: Instant },
     /// The guest's address was told to our user, and the guest is to hear that.
-    Leaving { exchange: Tag, until: Instant },
+    Leaving { exchange: Tag, done: Bytes, until: Instant },
 }
 
 #[derive(Debug)]
@@ -241,14 +241,15 @@ impl Room {
                     return;
                 };
                 env.acts.push(Act::Tell(MeetingNews::Met(address)));
+                let done = Message::Done { exchange, word: keys.done() }.encode();
                 let until = env.now + LINGER;
-                *hosting = Hosting::Leaving { exchange, until };
-                return self.say(env, Message::Done(exchange).encode());
+                *hosting = Hosting::Leaving { exchange, done: done.clone(), until };
+                return self.say(env, done);
             }
-            (Hosting::Leaving { exchange: ours, .. }, Message::Guest { exchange, .. })
+            (Hosting::Leaving { exchange: ours, done, .. }, Message::Guest { exchange, .. })
                 if exchange == *ours =>
             {
-                (Message::Done(exchange).encode(), true)
+                (done.clone(), true)
             }
             _ => return,
         };
@@ -347,10 +348,16 @@ impl Room {
                     None => env.stats.bad_messages += 1,
                 }
             }
-            (Joining::Leaving { exchange: ours, reply: Some(_), .. }, Message::Done(exchange))
-                if exchange == *ours =>
-            {
-                self.done(env, MeetingNews::Done);
+            (
+                Joining::Leaving { exchange: ours, keys, reply: Some(_), .. },
+                Message::Done { exchange, word },
+            ) if exchange == *ours => {
+                // Everybody under the topic knows the exchange.
+                if keys.is_done(&word) {
+                    self.done(env, MeetingNews::Done);
+                } else {
+                    env.stats.bad_messages += 1;
+                }
             }
             _ => {}
         }

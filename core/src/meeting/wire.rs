@@ -10,7 +10,7 @@
 //! 1 | 6 HOST   | exchange 16 | proof of the host 32 | the host's address, sealed
 //! 1 | 7 GUEST  | exchange 16 | the guest's address, sealed
 //! 1 | 8 GONE   | exchange 16                               "that proof was wrong"
-//! 1 | 9 DONE   | exchange 16                               "I have your address"
+//! 1 | 9 DONE   | exchange 16 | the host's word 32           "I have your address"
 //! ```
 //! The first byte is the version. Claims, guests and exchanges are random.
 
@@ -41,7 +41,7 @@ pub(super) enum Message {
     Host { exchange: Tag, proof: Proof, sealed: Bytes },
     Guest { exchange: Tag, sealed: Bytes },
     Gone(Tag),
-    Done(Tag),
+    Done { exchange: Tag, word: Proof },
 }
 
 impl Message {
@@ -56,7 +56,7 @@ impl Message {
             Message::Host { exchange, proof, sealed } => (6, [exchange, proof, sealed]),
             Message::Guest { exchange, sealed } => (7, [exchange, sealed, &[]]),
             Message::Gone(exchange) => (8, [exchange, &[], &[]]),
-            Message::Done(exchange) => (9, [exchange, &[], &[]]),
+            Message::Done { exchange, word } => (9, [exchange, word, &[]]),
         };
         [&[VERSION, kind], parts.concat().as_slice()].concat().into()
     }
@@ -84,7 +84,7 @@ impl Message {
             }
             7 => return Some(Message::Guest { exchange: tag, sealed: sealed(rest)? }),
             8 => Message::Gone(tag),
-            9 => Message::Done(tag),
+            9 => return Some(Message::Done { exchange: tag, word: rest.try_into().ok()? }),
             _ => return None,
         };
         rest.is_empty().then_some(message)
@@ -109,7 +109,7 @@ mod tests {
             Message::Host { exchange: b, proof, sealed: sealed.clone() },
             Message::Guest { exchange: b, sealed },
             Message::Gone(b),
-            Message::Done(b),
+            Message::Done { exchange: b, word: proof },
         ]
     }
 

@@ -69,6 +69,8 @@ impl Consent {
                 };
                 Handle::current().block_on(async {
                     tokio::select! {
+                        // An answer counts though the peer hangs up at that moment: the user was told that it does.
+                        biased;
                         answer = asked => answer,
                         () = hung_up => Err(Refusal::Unanswered),
                     }
@@ -260,6 +262,24 @@ mod tests {
             (Consent::Given, list(u64::MAX, u64::MAX), Ok(())),
         ] {
             assert_eq!(consent.to((peer, from), &list, std::future::pending()), told);
+        }
+    }
+
+    /// A choice by chance between the two would take the wrong one in one of the 64 rounds at least.
+    #[tokio::test]
+    async fn an_answer_counts_though_its_asker_hangs_up_at_that_moment() {
+        let peer = p2pd_core::SecretKey::from_bytes([1; 32]).node_id();
+        let from = "192.0.2.1".parse().unwrap();
+        for round in 0..64 {
+            let (user, mut questions) = mpsc::channel::<Question>(1);
+            let consent = Consent::Asked(user);
+            let hung_up = async move {
+                questions.recv().await.unwrap().answer.send(Ok(())).unwrap();
+                // Both are there when they are looked at next.
+                tokio::task::yield_now().await;
+            };
+            let asking = move || consent.to((peer, from), &Listing::default(), hung_up);
+            assert_eq!(tokio::task::spawn_blocking(asking).await.unwrap(), Ok(()), "{round}");
         }
     }
 

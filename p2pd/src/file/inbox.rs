@@ -335,6 +335,8 @@ impl Place<'_> {
                     if self.inbox.overwrite && path.symlink_metadata()?.is_dir() {
                         merge(&self.inbox.inner(&self.partial())?, &self.inbox.inner(&path)?)?;
                         std::fs::remove_dir(self.partial())?;
+                        // Not all that is in it now is of one sender.
+                        locked(&self.inbox.whole).retain(|_, there| *there != (name.clone(), FOLDER));
                         return Ok(name);
                     }
                     continue;
@@ -349,6 +351,7 @@ impl Place<'_> {
                 let _ = std::fs::remove_dir(&path);
                 return Err(why.into());
             }
+            self.remember(name.clone(), FOLDER);
             return Ok(name);
         }
         Err(io::Error::from(io::ErrorKind::AlreadyExists).into())
@@ -363,20 +366,38 @@ impl Place<'_> {
     /// Removes a folder that was kept, if one of its namesakes has the same in it. Gives the name under which it is there,
     /// and whether it was there before.
     pub(super) fn merge_folder(&self, kept: FileName) -> (FileName, bool) {
-        let earlier = (0..COMPARED).map(|number| self.name.numbered(number)).take_while(|name| *name != kept);
+        self.merge_if(kept, has_same)
+    }
+
+    /// Does that with a comparison. Before it the folder gets its partial name again: what somebody puts into it meanwhile
+    /// would be removed with it.
+    fn merge_if(
+        &self,
+        kept: FileName,
+        is_same: impl Fn(&Folder, &Folder) -> io::Result<bool>,
+    ) -> (FileName, bool) {
+        let (root, path) = (Folder::open(&self.inbox.dir), self.path(&kept));
+        let Ok(root) = root else { return (kept, false) };
         let open = |name: &FileName| self.inbox.inner(&self.path(name));
-        let is_same = |name: &FileName| has_same(&open(name)?, &open(&kept)?);
-        let same = { earlier }.find(|name| is_same(name).unwrap_or(false));
-        let was_there = same.is_some();
-        if was_there {
-            let path = self.path(&kept);
-            // What cannot be removed is there twice.
-            let _ = Folder::open(&self.inbox.dir).and_then(|dir| clear(&dir.make(kept.as_str().as_ref())?));
-            let _ = std::fs::remove_dir(path);
+        let may_be = |name: &FileName| is_like(&open(name)?, &open(&kept)?, false);
+        let earlier = (0..COMPARED).map(|number| self.name.numbered(number)).take_while(|name| *name != kept);
+        let alike: Vec<FileName> = earlier.filter(|name| may_be(name).unwrap_or(false)).collect();
+        if alike.is_empty() || std::fs::rename(&path, self.partial()).is_err() {
+            return (kept, false);
         }
-        let name = same.unwrap_or(kept);
-        self.remember(name.clone(), FOLDER);
-        (name, was_there)
+        let same = |name: &FileName| is_same(&open(name)?, &self.inbox.inner(&self.partial())?);
+        if let Some(name) = alike.into_iter().find(|name| same(name).unwrap_or(false)) {
+            // What cannot be removed goes with the other parts.
+            let _ = root.make(self.partial().file_name().unwrap_or_default()).and_then(|it| clear(&it));
+            let _ = std::fs::remove_dir(self.partial());
+            self.remember(name.clone(), FOLDER);
+            return (name, true);
+        }
+        if std::fs::rename(self.partial(), &path).is_ok() {
+            return (kept, false);
+        }
+        // Somebody has taken the name meanwhile.
+        (self.keep_folder().unwrap_or(kept), false)
     }
 
     fn remember(&self, name: FileName, size: u64) {
@@ -748,6 +769,41 @@ mod tests {
         assert_eq!(inbox.room(), 400);
         inbox.took(600);
         assert_eq!(inbox.room(), 0);
+    }
+
+    #[test]
+    fn what_somebody_puts_into_a_new_folder_while_it_is_compared_is_not_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let inbox = Inbox::new(dir.path(), false, LIMITS).unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let receive = || {
+            let place = inbox.place(&by(1), name("d"), &Arc::default()).unwrap();
+            place.folder().unwrap();
+            fs::write(place.partial().join("a"), "one").unwrap();
+            let kept = place.keep_folder().unwrap();
+            (place, kept)
+        };
+        let (place, kept) = receive();
+        assert_eq!(place.merge_folder(kept), (name("d"), false));
+        drop(place);
+        // The folder cannot be written into under the name that it had, and a new one of that name stays.
+        for is_same in [true, false] {
+            let (place, kept) = receive();
+            assert_eq!(kept, name("d (1)"));
+            let compared = |one: &Folder, other: &Folder| {
+                assert!(has_same(one, other)?);
+                assert!(fs::write(at("d (1)/mine"), "mine").is_err());
+                fs::create_dir(at("d (1)"))?;
+                fs::write(at("d (1)/mine"), "mine")?;
+                Ok(is_same)
+            };
+            let there = if is_same { (name("d"), true) } else { (name("d (2)"), false) };
+            assert_eq!(place.merge_if(kept, compared), there);
+            assert_eq!(fs::read_to_string(at("d (1)/mine")).unwrap(), "mine");
+            assert_eq!(at("d (2)/a").exists(), !is_same);
+            assert_eq!(parts(dir.path()), 0);
+            fs::remove_dir_all(at("d (1)")).unwrap();
+        }
     }
 
     #[cfg(unix)]

@@ -328,6 +328,8 @@ impl Receiving {
 async fn stream(session: &Session) -> Option<(SendStream, RecvStream)> {
     loop {
         tokio::select! {
+            // At the session's end its streams that had come are there still, and those of the other kind are over.
+            biased;
             stream = session.accept_bi() => {
                 let mut stream = stream.ok()?;
                 if stream.1.tag() == TAG {

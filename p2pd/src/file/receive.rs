@@ -13,7 +13,7 @@ use super::content::Written;
 use super::inbox::{Inbox, NotTaken};
 use super::name::Sender;
 use super::send::{WINDOW, WINDOW_BYTES};
-use super::stage::{Done, Error, Pending, Spot, Stage, State, Terms, unexpected};
+use super::stage::{Done, Error, LOOK, Pending, Spot, Stage, State, Terms, unexpected};
 use super::tree::{self, HASH, Hashed};
 use super::walk::show;
 use super::wire::{CHUNK, Frame, Listing, Meta, Number, Offer, Refusal};
@@ -25,8 +25,6 @@ pub(super) const MAX_REFUSED: usize = 10_000;
 const BEGIN: Duration = Duration::from_secs(10);
 /// Longest time for a sender to hear why nothing is taken any more.
 const GOODBYE: Duration = Duration::from_secs(2);
-/// Bytes of a file after which the disk is looked at again.
-const LOOK: u64 = 16 << 20;
 
 struct Receiving<'a, T> {
     inbox: &'a Inbox,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Seek};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use subtle::ConstantTimeEq;
 
 use super::channel::Stop;
 use super::content::Written;
-use super::folder::{Folder, Kind, found, set};
+use super::folder::{Folder, Found, Kind, found, next_data, set};
 use super::inbox::{Have, Inbox, NotTaken, Place};
 use super::name::{FileName, NameError, Sender, folded, is_partial, names, top};
 use super::send::WINDOW_ROOTS;
@@ -20,6 +20,8 @@ use super::wire::{Meta, Offer, Refusal};
 
 /// Files that are taken from one stream, and folders, beside what is in these.
 pub(super) const MAX_FILES: usize = 1000;
+/// Bytes of a file after which the disk is looked at again.
+pub(super) const LOOK: u64 = 16 << 20;
 /// Time for which a name may be in use before its sender is refused.
 const IN_USE: Duration = Duration::from_secs(3);
 
@@ -270,6 +272,18 @@ impl<'a> Stage<'a> {
         between.iter().try_fold(earlier.again().ok()?, |folder, name| folder.enter(name).ok())
     }
 
+    /// Opens the file of an offer in what the same sender has sent before, if it has the time and size of the offer, and no
+    /// holes: the copy would have none. The folder is the user's by now, and what the user has put there has another time.
+    fn earlier_file(&self, names: &[OsString], offer: &Offer) -> Option<File> {
+        let (size, file) = (offer.size?, self.earlier(names)?.read(names.last()?).ok()?);
+        let time = |meta: &Meta| (meta.seconds, meta.nanos);
+        let is_sent =
+            |it: &Found| it.kind == Kind::File && it.size == size && time(&it.meta) == time(&offer.meta);
+        let found = found(&file).ok().filter(is_sent)?;
+        let data = next_data(&file, 0, size).ok()?;
+        (data == Some((0, found.size))).then_some(file)
+    }
+
     /// Looks for what is here of a file.
     pub(super) fn look(&mut self, offer: &Offer) -> Result<(Spot<'a>, State), Error> {
         let names = names(&offer.path)?;
@@ -303,13 +317,11 @@ impl<'a> Stage<'a> {
                 Ok(found) if found.kind == Kind::File => found.size,
                 _ => 0,
             };
-            // Of a file with holes the copy would have none.
-            let earlier = self.earlier(&names).filter(|_| !offer.sparse);
             let state = match (length(&parent, entry), length(&parent, &self.part(&offer.path))) {
                 _ if size == 0 => new(),
                 (have, _) if have == size => proving(size, true),
                 (_, have) if (1..=size).contains(&have) => proving(have, false),
-                _ if earlier.is_some_and(|earlier| length(&earlier, entry) == size) => proving(size, true),
+                _ if self.earlier_file(&names, offer).is_some() => proving(size, true),
                 _ => new(),
             };
             (Spot::Inside(names), state)
@@ -339,9 +351,12 @@ impl<'a> Stage<'a> {
                 let part = self.part(&pending.offer.path);
                 let name = &names[names.len() - 1];
                 from_earlier = whole && parent.look(name).is_err();
-                let parent = if from_earlier { self.earlier(names).unwrap_or(parent) } else { parent };
-                match parent.read(if whole { name } else { &part }) {
-                    // Its sender had made it unreadable.
+                let read = match from_earlier {
+                    true => self.earlier_file(names, &pending.offer).ok_or(io::ErrorKind::NotFound.into()),
+                    false => parent.read(if whole { name } else { &part }),
+                };
+                match read {
+                    // Its sender had made it unreadable, or its owner has changed it.
                     Err(_) if whole => {
                         pending.state = State::Taken(Vec::new());
                         return Ok(false);
@@ -354,7 +369,7 @@ impl<'a> Stage<'a> {
         let same = ours.iter().zip(hashes).take_while(|(one, other)| one.ct_eq(*other).into()).count();
         if whole && same == ours.len() {
             match &pending.spot {
-                Spot::Inside(names) if from_earlier => self.copy(names, &pending.offer)?,
+                Spot::Inside(names) if from_earlier => self.copy(&file, names, &pending.offer)?,
                 Spot::Inside(_) => self.finish(&file, &pending.offer.meta)?,
                 Spot::Top(..) => {}
             }
@@ -367,19 +382,30 @@ impl<'a> Stage<'a> {
         Ok(false)
     }
 
-    /// Copies a file of what the same sender has sent before. What is equal as a whole goes again at its end.
-    fn copy(&self, names: &[OsString], offer: &Offer) -> Result<(), Error> {
-        let (parent, name) = (self.parent(names)?, &names[names.len() - 1]);
-        let (earlier, part) = (self.earlier(names).ok_or(Refusal::NotWritten)?, self.part(&offer.path));
-        let (mut from, mut to) = (earlier.read(name)?, parent.write(&part)?);
+    /// Copies a file of what the same sender has sent before, as far as bytes are taken. What is equal as a whole goes again
+    /// at its end.
+    fn copy(&self, mut from: &File, names: &[OsString], offer: &Offer) -> Result<(), Error> {
+        let (parent, part) = (self.parent(names)?, self.part(&offer.path));
+        let mut to = parent.write(&part)?;
         to.set_len(0)?;
-        let copied = io::copy(&mut from, &mut to)?;
-        self.inbox.took(copied);
-        if offer.size != Some(copied) {
-            return Err(Refusal::NotWritten.into());
+        from.rewind()?;
+        let mut at = 0;
+        loop {
+            let piece = self.inbox.room().min(LOOK);
+            let copied = io::copy(&mut from.take(piece), &mut to);
+            // What was written before an error counts too.
+            let end = to.stream_position().unwrap_or(at + piece);
+            self.inbox.took(end - at);
+            at = end;
+            if copied? == 0 {
+                break;
+            }
+        }
+        if offer.size != Some(at) {
+            return Err(io::Error::new(io::ErrorKind::StorageFull, "no more bytes are taken").into());
         }
         self.finish(&to, &offer.meta)?;
-        Ok(parent.rename(&part, &parent, name)?)
+        Ok(parent.rename(&part, &parent, &names[names.len() - 1])?)
     }
 
     /// Gives a file its permissions and time.

@@ -950,6 +950,100 @@ async fn there_is_an_end_to_what_all_peers_together_may_send() {
     assert_eq!(answers[2..], [Frame::Not(0, Refusal::NotWritten), Frame::Stored]);
 }
 
+/// A file that is copied from an earlier folder counts as one that is sent.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_of_what_was_sent_before_end_where_the_bytes_do_that_are_taken() {
+    let folders = Folders::new(&[("a", &[1; 250]), ("b", &[2; 250])]);
+    let hashes = |name: &str| {
+        tree::of_file(&fs::File::open(folders.here(name)).unwrap(), 250, tree::group(Some(250))).unwrap()
+    };
+    let inbox = Inbox::new(folders.there.path(), false, Limits { bytes: 900, ..LIMITS }).unwrap();
+    let inbox = Arc::new(inbox);
+    let mut said = vec![hello(3, 1), folder("d"), file("d/a", 250), file("d/b", 250), file("d/hole", 300)];
+    said.extend([body(1, &[1; 250]), body(2, &[2; 250])].concat());
+    said.extend([Frame::Body(3), Frame::Hole(300), Frame::End(*blake3::hash(&[0; 300]).as_bytes())]);
+    said.push(Frame::Leave(b"d".to_vec(), META));
+    let (answers, _) = spoken(&inbox, TERMS, bytes(&said)).await;
+    assert_eq!(answers.last(), Some(&Frame::Done(4)));
+    assert_eq!((folders.received().len(), inbox.room()), (4, 400));
+    // Each one has room. A file of holes is not proven: its copy would have none.
+    let mut said = vec![hello(3, 1), folder("d"), file("d/a", 250), file("d/b", 250), file("d/hole", 300)];
+    said.extend([Frame::Tree(1, hashes("a")), Frame::Tree(2, hashes("b"))]);
+    let (answers, _) = spoken(&inbox, TERMS, bytes(&said)).await;
+    assert_eq!(
+        answers[2..],
+        [
+            Frame::Prove(1, 250),
+            Frame::Prove(2, 250),
+            Frame::Take(3, 0),
+            Frame::Same(1),
+            Frame::Not(2, Refusal::NotWritten)
+        ]
+    );
+    assert_eq!(inbox.room(), 0);
+}
+
+/// What a user puts into a folder that was received is not told to its sender.
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sender_proves_nothing_by_files_that_it_never_sent() {
+    let put = |folders: &Folders, name: &str, seconds: u64| {
+        fs::write(folders.there(name), [3; 250]).unwrap();
+        let then = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let file = fs::File::options().write(true).open(folders.there(name)).unwrap();
+        file.set_times(fs::FileTimes::new().set_modified(then)).unwrap();
+    };
+    let mut first = vec![hello(2, 1), folder("d"), file("d/a", 250), file("d/b", 250)];
+    first.extend([body(1, &[1; 250]), body(2, &[2; 250])].concat());
+    first.push(Frame::Leave(b"d".to_vec(), META));
+    let again = [hello(3, 1), folder("d"), file("d/a", 250), file("d/b", 250), file("d/theirs", 250)];
+    for overwrite in [false, true] {
+        let folders = Folders::new(&[]);
+        let inbox = Arc::new(folders.inbox(overwrite));
+        if overwrite {
+            fs::create_dir(folders.there("d")).unwrap();
+            // Of the time that the sender guesses.
+            put(&folders, "d/theirs", 1);
+        }
+        let (answers, _) = spoken(&inbox, TERMS, bytes(&first)).await;
+        assert_eq!(answers.last(), Some(&Frame::Done(3)));
+        if !overwrite {
+            put(&folders, "d/theirs", 2);
+            put(&folders, "d/b", 2);
+        }
+        let (answers, _) = spoken(&inbox, TERMS, bytes(&again)).await;
+        let known = if overwrite { Frame::Take(1, 0) } else { Frame::Prove(1, 250) };
+        assert_eq!(answers[2..], [known, Frame::Take(2, 0), Frame::Take(3, 0)], "{overwrite}");
+    }
+}
+
+/// A choice by chance would miss one of the 32 streams.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_came_before_the_end_of_its_session_is_taken() {
+    let node = async || {
+        let key = p2pd_core::SecretKey::from_bytes(p2pd_tokio::random_seed().unwrap());
+        let mut config = p2pd_core::Config::new(key);
+        config.bind = Some([127, 0, 0, 1].into());
+        Node::bind(config.sessions(true)).await.unwrap()
+    };
+    let (a, b) = (node().await, node().await);
+    let to = b.address().await;
+    let (ours, theirs) = tokio::join!(a.connect_session(&to), b.accept_session());
+    let (ours, theirs) = (ours.unwrap(), theirs.unwrap());
+    let mut opened = Vec::new();
+    for _ in 0..32 {
+        opened.push(ours.open_bi(TAG).await.unwrap());
+    }
+    ours.delivered().await.unwrap();
+    ours.close(0, b"");
+    theirs.closed().await;
+    for n in 0..32 {
+        assert!(stream(&theirs).await.is_some(), "{n}");
+    }
+    assert!(stream(&theirs).await.is_none());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_peer_that_does_not_begin_is_let_go_after_ten_seconds() {
     let dir = tempfile::tempdir().unwrap();

@@ -407,6 +407,34 @@ fn an_altered_message_ends_a_meeting_or_is_none_and_never_another_one() {
 }
 
 /// A broker in the middle that guesses: towards the guest it is a host, towards the host a guest.
+/// Everybody under the topic has heard the exchange.
+#[test]
+fn a_word_of_the_end_that_is_not_the_hosts_is_none() {
+    let mut world = World::new();
+    world.broker = Box::new(|message| match message {
+        Message::Guest { .. } => Vec::new(),
+        other => vec![other.encode()],
+    });
+    let host = world.host("7-guitar-oxygen");
+    let guest = world.guest("7-guitar-oxygen");
+    world.run(5 * S);
+    assert_eq!(world.news(guest), [met(1)]);
+    let exchange = world.said_by(guest).into_iter().find_map(|message| match message {
+        Message::Guest { exchange, .. } => Some(*exchange),
+        _ => None,
+    });
+    let (exchange, topic) = (exchange.unwrap(), world.topic(guest));
+    let bad = world.stats.bad_messages;
+    world.publish(&topic, Message::Done { exchange, word: [9; 32] }.encode());
+    world.run(S);
+    assert_eq!((world.news(guest), world.stats.bad_messages - bad), (vec![met(1)], 1));
+    // The host's own counts.
+    world.broker = Box::new(|message| vec![message.encode()]);
+    world.run(5 * S);
+    assert_eq!(world.news(guest), [met(1), MeetingNews::Done]);
+    assert_eq!(world.last(host), Some(MeetingNews::Done));
+}
+
 #[test]
 fn a_broker_between_has_one_guess_at_each_side() {
     for (guess, right) in [("7-guitar-oyster", false), ("7-guitar-oxygen", true)] {
