@@ -2,7 +2,7 @@
 //! with one address family each. Skipped where coturn is missing.
 
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -49,11 +49,20 @@ fn coturn(options: &[&str]) -> Option<(Running, u16)> {
         return None;
     };
     let (running, began) = (Running(child), Instant::now());
-    while TcpStream::connect((V4, port)).is_err() {
+    while TcpStream::connect((V4, port)).is_err() || !answers_by_udp(port) {
         assert!(began.elapsed() < Duration::from_secs(10), "coturn does not listen");
         std::thread::sleep(Duration::from_millis(20));
     }
     Some((running, port))
+}
+
+/// Asks for a Binding (RFC 8489): coturn opens its UDP socket after the other one.
+fn answers_by_udp(port: u16) -> bool {
+    let socket = UdpSocket::bind((V4, 0)).unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    let request = [&[0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42][..], &[7; 12]].concat();
+    let asked = socket.connect((V4, port)).and_then(|()| socket.send(&request));
+    asked.is_ok() && socket.recv(&mut [0; 200]).is_ok()
 }
 
 /// Starts servers of our own on this address.

@@ -181,7 +181,7 @@ mod tests {
         assert_eq!(begins(&mut calls(&ALL, false), 1, false, true), [(10_000, 2), (30_001, 2)]);
         assert_eq!(begins(&mut calls(&ALL, true), 1, false, true), [(0, 2), (10_001, 2), (30_002, 2)]);
         // A call outlasts its wait.
-        assert_eq!(begins(&mut calls(&ALL, true), 20_000, false, true), [(0, 2), (20_000, 2), (40_000, 2)]);
+        assert_eq!(begins(&mut calls(&ALL, true), 20_000, false, true), [(0, 2), (20_000, 2), (40_001, 2)]);
         assert_eq!(begins(&mut calls(&[Strategy::Relay], true), 1, false, true), []);
         assert_eq!(begins(&mut calls(&ALL, true), 1, false, false), []);
     }
