@@ -15,10 +15,10 @@ mod clock;
 mod descriptors;
 mod engine;
 mod error;
-#[cfg(unix)]
 pub mod face;
 mod failure;
 mod files;
+#[cfg(unix)]
 pub mod handover;
 mod interfaces;
 mod key_file;

@@ -151,7 +151,8 @@ async fn serve(node: Node, to: mpsc::Sender<Caller>, metrics: Arc<Metrics>, say:
                 // One whose connection has broken already is not worth a place.
                 let Some(info) = session.carrier() else { continue };
                 let from = Source::of(info.remote_addr().ip());
-                if let Some(full) = full(&seats, from) {
+                let taken: Vec<Source> = seats.iter().map(|seat| seat.from).collect();
+                if let Some(full) = full(&taken, from) {
                     let among = full.into_iter().filter_map(|n| Some((seats[n].idle()?, n)));
                     let Some((_, longest)) = among.max() else {
                         session.close(NOT_SERVED, b"too many sessions");
@@ -172,11 +173,12 @@ async fn serve(node: Node, to: mpsc::Sender<Caller>, metrics: Arc<Metrics>, say:
     }
 }
 
-/// Returns the seats of which one has to be free first for a session from there; `None` if there is room.
-fn full(seats: &[Seat], from: Source) -> Option<Vec<usize>> {
+/// Returns the places among these sources of which one has to be free first for a session from there; `None` if there is
+/// room.
+fn full(taken: &[Source], from: Source) -> Option<Vec<usize>> {
     let [all, site, net] = SESSIONS;
     let of = |is_so: &dyn Fn(&Source) -> bool| -> Vec<usize> {
-        (0..seats.len()).filter(|n| is_so(&seats[*n].from)).collect()
+        (0..taken.len()).filter(|n| is_so(&taken[*n])).collect()
     };
     let bounds =
         [(of(&|s| s.net == from.net), net), (of(&|s| s.site == from.site), site), (of(&|_| true), all)];
@@ -227,5 +229,42 @@ async fn hand_on((session, info): (&Session, PipeInfo), quiet: &Arc<Quiet>, to: 
                 Err(_) => return,
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> Source {
+        Source::of(text.parse().unwrap())
+    }
+
+    #[test]
+    fn a_line_a_customer_and_all_have_their_most_sessions() {
+        // Eight of a line, and none of a neighbour's is in its way.
+        let mut taken = vec![at("2001:db8::1"); 8];
+        assert_eq!(full(&taken, at("2001:db8::2")), Some((0..8).collect()));
+        assert_eq!(full(&taken, at("2001:db8:0:1::1")), None);
+        // A customer with a /56 has 24.
+        taken.extend((0..16).map(|n| at(&format!("2001:db8:0:{:x}::1", 1 + n % 2))));
+        assert_eq!(full(&taken, at("2001:db8:0:9::1")), Some((0..24).collect()));
+        assert_eq!(full(&taken, at("2001:db8:0:100::1")), None);
+        taken.extend((0..40).map(|n| at(&format!("192.0.2.{n}"))));
+        assert_eq!(full(&taken, at("198.51.100.1")), Some((0..64).collect()));
+        taken.pop();
+        assert_eq!(full(&taken, at("198.51.100.1")), None);
+    }
+
+    #[test]
+    fn the_end_of_a_stream_begins_the_idle_time_anew() {
+        let quiet = Arc::new(Quiet::new());
+        let (open, task) = (Open(quiet.clone()), quiet.clone());
+        assert_eq!(Arc::strong_count(&quiet), 3, "one more than of an idle one");
+        std::thread::sleep(Duration::from_millis(20));
+        let before = quiet.last();
+        drop(open);
+        assert!(quiet.last() > before && Arc::strong_count(&quiet) == 2);
+        drop(task);
     }
 }
