@@ -9,6 +9,7 @@ use crate::say::Say;
 
 /// Command line to run.
 #[derive(Debug)]
+#[cfg_attr(not(unix), expect(dead_code, reason = "nothing is run there"))]
 pub(crate) struct Program {
     words: Vec<OsString>,
     stdio: bool,

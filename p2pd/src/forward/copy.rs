@@ -90,8 +90,11 @@ pub(super) async fn join(mut local: Local, stream: &mut Stream, count: impl Fn(W
 impl Local {
     /// Makes the socket's end a reset, so that its user does not take it for the end of the bytes.
     pub(super) fn reset(&self) {
-        if let Local::Tcp(socket) = self {
-            let _ = socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO));
+        match self {
+            Local::Tcp(socket) => _ = socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO)),
+            // The others know no resets.
+            #[cfg(unix)]
+            _ => {}
         }
     }
 }
