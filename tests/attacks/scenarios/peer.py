@@ -152,10 +152,12 @@ def moves():
     asked, listener, data, seen = Asked(), peer.Listener(AT), b"by a session that moves", []
 
     def on_stream():
-        """The first stream that is for a carrier: one that was dialled beside the relay is closed before it says anything."""
+        """The pipe for the second carrier: the stream that was dialled beside the relay is closed before anything is agreed."""
         while True:
             try:
-                return peer.answer(listener.accept(), asked.key)
+                pipe, who, session, purpose = peer.answer(listener.accept(), asked.key)
+                pipe.agree(asked.key, who, session)
+                return pipe, purpose
             except (EOFError, OSError):
                 continue
 
@@ -172,8 +174,7 @@ def moves():
             got += frame[-1] if frame[0] == "DATA" else b""
         caller.write(sessions.put("ACK", count))
         caller.run(0.2)
-        pipe, who, session, purpose = on_stream()
-        pipe.agree(asked.key, who, session)
+        pipe, purpose = on_stream()
         direct = sessions.Carrier(pipe.receive, pipe.send)
         again = direct.opening()
         seen.extend([request["mode"], purpose, first, again == (2, token), got])
@@ -182,7 +183,8 @@ def moves():
             pass
         # What is written on the stream that the caller opened, and its end.
         pipe.send(sessions.put("FROM", 0) + sessions.put("DATA", 0, content=got) + sessions.put("FIN", 0))
-        while direct.next() != ("ACK", 2):
+        # A caller that has all closes the session, which may come before it acknowledges.
+        while (frame := direct.next()) != ("ACK", 2) and frame[0] != "CLOSE":
             pass
         seen.append("delivered on the stream")
 
