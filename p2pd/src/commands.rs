@@ -328,6 +328,18 @@ pub(crate) fn usage(say: Say, why: &str) -> ExitCode {
     ExitCode::from(USAGE)
 }
 
+/// Returns the exit code of a command that needs no node; says why it failed.
+pub(crate) fn ended(done: Result<bool, String>, say: Say) -> ExitCode {
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(why) => {
+            say.error(&why);
+            ExitCode::FAILURE
+        }
+    }
+}
+
 /// Returns the configuration that the options and the list make, the sources of the logins that expire, and what the list
 /// says of the way out.
 async fn config(common: &Common, say: Say) -> Result<(Config, Renewals, Option<WayOut>), String> {

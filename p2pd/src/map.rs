@@ -18,7 +18,7 @@ use tokio::net::{TcpSocket, UdpSocket};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle;
 
-use crate::commands::usage;
+use crate::commands::{ended, usage};
 use crate::options::Map;
 use crate::say::Say;
 use crate::signals::interrupted;
@@ -52,14 +52,7 @@ pub(crate) async fn run(options: &Map, say: Say) -> ExitCode {
         (None, Some(port)) => remove(&mut runner, protocol, port, say).await.map(|()| true),
         (None, None) => table(&mut runner, say).await,
     };
-    match done {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(why) => {
-            say.error(&why);
-            ExitCode::FAILURE
-        }
-    }
+    ended(done, say)
 }
 
 pub(crate) fn list(path: &Path) -> Result<Vec<StunServer>, String> {

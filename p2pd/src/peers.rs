@@ -15,6 +15,7 @@ use p2pd_core::{Name, NodeId, PeerAddress, Target, TargetError};
 use p2pd_sys::{Lock, read_private, replace_private};
 use serde_json::json;
 
+use crate::commands::ended;
 use crate::options::PeersCommand;
 use crate::say::Say;
 
@@ -120,14 +121,7 @@ pub(crate) fn run(command: Option<PeersCommand>, say: Say) -> ExitCode {
             None => Err(format!("no peer has the name {}", name.as_str())),
         }),
     });
-    match done {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(why) => {
-            say.error(&why);
-            ExitCode::FAILURE
-        }
-    }
+    ended(done, say)
 }
 
 type Peers = BTreeMap<Name, PeerAddress>;

@@ -8,7 +8,7 @@ use std::process::{Command as Process, ExitCode, Stdio};
 use clap::Parser;
 use serde_json::json;
 
-use crate::commands::usage;
+use crate::commands::{ended, usage};
 use crate::options::{Command, Options, ServiceCommand};
 use crate::say::Say;
 
@@ -46,14 +46,7 @@ pub(crate) fn run(command: ServiceCommand, say: Say) -> ExitCode {
         ServiceCommand::Remove { name } => remove(&folder, &name.0, say),
         ServiceCommand::Status => status(&folder, say),
     };
-    match done {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(why) => {
-            say.error(&why);
-            ExitCode::FAILURE
-        }
-    }
+    ended(done, say)
 }
 
 /// Folder of the user's units.

@@ -183,10 +183,6 @@ pub struct World {
     queue: BTreeMap<(Instant, u64), Happening>,
     queued: u64,
     streams: BTreeMap<End, Half>,
-    /// True if the bytes that nodes send each other on streams are lost from now on.
-    pub cut: bool,
-    /// True if these bytes are changed on the way.
-    pub bent: bool,
     dialling: BTreeSet<(usize, SockId)>,
     proxied: BTreeMap<(usize, SockId), Proxied>,
     listeners: BTreeMap<SocketAddr, (usize, SockId)>,
@@ -251,8 +247,6 @@ impl World {
             queue: BTreeMap::new(),
             queued: 0,
             streams: BTreeMap::new(),
-            cut: false,
-            bent: false,
             dialling: BTreeSet::new(),
             listeners: BTreeMap::new(),
             pinholes: BTreeSet::new(),

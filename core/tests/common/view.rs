@@ -8,7 +8,7 @@ use p2pd_core::{
     PeerAddress, Plan, Refusal, Report, Stage, Stats, Strategy,
 };
 
-use super::{End, Happening, Pipe, S, World};
+use super::{End, Pipe, S, World};
 
 /// A plan of these strategies and this many seconds.
 pub fn plan(strategies: &[Strategy], seconds: u64) -> Plan {
@@ -218,17 +218,6 @@ impl World {
             self.failure(*n, *id).is_some_and(|(_, r)| r.strategies.iter().any(|s| s.detail == text))
         };
         calls.iter().filter(ended).count()
-    }
-
-    /// Breaks every stream between nodes: each end hears of it at once.
-    pub fn break_streams(&mut self) {
-        let ends: Vec<End> = self
-            .streams
-            .iter()
-            .filter(|(end, half)| matches!((end, half.to), (End::Node(..), End::Node(..))))
-            .map(|(end, _)| *end)
-            .collect();
-        ends.into_iter().for_each(|end| self.schedule(Duration::ZERO, Happening::Reset(end)));
     }
 
     /// The last of the log.

@@ -215,12 +215,6 @@ impl World {
     pub fn send(&mut self, from: End, data: Vec<u8>) {
         if let Some(half) = self.streams.get(&from) {
             let to = half.to;
-            let mut data = data;
-            match (from, to) {
-                (End::Node(..), End::Node(..)) if self.cut => return,
-                (End::Node(..), End::Node(..)) if self.bent => data[0] ^= 1,
-                _ => {}
-            }
             self.schedule(LATENCY, Happening::Bytes(to, data));
         }
     }
@@ -228,9 +222,6 @@ impl World {
     pub fn close(&mut self, end: End, reset: bool) {
         if let Some(half) = self.streams.remove(&end) {
             let other = half.to;
-            if self.cut && matches!((end, other), (End::Node(..), End::Node(..))) {
-                return;
-            }
             self.schedule(LATENCY, if reset { Happening::Reset(other) } else { Happening::Fin(other) });
         }
     }

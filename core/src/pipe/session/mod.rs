@@ -37,7 +37,7 @@ pub use opening::{OPENING, Opening, SessionToken};
 // Exhaustive: a bare number.
 pub struct CarrierId(pub u32);
 
-/// Kind of a carrier.
+/// Kind of a carrier; the greater kind is the better one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 // Exhaustive: a carrier runs through a relay, or it does not.
 pub enum CarrierKind {
