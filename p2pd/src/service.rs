@@ -64,15 +64,19 @@ fn file_name(name: &str) -> String {
 ///
 /// # Errors
 /// Says what is wrong with the arguments.
-fn unit(arguments: &[String]) -> Result<(&str, String), String> {
+fn unit(arguments: &[String]) -> Result<(&'static str, String), String> {
     let all = std::iter::once("p2pd").chain(arguments.iter().map(String::as_str));
     let options = Options::try_parse_from(all).map_err(|why| why.to_string().trim().to_owned())?;
-    match options.command {
-        Command::Listen { .. } | Command::Expose(_) | Command::Daemon(_) | Command::Serve(_) => {}
+    let (kind, runs_programs) = match options.command {
+        Command::Listen { exec, lines, .. } => {
+            let each = lines.wanted().is_some_and(|wanted| !wanted.each.is_empty());
+            ("listen", each || !exec.is_empty())
+        }
+        Command::Expose(_) => ("expose", false),
+        Command::Daemon(_) => ("daemon", false),
+        Command::Serve(_) => ("serve", false),
         _ => return Err("a service is one of listen, expose, daemon and serve".into()),
-    }
-    let kinds = ["listen", "expose", "daemon", "serve"];
-    let kind = arguments.iter().map(String::as_str).find(|word| kinds.contains(word)).unwrap_or("daemon");
+    };
     let failed = |why: io::Error| why.to_string();
     let program = std::env::current_exe().map_err(failed)?;
     let here = std::env::current_dir().map_err(failed)?;
@@ -82,7 +86,6 @@ fn unit(arguments: &[String]) -> Result<(&str, String), String> {
         return Err("a unit has no control characters".into());
     }
     let words: Vec<String> = std::iter::once(&program).chain(arguments).map(|word| quoted(word)).collect();
-    let runs_programs = arguments.iter().any(|word| word == "--exec" || word == "--each");
     let narrow = if runs_programs { "" } else { NARROW };
     let text = format!(
         "{OURS}\n[Unit]\nDescription=p2pd {kind}\nDocumentation=man:p2pd-{kind}(1)\n\n[Service]\n\
@@ -232,6 +235,14 @@ mod tests {
         let arguments = words("--json serve --no-turn");
         let (kind, text) = unit(&arguments).unwrap();
         assert!(kind == "serve" && text.contains("MemoryDenyWriteExecute=yes\n"), "{text}");
+        for (line, is, narrow) in [
+            ("listen --exec=cat", "listen", false),
+            ("listen --messages --each=cat", "listen", false),
+            ("listen --messages --only=--exec", "listen", true),
+        ] {
+            let (kind, text) = unit(&words(line)).unwrap();
+            assert_eq!((kind, text.contains("MemoryDeny")), (is, narrow), "{line}");
+        }
     }
 
     #[test]
