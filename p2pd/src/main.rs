@@ -23,6 +23,8 @@ mod meet;
 mod metrics;
 mod names;
 mod options;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod peers;
 mod ping;
 mod print;
