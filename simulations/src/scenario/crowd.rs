@@ -36,18 +36,18 @@ pub struct Crowd {
     pub calls: (u32, Nanos),
 }
 
-/// What happened to a crowd.
+/// Outcome of a crowd.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
     /// Nodes with an address.
     pub ready: usize,
     /// Nodes with their name.
     pub named: usize,
-    /// What each broker carried from the start of the first node to the beginning of the idle time.
+    /// Traffic of each broker from the start of the first node to the beginning of the idle time.
     pub starting: Vec<Traffic>,
-    /// What each broker carried in the idle time.
+    /// Traffic of each broker in the idle time.
     pub idle: Vec<Traffic>,
-    /// What each broker carried while calls were made, and for how long.
+    /// Traffic of each broker while calls were made, and for how long.
     pub calling: (Vec<Traffic>, Nanos),
     /// Calls that opened a pipe, by their strategy.
     pub opened: BTreeMap<&'static str, usize>,
@@ -75,7 +75,7 @@ struct Run {
     world: World<Program>,
     brokers: Vec<HostId>,
     nodes: Vec<HostId>,
-    /// What each broker had carried at the last look.
+    /// Traffic of each broker at the last look.
     carried: Vec<Traffic>,
 }
 

@@ -115,7 +115,7 @@ impl ServiceCx {
     }
 }
 
-/// What a server carried, both ways.
+/// Traffic of a server, both ways.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Traffic {
     /// Packets of the server's protocol.

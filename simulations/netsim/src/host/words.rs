@@ -1,4 +1,4 @@
-//! What a host's sockets are asked for, and what they fail with.
+//! Wishes to a host's sockets, and their failures.
 
 use std::fmt;
 use std::net::IpAddr;
