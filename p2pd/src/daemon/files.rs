@@ -18,6 +18,7 @@ use super::events::{Feed, failure};
 use super::{Daemon, Prepared};
 use crate::file::{self, Batch, Given, NotThere, Parcel, Progress, Receiving, Transfers, Watcher};
 use crate::forward;
+use crate::metrics::Metrics;
 use crate::options;
 
 /// Files that are sent at a time.
@@ -68,9 +69,13 @@ impl Files {
     ///
     /// # Errors
     /// If the folder is none.
-    pub(super) fn new(prepared: &Prepared, feed: Feed) -> Result<(Self, Option<Receiving>), String> {
+    pub(super) fn new(
+        prepared: &Prepared,
+        metrics: Arc<Metrics>,
+        feed: Feed,
+    ) -> Result<(Self, Option<Receiving>), String> {
         let Wanted { folder, max_size, max_bytes } = &prepared.files;
-        let transfers = Transfers::new(move |event| feed.tell(event));
+        let transfers = Transfers::new(metrics, move |event| feed.tell(event));
         let receiving =
             |dir: &PathBuf| Receiving::of_programs(dir, (*max_size, *max_bytes), transfers.clone());
         let receiving = folder.as_ref().map(receiving).transpose()?;
@@ -108,10 +113,10 @@ impl Drop for Leaves {
     }
 }
 
-/// Sends the body of a request as a file. The peer has it, or has said why not, when this returns.
+/// Sends the body of a request as a file to a peer, by the text that names it. The peer has it, or has said why not, when this returns.
 pub(super) async fn send(
     daemon: &Arc<Daemon>,
-    to: Option<Target>,
+    (to, told): (Option<Target>, String),
     (name, changed): (&str, Option<(i64, u32)>),
     request: Request<Body>,
 ) -> Result<Value, Refused> {
@@ -129,9 +134,8 @@ pub(super) async fn send(
     });
     let batch = Batch::given(name, size, changed, Given::new(pieces, files.max_size));
     let batch = batch.map_err(Refused::BadFile)?;
-    let told = to.as_ref().map_or_else(|| "self".into(), ToString::to_string);
     let to = daemon.target(to).await?;
-    let (progress, stop) = files.transfers.send(told);
+    let (progress, stop) = files.transfers.send(told, &batch);
     let leaves = Leaves(stop.clone());
     let of = daemon.clone();
     let sending = tokio::spawn(async move {
@@ -158,8 +162,8 @@ async fn carry(
     stop: &Notify,
 ) -> Result<Value, Refused> {
     let stopped = || {
-        progress.failed("ended here");
-        Refused::Ended
+        progress.failed("it was ended here");
+        Refused::NotSent("it was ended here".into())
     };
     let calling = daemon.node.connect_session_with(to, file::plan(Plan::new()));
     let session = tokio::select! {
@@ -169,6 +173,7 @@ async fn carry(
         })?,
         () = stop.notified() => return Err(stopped()),
     };
+    progress.goes_by(&session);
     let sent = tokio::select! {
         lost = file::over(&session, parcel, Watcher::Programs(progress.clone())) => Ok(lost),
         () = stop.notified() => Err(stopped()),

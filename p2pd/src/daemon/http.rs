@@ -367,8 +367,11 @@ async fn file(
         FileCall::Accept(number) => return daemon.files.answer(number, true),
         FileCall::Refuse(number) => return daemon.files.answer(number, false),
         FileCall::End(number) => return daemon.files.end(number),
-        FileCall::Send(to, name) => (to, name),
-        FileCall::SendOn(con, name) => (Some(daemon.find(&con)?.target(daemon.common.lan)?), name),
+        FileCall::Send(to, name) => {
+            let told = to.as_ref().map_or_else(|| "self".into(), ToString::to_string);
+            ((to, told), name)
+        }
+        FileCall::SendOn(con, name) => ((Some(daemon.find(&con)?.target(daemon.common.lan)?), con.0), name),
     };
     let changed = query.get("modified").map(time).transpose()?;
     files::send(daemon, to, (&name, changed), request).await

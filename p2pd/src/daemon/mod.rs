@@ -173,11 +173,14 @@ pub(crate) async fn run(node: &Node, mut prepared: Prepared, way: Option<WayOut>
         Err(why) => return usage(say, &format!("no random numbers: {why}")),
     };
     let events = Feed::new();
-    let (files, receiving) = match files::Files::new(&prepared, events.clone()) {
+    let metrics: Arc<Metrics> = Arc::default();
+    let (files, receiving) = match files::Files::new(&prepared, metrics.clone(), events.clone()) {
         Ok(files) => files,
         Err(why) => return usage(say, &why),
     };
-    let exposing = prepared.exposing.take().map(Arc::new);
+    let mut exposing = prepared.exposing.take();
+    exposing.iter_mut().for_each(|exposing| exposing.metrics = metrics.clone());
+    let exposing = exposing.map(Arc::new);
     let mut served = sessions::Served::default();
     let receiving = receiving
         .map(|receiving| tokio::spawn(file::receive_from_all(receiving, served.add(file::protocol()))));
@@ -189,7 +192,7 @@ pub(crate) async fn run(node: &Node, mut prepared: Prepared, way: Option<WayOut>
         guard: Guard::new(prepared.token, prepared.allow_null),
         connections: Mutex::new(BTreeMap::new()),
         events,
-        metrics: Arc::default(),
+        metrics,
         places: Places::new(prepared.common.bind, prepared.common.interfaces()),
         name: prepared.name,
         bodies: Semaphore::new(BODIES),

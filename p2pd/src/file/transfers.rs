@@ -13,8 +13,10 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 
 use super::consent::{PATIENCE, listed};
+use super::walk::Batch;
 use super::wire::{Listing, Refusal};
 use super::{Ended, Event};
+use crate::metrics::{Metrics, Way};
 
 /// Transfers that are remembered once they have ended.
 const REMEMBERED: usize = 64;
@@ -26,6 +28,7 @@ const EVERY: Duration = Duration::from_millis(500);
 /// All transfers by number, those that go on and the last that have ended.
 pub(crate) struct Transfers {
     all: Mutex<All>,
+    metrics: Arc<Metrics>,
     tell: Box<dyn Fn(&Value) + Send + Sync>,
 }
 
@@ -37,9 +40,11 @@ struct All {
 
 #[derive(Debug)]
 struct Transfer {
-    way: Way,
+    direction: Direction,
     state: State,
-    list: Option<Listing>,
+    list: Listing,
+    /// Session by which bytes go; `None` of a send before it is open.
+    session: Option<Session>,
     /// Position in the file under way, and bytes and files that are there.
     at: u64,
     bytes: u64,
@@ -55,18 +60,14 @@ struct Transfer {
     last: Instant,
 }
 
-/// Direction, with what ends the transfer.
 #[derive(Debug)]
-enum Way {
-    /// To a peer, by the text that names it.
+enum Direction {
+    /// To a peer, by the text that names it, until this is notified.
     Send {
         to: String,
         stop: Arc<Notify>,
     },
-    Receive {
-        peer: NodeId,
-        session: Session,
-    },
+    Receive(NodeId),
 }
 
 #[derive(Debug)]
@@ -107,9 +108,9 @@ impl fmt::Debug for Transfers {
 }
 
 impl Transfers {
-    /// Creates it. `tell` is told of each change.
-    pub(crate) fn new(tell: impl Fn(&Value) + Send + Sync + 'static) -> Arc<Self> {
-        Arc::new(Transfers { all: Mutex::default(), tell: Box::new(tell) })
+    /// Creates it. Bytes are counted by `metrics`, and `tell` is told of each change.
+    pub(crate) fn new(metrics: Arc<Metrics>, tell: impl Fn(&Value) + Send + Sync + 'static) -> Arc<Self> {
+        Arc::new(Transfers { all: Mutex::default(), metrics, tell: Box::new(tell) })
     }
 
     /// Lists all transfers.
@@ -143,19 +144,22 @@ impl Transfers {
     pub(crate) fn end(&self, number: u64) -> Result<(), NotThere> {
         let mut all = self.all();
         let transfer = all.by_number.get(&number).ok_or(NotThere::Unknown)?;
-        match (&transfer.state, &transfer.way) {
+        match (&transfer.state, &transfer.direction) {
             (State::Done | State::Failed(_), _) => drop(all.by_number.remove(&number)),
-            (_, Way::Send { stop, .. }) => stop.notify_one(),
-            (_, Way::Receive { session, .. }) => session.close(0, b"the receiver ended it"),
+            (_, Direction::Send { stop, .. }) => stop.notify_one(),
+            (_, Direction::Receive(_)) => {
+                transfer.session.iter().for_each(|session| session.close(0, b"the receiver ended it"));
+            }
         }
         Ok(())
     }
 
-    /// Begins to send to a peer. Returns what is notified if a program ends it.
-    pub(crate) fn send(self: &Arc<Self>, to: String) -> (Progress, Arc<Notify>) {
+    /// Begins to send a batch to a peer, by the text that names it. Returns what is notified if a program ends it.
+    pub(crate) fn send(self: &Arc<Self>, to: String, batch: &Batch) -> (Progress, Arc<Notify>) {
         let progress = self.begin();
         let stop = Arc::new(Notify::new());
-        progress.insert(Way::Send { to, stop: stop.clone() }, State::Waiting, None);
+        let direction = Direction::Send { to, stop: stop.clone() };
+        progress.insert(direction, State::Waiting, &batch.listing, None);
         (progress, stop)
     }
 
@@ -183,9 +187,8 @@ impl Progress {
         hung_up: impl Future<Output = ()>,
     ) -> Result<(), Refusal> {
         let (answer, answered) = oneshot::channel();
-        let way = Way::Receive { peer: session.peer(), session: session.clone() };
         let state = State::Offered { until: Instant::now() + PATIENCE, answer };
-        self.insert(way, state, Some(list.clone()));
+        self.insert(Direction::Receive(session.peer()), state, list, Some(session.clone()));
         let answer = Handle::current().block_on(async {
             tokio::select! {
                 // An answer counts though the peer hangs up at that moment.
@@ -210,11 +213,12 @@ impl Progress {
         answer
     }
 
-    fn insert(&self, way: Way, state: State, list: Option<Listing>) {
+    fn insert(&self, direction: Direction, state: State, list: &Listing, session: Option<Session>) {
         let transfer = Transfer {
-            way,
+            direction,
             state,
-            list,
+            list: list.clone(),
+            session,
             at: 0,
             bytes: 0,
             files: 0,
@@ -246,13 +250,22 @@ impl Progress {
         if let Event::Moved { bytes, .. } = *event {
             let mut all = self.transfers.all();
             let Some(transfer) = all.by_number.get_mut(&self.number) else { return };
-            transfer.bytes += bytes.saturating_sub(transfer.at);
+            let more = bytes.saturating_sub(transfer.at);
+            transfer.bytes += more;
             transfer.at = bytes;
+            if let Some(carrier) = transfer.session.as_ref().and_then(Session::carrier) {
+                self.transfers.metrics.count(transfer.direction.way(), carrier.strategy(), more);
+            }
             if transfer.last.elapsed() < EVERY {
                 return;
             }
         }
         self.change(|transfer| transfer.tell(event));
+    }
+
+    /// Takes in by which session a file is sent.
+    pub(crate) fn goes_by(&self, session: &Session) {
+        self.change(|transfer| transfer.session = Some(session.clone()));
     }
 
     /// Says that all is done. What is not whole has failed, by the reason of the first file that did not arrive.
@@ -282,6 +295,15 @@ impl Drop for Progress {
     }
 }
 
+impl Direction {
+    fn way(&self) -> Way {
+        match self {
+            Direction::Send { .. } => Way::Sent,
+            Direction::Receive(_) => Way::Received,
+        }
+    }
+}
+
 impl All {
     /// Forgets the oldest that have ended, beyond so many.
     fn prune(&mut self) {
@@ -301,10 +323,7 @@ impl Transfer {
     fn tell(&mut self, event: &Event<'_>) {
         match *event {
             Event::Compares | Event::Moved { .. } => {}
-            Event::Listed(list) => {
-                (self.state, self.began) = (State::Moving, Some(Instant::now()));
-                self.list = Some(list.clone());
-            }
+            Event::Listed(_) => (self.state, self.began) = (State::Moving, Some(Instant::now())),
             Event::Begins { from, .. } => {
                 self.at = from;
                 (self.bytes, self.before) = (self.bytes + from, self.before + from);
@@ -345,11 +364,11 @@ impl Transfer {
     }
 
     fn to_json(&self, number: u64) -> Value {
-        let mut of = self.list.as_ref().map_or_else(|| json!({}), listed);
+        let mut of = listed(&self.list);
         of["number"] = number.into();
-        (of["direction"], of["peer"]) = match &self.way {
-            Way::Send { to, .. } => ("send".into(), to.as_str().into()),
-            Way::Receive { peer, .. } => ("receive".into(), peer.to_string().into()),
+        (of["direction"], of["peer"]) = match &self.direction {
+            Direction::Send { to, .. } => ("send".into(), to.as_str().into()),
+            Direction::Receive(peer) => ("receive".into(), peer.to_string().into()),
         };
         of["state"] = match &self.state {
             State::Waiting => "waiting",

@@ -187,7 +187,9 @@ async fn to_service(
     say: Say,
 ) -> bool {
     match link.open(&Wish::Stream(service.clone()), Some(&mut from)).await {
-        Ok((mut stream, ended)) => both(from, to, &mut stream, ended, |_, _| {}).await.is_ok(),
+        Ok((mut stream, ended)) => {
+            both(from, to, &mut stream, ended, |way, n| link.count(way, n)).await.is_ok()
+        }
         Err(why) => {
             if !matches!(why, NotOpen::NoSession | NotOpen::Left) {
                 say.error(&format!("{service}: {why}"));
@@ -205,7 +207,7 @@ async fn by_socks(mut client: impl AsyncRead + AsyncWrite + Unpin, link: &Link) 
     match (opened, told) {
         (Ok((mut stream, ended)), Ok(())) => {
             let (from, to) = tokio::io::split(client);
-            both(from, to, &mut stream, ended, |_, _| {}).await.is_ok()
+            both(from, to, &mut stream, ended, |way, n| link.count(way, n)).await.is_ok()
         }
         // The client has been told why.
         (Err(_), Ok(())) => true,

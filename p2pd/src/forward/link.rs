@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 
 use super::copy::{CHUNK, Stream, is_of_session};
 use super::wire::{Answer, Wish};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Way};
 use crate::say::Say;
 
 /// Bytes of a client that are sent before the exposer has answered. They are kept, for a session that turns out to be over.
@@ -159,6 +159,13 @@ impl Link {
     pub(super) fn carrier(&self) -> Option<PipeInfo> {
         // Whoever holds it is opening a session.
         self.state.try_lock().ok()?.session.as_ref()?.carrier()
+    }
+
+    /// Counts bytes among those of the connection that is under the session.
+    pub(super) fn count(&self, way: Way, bytes: usize) {
+        if let Some(carrier) = self.carrier() {
+            self.metrics.count(way, carrier.strategy(), bytes as u64);
+        }
     }
 
     /// Ends the session, and waits until the peer has heard of it. With `whole`, all that was written arrives before.

@@ -236,6 +236,8 @@ fn a_file_that_is_dropped_arrives_and_a_service_is_reached() {
     browser.shows("transfers", "done, 9.0 MB");
     other.shows("transfers", "done, 9.0 MB, as <b>photo.jpg");
     assert!(std::fs::read(into.join("<b>photo.jpg")).unwrap() == data);
+    // What files and services carry is in the chart.
+    browser.becomes("looks.at(-1).sent >= 9000000");
 
     // Chosen by the button's way, to an address, and refused.
     browser.evaluate("document.getElementById('file-to').select()");
