@@ -64,6 +64,8 @@ pub(super) enum Refused {
     NotListened(String),
     /// The peer called, and no address of it is known.
     NoAddress(String),
+    /// No files are received.
+    NoFolder,
 }
 
 impl Refused {
@@ -103,6 +105,7 @@ impl Refused {
             Refused::NoSuchForward(_) => 42,
             Refused::NotListened(_) => 43,
             Refused::NoAddress(_) => 44,
+            Refused::NoFolder => 45,
         }
     }
 
@@ -131,9 +134,11 @@ impl Refused {
             Refused::NameTaken | Refused::Piped | Refused::NotRelayed | Refused::OneWay => {
                 StatusCode::CONFLICT
             }
-            Refused::NotOffered | Refused::NotSent(_) | Refused::NotListened(_) | Refused::NoAddress(_) => {
-                StatusCode::CONFLICT
-            }
+            Refused::NotOffered
+            | Refused::NotSent(_)
+            | Refused::NotListened(_)
+            | Refused::NoAddress(_)
+            | Refused::NoFolder => StatusCode::CONFLICT,
             Refused::ConnectFailed(_) => StatusCode::BAD_GATEWAY,
             Refused::BadOrigin => StatusCode::FORBIDDEN,
             Refused::BadHost => StatusCode::MISDIRECTED_REQUEST,
@@ -231,6 +236,7 @@ impl fmt::Display for Refused {
             Refused::NotOffered => f.write_str("The transfer waits for no answer."),
             Refused::BadFile(why) => write!(f, "Not a file's name: {why}."),
             Refused::NotSent(why) => write!(f, "The file was not sent: {why}."),
+            Refused::NoFolder => f.write_str("No files are received: the daemon was not given --files."),
             Refused::NoSuchForward(name) => write!(f, "Forward {name} not found."),
             Refused::NotListened(why) => write!(f, "The place cannot be listened at: {why}."),
             Refused::NoAddress(name) => {

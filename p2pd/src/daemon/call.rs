@@ -241,6 +241,11 @@ fn file(
         [] => (get, Ok(FileCall::List)),
         ["send", to, file] => (post, peer(to).and_then(|to| Ok(FileCall::Send(to, text(file)?)))),
         ["con", con, file] => (post, name(con).and_then(|con| Ok(FileCall::SendOn(con, text(file)?)))),
+        ["code", file] => (post, text(file).map(FileCall::SendByCode)),
+        ["receive", code] => {
+            let code = text(code).and_then(|code| code.parse().map_err(|_| Refused::BadOption("code")));
+            (post, code.map(FileCall::Receive))
+        }
         [n] => (delete, number(n).map(FileCall::End)),
         [n, "accept"] => (post, number(n).map(FileCall::Accept)),
         [n, "refuse"] => (post, number(n).map(FileCall::Refuse)),

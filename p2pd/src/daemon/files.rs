@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, header};
 use futures_util::StreamExt;
-use p2pd_core::{Plan, Target};
+use p2pd_core::{Code, MeetingError, Plan, Target};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, Notify, Semaphore};
 
@@ -18,6 +18,7 @@ use super::events::{Feed, failure};
 use super::{Daemon, Prepared};
 use crate::file::{self, Batch, Given, NotThere, Parcel, Progress, Receiving, Transfers, Watcher};
 use crate::forward;
+use crate::meet::{self, Purpose, Told};
 use crate::metrics::Metrics;
 use crate::options;
 
@@ -34,6 +35,10 @@ pub(super) enum FileCall {
     Send(Option<Target>, String),
     /// To the peer of a connection.
     SendOn(Name, String),
+    /// To whoever has a code, which is told.
+    SendByCode(String),
+    /// From the sender that has made this code.
+    Receive(Code),
     Accept(u64),
     Refuse(u64),
     End(u64),
@@ -113,10 +118,18 @@ impl Drop for Leaves {
     }
 }
 
-/// Sends the body of a request as a file to a peer, by the text that names it. The peer has it, or has said why not, when this returns.
+/// Peer that a file is sent to.
+#[derive(Debug)]
+pub(super) enum Receiver {
+    /// The peer at an address, or this node itself, by the text that names it.
+    Peer(Option<Target>, String),
+    ByCode,
+}
+
+/// Sends the body of a request as a file. The peer has it, or has said why not, when this returns.
 pub(super) async fn send(
     daemon: &Arc<Daemon>,
-    (to, told): (Option<Target>, String),
+    to: Receiver,
     (name, changed): (&str, Option<(i64, u32)>),
     request: Request<Body>,
 ) -> Result<Value, Refused> {
@@ -134,14 +147,17 @@ pub(super) async fn send(
     });
     let batch = Batch::given(name, size, changed, Given::new(pieces, files.max_size));
     let batch = batch.map_err(Refused::BadFile)?;
-    let to = daemon.target(to).await?;
+    let (to, told) = match to {
+        Receiver::Peer(to, told) => (Some(daemon.target(to).await?), told),
+        Receiver::ByCode => (None, "whoever has the code".into()),
+    };
     let (progress, stop) = files.transfers.send(told, &batch);
     let leaves = Leaves(stop.clone());
     let of = daemon.clone();
     let sending = tokio::spawn(async move {
         let _permit = permit;
         let parcel = Parcel { batch, packs: true, by_code: true };
-        carry(&of, &to, parcel, Arc::new(progress), &stop).await
+        carry(&of, to, parcel, Arc::new(progress), &stop).await
     });
     let sent = sending.await.unwrap_or(Err(Refused::Ended));
     drop(leaves);
@@ -153,10 +169,10 @@ pub(super) async fn send(
     sent
 }
 
-/// Calls the peer, and sends it the parcel, until it is told to stop.
+/// Calls the peer, or whoever comes with a code, and sends it the parcel, until it is told to stop.
 async fn carry(
     daemon: &Daemon,
-    to: &Target,
+    to: Option<Target>,
     parcel: Parcel,
     progress: Arc<Progress>,
     stop: &Notify,
@@ -165,11 +181,28 @@ async fn carry(
         progress.failed("it was ended here");
         Refused::NotSent("it was ended here".into())
     };
-    let calling = daemon.node.connect_session_with(to, file::plan(Plan::new()));
+    let calling = async {
+        let to = match to {
+            Some(to) => to,
+            None => {
+                let met = meet::by_code(&daemon.node, Purpose::File, None, |told| {
+                    progress.code(match told {
+                        Told::Code(code) => Some(code.to_string()),
+                        Told::Guessed => None,
+                    });
+                });
+                let (address, ..) = met.await.map_err(|why| not_met(&why))?;
+                progress.code(None);
+                Target::Address(Box::new(address))
+            }
+        };
+        let session = daemon.node.connect_session_with(&to, file::plan(Plan::new())).await;
+        session.map_err(|why| (why.to_string(), Refused::ConnectFailed(failure(&why))))
+    };
     let session = tokio::select! {
-        session = calling => session.map_err(|why| {
-            progress.failed(&why.to_string());
-            Refused::ConnectFailed(failure(&why))
+        session = calling => session.map_err(|(why, refused)| {
+            progress.failed(&why);
+            refused
         })?,
         () = stop.notified() => return Err(stopped()),
     };
@@ -190,6 +223,25 @@ async fn carry(
             Err(Refused::NotSent(why.to_owned()))
         }
     }
+}
+
+/// Meets the sender that has made a code. What it lists then has its yes.
+pub(super) async fn receive(daemon: &Daemon, code: Code) -> Result<Value, Refused> {
+    if daemon.files.folder.is_none() {
+        return Err(Refused::NoFolder);
+    }
+    let met = meet::by_code(&daemon.node, Purpose::File, Some(code), |_| {}).await;
+    let (_, peer, meeting) = met.map_err(|why| not_met(&why).1)?;
+    daemon.files.transfers.expect(peer);
+    daemon.node.answer(peer, true);
+    // It ends by itself, once the sender has our address.
+    tokio::spawn(meet::leave(meeting));
+    Ok(json!({"peer": peer.to_string()}))
+}
+
+fn not_met(why: &MeetingError) -> (String, Refused) {
+    let report = json!({"reason": why.to_string(), "strategies": [], "advice": null});
+    (why.to_string(), Refused::ConnectFailed(report))
 }
 
 /// Returns the length of a body; `None` for one in chunks.

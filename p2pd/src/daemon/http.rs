@@ -22,7 +22,7 @@ use tokio::sync::broadcast::error::RecvError;
 use super::answer::{Answer, Refused, ok, typed};
 use super::call::{Call, LONGEST, Name, seconds};
 use super::connection::BesideCall;
-use super::files::{self, FileCall};
+use super::files::{self, FileCall, Receiver};
 use super::forwards::{self, ForwardCall};
 use super::guard::{Guard, Query, Via, check_target};
 use super::queues::{QueueCall, Queues};
@@ -145,7 +145,7 @@ async fn carry_out(
         Call::Turn(_, TurnCall::Open) => &["family", "timeout", "overflow", "queue"],
         Call::Session(_, SessionCall::Open(_)) => &["strategies", "protocol", "timeout", "relay_first"],
         Call::Session(_, SessionCall::Stream) => &["tag", "uni"],
-        Call::File(FileCall::Send(..) | FileCall::SendOn(..)) => &["modified"],
+        Call::File(FileCall::Send(..) | FileCall::SendOn(..) | FileCall::SendByCode(_)) => &["modified"],
         Call::Forward(_, ForwardCall::Open(_)) => &["service", "at", "socks", "strategies", "timeout"],
         _ => &[],
     })?;
@@ -369,9 +369,14 @@ async fn file(
         FileCall::End(number) => return daemon.files.end(number),
         FileCall::Send(to, name) => {
             let told = to.as_ref().map_or_else(|| "self".into(), ToString::to_string);
-            ((to, told), name)
+            (Receiver::Peer(to, told), name)
         }
-        FileCall::SendOn(con, name) => ((Some(daemon.find(&con)?.target(daemon.common.lan)?), con.0), name),
+        FileCall::SendOn(con, name) => {
+            let to = daemon.find(&con)?.target(daemon.common.lan)?;
+            (Receiver::Peer(Some(to), con.0), name)
+        }
+        FileCall::SendByCode(name) => (Receiver::ByCode, name),
+        FileCall::Receive(code) => return files::receive(daemon, code).await,
     };
     let changed = query.get("modified").map(time).transpose()?;
     files::send(daemon, to, (&name, changed), request).await
@@ -571,6 +576,7 @@ mod tests {
                 .replace("{code}", "9")
                 .replace("{file}", "a%20b.txt")
                 .replace("{transfer}", "3")
+                .replace("{word}", "7-guitar-oxygen")
                 .replace(['{', '}'], "");
             for method in ["get", "post", "delete", "put"] {
                 let call = Call::parse(&Method::from_bytes(method.to_uppercase().as_bytes()).unwrap(), &path);

@@ -15,7 +15,7 @@ use tokio::sync::{Notify, oneshot};
 use super::consent::{PATIENCE, listed};
 use super::walk::Batch;
 use super::wire::{Listing, Refusal};
-use super::{Ended, Event};
+use super::{CALL, Ended, Event};
 use crate::metrics::{Metrics, Way};
 
 /// Transfers that are remembered once they have ended.
@@ -36,6 +36,8 @@ pub(crate) struct Transfers {
 struct All {
     next: u64,
     by_number: BTreeMap<u64, Transfer>,
+    /// Senders that were met by a code, until when each is to call: what it lists has its yes.
+    met: BTreeMap<NodeId, Instant>,
 }
 
 #[derive(Debug)]
@@ -43,6 +45,8 @@ struct Transfer {
     direction: Direction,
     state: State,
     list: Listing,
+    /// Code for the receiver, while nobody with it has come.
+    code: Option<String>,
     /// Session by which bytes go; `None` of a send before it is open.
     session: Option<Session>,
     /// Position in the file under way, and bytes and files that are there.
@@ -163,6 +167,13 @@ impl Transfers {
         (progress, stop)
     }
 
+    /// Says yes beforehand to what a sender lists that was met by a code, and is about to call.
+    pub(crate) fn expect(&self, peer: NodeId) {
+        let (mut all, now) = (self.all(), Instant::now());
+        all.met.retain(|_, until| *until > now);
+        all.met.insert(peer, now + CALL);
+    }
+
     /// Takes a number for a peer that is received from.
     pub(super) fn begin(self: &Arc<Self>) -> Progress {
         let mut all = self.all();
@@ -187,6 +198,11 @@ impl Progress {
         hung_up: impl Future<Output = ()>,
     ) -> Result<(), Refusal> {
         let (answer, answered) = oneshot::channel();
+        if self.transfers.all().met.remove(&session.peer()).is_some_and(|until| until > Instant::now()) {
+            let direction = Direction::Receive(session.peer());
+            self.insert(direction, State::Waiting, list, Some(session.clone()));
+            return Ok(());
+        }
         let state = State::Offered { until: Instant::now() + PATIENCE, answer };
         self.insert(Direction::Receive(session.peer()), state, list, Some(session.clone()));
         let answer = Handle::current().block_on(async {
@@ -218,6 +234,7 @@ impl Progress {
             direction,
             state,
             list: list.clone(),
+            code: None,
             session,
             at: 0,
             bytes: 0,
@@ -263,6 +280,11 @@ impl Progress {
         self.change(|transfer| transfer.tell(event));
     }
 
+    /// Shows a code for the receiver, or that somebody with it has come.
+    pub(crate) fn code(&self, code: Option<String>) {
+        self.change(|transfer| transfer.code = code);
+    }
+
     /// Takes in by which session a file is sent.
     pub(crate) fn goes_by(&self, session: &Session) {
         self.change(|transfer| transfer.session = Some(session.clone()));
@@ -305,11 +327,16 @@ impl Direction {
 }
 
 impl All {
-    /// Forgets the oldest that have ended, beyond so many.
+    /// Forgets those that have ended the longest time ago, beyond so many.
     fn prune(&mut self) {
-        let over: Vec<u64> =
-            self.by_number.iter().filter(|(_, of)| of.is_over()).map(|(number, _)| *number).collect();
-        for number in &over[..over.len().saturating_sub(REMEMBERED)] {
+        let mut over: Vec<(Instant, u64)> = self
+            .by_number
+            .iter()
+            .filter(|(_, of)| of.is_over())
+            .map(|(number, of)| (of.last, *number))
+            .collect();
+        over.sort_unstable();
+        for (_, number) in &over[..over.len().saturating_sub(REMEMBERED)] {
             self.by_number.remove(number);
         }
     }
@@ -370,6 +397,9 @@ impl Transfer {
             Direction::Send { to, .. } => ("send".into(), to.as_str().into()),
             Direction::Receive(peer) => ("receive".into(), peer.to_string().into()),
         };
+        if let Some(code) = &self.code {
+            of["code"] = code.as_str().into();
+        }
         of["state"] = match &self.state {
             State::Waiting => "waiting",
             State::Offered { .. } => "offered",
@@ -392,5 +422,58 @@ impl Transfer {
         });
         of["outcomes"] = self.told.clone().into();
         of
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Given;
+    use super::*;
+
+    #[tokio::test]
+    async fn the_last_that_have_ended_are_remembered_and_those_that_go_on() {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let tell = told.clone();
+        let transfers = Transfers::new(Arc::default(), move |event| tell.lock().unwrap().push(event.clone()));
+        let bytes = Given::new(futures_util::stream::empty(), 9);
+        let batch = Batch::given("n", Some(9), None, bytes).unwrap();
+        let (first, stop) = transfers.send("peer".into(), &batch);
+        assert_eq!(transfers.end(1), Ok(()));
+        stop.notified().await;
+        assert_eq!(transfers.answer(1, true), Err(NotThere::NotOffered));
+        assert_eq!(transfers.answer(2, true), Err(NotThere::Unknown));
+        for _ in 0..100 {
+            // Dropped before its end, it has failed.
+            drop(transfers.send("peer".into(), &batch));
+        }
+        let numbers: Vec<u64> = transfers.list().iter().map(|of| of["number"].as_u64().unwrap()).collect();
+        assert_eq!(numbers, std::iter::once(1).chain(38..=101).collect::<Vec<_>>());
+        assert!(transfers.list()[1..].iter().all(|of| of["reason"] == "given up"));
+        first.finish();
+        first.failed("too late");
+        assert_eq!(told.lock().unwrap().last().unwrap()["transfer"]["state"], "done");
+        let first = first.to_json().unwrap();
+        assert_eq!((&first["number"], transfers.list()[1]["number"].as_u64()), (&1.into(), Some(39)));
+        assert_eq!(transfers.end(50), Ok(()));
+        assert_eq!((transfers.end(50), transfers.list().len()), (Err(NotThere::Unknown), 63));
+    }
+
+    #[tokio::test]
+    async fn what_is_lost_has_a_reason_and_few_files_are_told() {
+        let transfers = Transfers::new(Arc::default(), |_| {});
+        let bytes = Given::new(futures_util::stream::empty(), 9);
+        let (progress, _) = transfers.send("peer".into(), &Batch::given("n", Some(9), None, bytes).unwrap());
+        for n in 0..40 {
+            let how = if n == 3 { Ended::Refused(Refusal::TooLarge) } else { Ended::Same(7) };
+            progress.tell(&Event::Ended { name: &n.to_string(), how });
+        }
+        progress.finish();
+        let shown = progress.to_json().unwrap();
+        assert_eq!(
+            (&shown["state"], &shown["reason"]),
+            (&"failed".into(), &json!("3: the receiver does not take so many bytes"))
+        );
+        assert_eq!(shown["outcomes"].as_array().unwrap().len(), TOLD);
+        assert_eq!((&shown["moved"]["files"], &shown["moved"]["lost"]), (&39.into(), &1.into()));
     }
 }

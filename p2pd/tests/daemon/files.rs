@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::common::{Daemon, p2pd, start};
+use crate::common::{Daemon, p2pd, serve, start};
 use crate::sessions::until;
 
 /// Sender, receiver and the receiver's folder.
@@ -314,4 +314,80 @@ fn a_daemon_and_the_commands_send_to_each_other() {
     assert_eq!(status, 200, "{sent}");
     assert!(fs::read(dir.path().join("inside")).unwrap() == data);
     assert!(begin.elapsed() < Duration::from_secs(20));
+}
+
+/// Codes, between two daemons, and between a daemon and the commands.
+#[test]
+fn whoever_has_the_code_gets_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (list, into, file) = (path("servers.toml"), path("in"), path("file"));
+    let _serving = serve(list.as_ref(), &["--no-turn"]);
+    let here = Daemon::with(&["--config", &list]);
+    let there = Daemon::with(&["--config", &list, "--files", &into]);
+    let data = noise(300_000);
+    fs::write(&file, &data).unwrap();
+    let send = |name: &str| {
+        let url = format!("http://{}/p2p/file/code/{name}", here.api);
+        let sending = Sending::begin(&here, &url, file.as_ref(), &[]);
+        let code = until(|| {
+            let all = here.ok("/p2p/file")["transfers"].as_array().unwrap().clone();
+            all.iter().find_map(|of| of["code"].as_str().map(str::to_owned))
+        });
+        (sending, code)
+    };
+    let (sending, code) = send("one");
+    let (status, met) = there.post(&format!("/p2p/file/receive/{code}"), "");
+    assert_eq!((status, &met["peer"]), (200, &here.id.clone().into()), "{met}");
+    let (status, sent) = sending.ended();
+    assert_eq!((status, &sent["state"], &sent["code"]), (200, &"done".into(), &Value::Null), "{sent}");
+    assert!(fs::read(Path::new(&into).join("one")).unwrap() == data);
+    for code in ["7-guitar-oxyge", "0-guitar-oxygen", "guitar-oxygen"] {
+        assert_eq!(there.post(&format!("/p2p/file/receive/{code}"), "").1["error"], 26, "{code}");
+    }
+    assert_eq!(here.post("/p2p/file/receive/7-guitar-oxygen", "").1["error"], 45);
+
+    let (sending, code) = send("two");
+    let local = ["--json", "--bind", "127.0.0.1", "--config", &list];
+    let mut receive = p2pd(&["receive", &code, "--dir", &path("by command")]);
+    let mut receiving = receive.args(local).env("HOME", dir.path()).spawn().unwrap();
+    assert_eq!(sending.ended().0, 200);
+    assert!(receiving.wait().unwrap().success());
+    assert!(fs::read(dir.path().join("by command/two")).unwrap() == data);
+
+    let mut send = p2pd(&["send", &file]);
+    let (mut sending, events) = {
+        send.args(local).env("HOME", dir.path());
+        start(send, "code")
+    };
+    let code = events.last().unwrap()["code"].as_str().unwrap().to_owned();
+    assert_eq!(there.post(&format!("/p2p/file/receive/{code}"), "").0, 200);
+    assert!(sending.0.wait().unwrap().success());
+    assert!(fs::read(Path::new(&into).join("file")).unwrap() == data);
+}
+
+/// Body is read as fast as the peer takes it: a large one costs next to no memory while nobody has said yes, nor later.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_body_is_never_held() {
+    let two = Two::new(&[], &[]);
+    let file = two.from.path().join("large");
+    fs::File::create(&file).unwrap().set_len(160 << 20).unwrap();
+    let most = || {
+        let status = fs::read_to_string(format!("/proc/{}/status", two.here.process.0.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap().trim();
+        line.split_whitespace().next().unwrap().parse::<u64>().unwrap() / 1024
+    };
+    let before = most();
+    let sending = two.send(&file, "large", &[]);
+    two.offered();
+    std::thread::sleep(Duration::from_millis(500));
+    let waiting = most();
+    two.accept();
+    let (status, sent) = sending.ended();
+    assert_eq!((status, &sent["outcomes"][0]["size"]), (200, &(160_u64 << 20).into()), "{sent}");
+    let moved = most();
+    println!("{before}, {waiting} and {moved} MiB");
+    assert!(waiting < before + 8 && moved < before + 64, "{before}, {waiting} and {moved} MiB");
+    assert_eq!(fs::metadata(two.into.join("large")).unwrap().len(), 160 << 20);
 }

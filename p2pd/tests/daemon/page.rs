@@ -219,9 +219,9 @@ fn a_file_that_is_dropped_arrives_and_a_service_is_reached() {
             browser.call("Input.dispatchDragEvent", event);
         }
     };
+    // Without a broker nobody can be met by a code.
     drop_at(&mut browser, "document.getElementById('drop')");
-    browser.shows("file-outcome", "To whom?");
-    assert_eq!(browser.focus(), "file-to");
+    browser.shows("file-outcome", "<b>photo.jpg: not connected: no broker is there to meet at");
     drop_at(&mut browser, "document.getElementById('list').rows[0]");
     browser.shows("file-outcome", "sending <b>photo.jpg");
     other.shows("transfers", "wants to send 1 file, 9.0 MB: <b>photo.jpg");
@@ -285,8 +285,47 @@ fn a_file_that_is_dropped_arrives_and_a_service_is_reached() {
     let own = format!("http://{}/", here.api);
     let inside = |url: &String| url.starts_with(&own) || url.starts_with("data:");
     assert!(browser.requests.iter().all(inside), "{:?}", browser.requests);
-    // A refusal is a status of 409, which the browser notes.
-    let is_noted = |of: &Value| of["entry"]["text"].as_str().is_some_and(|text| text.contains("409"));
+    // What is refused has a status, which the browser notes.
+    let is_noted = |of: &Value| {
+        of["entry"]["text"].as_str().is_some_and(|text| text.contains("409") || text.contains("502"))
+    };
     assert!(browser.complaints.iter().all(is_noted), "{:?}", browser.complaints);
     assert_eq!(other.complaints, Vec::<Value>::new());
+}
+
+/// Sends a file by a code from one page to another one.
+#[test]
+fn a_code_brings_a_file_from_page_to_page() {
+    let test = "page::a_code_brings_a_file_from_page_to_page";
+    let profiles = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let Some(mut browser) = Browser::start(test, profiles[0].path(), &[]) else { return };
+    let Some(mut other) = Browser::start(test, profiles[1].path(), &[]) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (list, into, file) =
+        (dir.path().join("servers.toml"), dir.path().join("in"), dir.path().join("file"));
+    let _serving = serve(&list, &["--no-turn"]);
+    let config = ["--config", list.to_str().unwrap()];
+    let (here, there) =
+        (Daemon::with(&config), Daemon::with(&[&config[..], &["--files", into.to_str().unwrap()]].concat()));
+    std::fs::write(&file, "by a code").unwrap();
+    for (browser, daemon) in [(&mut browser, &here), (&mut other, &there)] {
+        browser.call("Page.navigate", json!({"url": format!("http://{}/#{}", daemon.api, daemon.token)}));
+        browser.shows("address", &daemon.address);
+    }
+    assert_eq!(browser.evaluate("document.getElementById('receive').hidden"), true);
+    let document = browser.call("DOM.getDocument", json!({}))["root"]["nodeId"].clone();
+    let pick = browser.call("DOM.querySelector", json!({"nodeId": document, "selector": "#pick"}));
+    let files = json!({"nodeId": pick["nodeId"], "files": [file.to_str().unwrap()]});
+    browser.call("DOM.setFileInputFiles", files);
+    browser.shows("transfers", "Code: ");
+    let shown = browser.text("transfers");
+    let code = shown.split_once("Code: ").unwrap().1.split_once('.').unwrap().0.to_owned();
+    other.becomes("!document.getElementById('receive').hidden");
+    other.evaluate("document.getElementById('code').focus()");
+    other.write(&code);
+    other.press("Enter", 13, "\r");
+    other.shows("transfers", "done, 9 B, as file");
+    browser.shows("file-outcome", "file: sent");
+    assert_eq!(std::fs::read_to_string(into.join("file")).unwrap(), "by a code");
+    assert_eq!((browser.complaints, other.complaints), (Vec::<Value>::new(), Vec::<Value>::new()));
 }
