@@ -116,7 +116,7 @@ impl Given {
                 Ok(())
             }
             None => {
-                let text = "the receiver has the beginning of another file of this name, size and time";
+                let text = "the receiver has the beginning of another file of this name, size and time: send it once more";
                 Err(io::Error::new(io::ErrorKind::Unsupported, text))
             }
         }

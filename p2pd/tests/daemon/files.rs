@@ -203,6 +203,33 @@ fn a_send_that_is_cut_off_goes_on() {
     assert_eq!(two.names(), ["large"]);
 }
 
+/// Another file of the same name, size and time is told from the one that was begun, and arrives once it is sent again.
+#[test]
+fn what_was_begun_is_not_gone_on_with_by_another_file() {
+    let two = Two::new(&[], &[]);
+    let mut data = noise(12 << 20);
+    let file = two.file("file", &data);
+    let sending = two.send(&file, "file?modified=1", &["--limit-rate", "4M"]);
+    two.accept();
+    let part = |name: &String| name.ends_with(".p2pd-part");
+    let length = |name: &String| fs::metadata(two.into.join(name)).unwrap().len();
+    until(|| two.names().iter().filter(|name| part(name)).map(length).find(|length| *length > 4 << 20));
+    sending.kill();
+    until(|| two.transfers("failed").pop());
+    data[3 << 20] ^= 1;
+    let other = two.file("other", &data);
+    let sending = two.send(&other, "file?modified=1", &[]);
+    two.accept();
+    let (status, why) = sending.ended();
+    assert!(status == 409 && why["msg"].as_str().unwrap().contains("another file of this name"), "{why}");
+    let sending = two.send(&other, "file?modified=1", &[]);
+    two.accept();
+    let (status, sent) = sending.ended();
+    assert_eq!((status, &sent["moved"]["before"]), (200, &(3 << 20).into()), "{sent}");
+    assert!(fs::read(two.into.join("file")).unwrap() == data);
+    assert_eq!(two.names(), ["file"]);
+}
+
 #[test]
 fn what_is_refused_or_too_large_leaves_nothing_behind() {
     let two = Two::new(&["--max-size", "3M"], &["--max-size", "1M"]);

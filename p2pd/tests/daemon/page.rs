@@ -225,6 +225,8 @@ fn a_file_that_is_dropped_arrives_and_a_service_is_reached() {
     drop_at(&mut browser, "document.getElementById('list').rows[0]");
     browser.shows("file-outcome", "sending <b>photo.jpg");
     other.shows("transfers", "wants to send 1 file, 9.0 MB: <b>photo.jpg");
+    other.shows("waiting", "1 peer would send files");
+    assert_eq!(other.evaluate("document.title"), "(1) p2pd");
     browser.shows("transfers", "waiting for the peer's yes");
     assert!(other.evaluate("document.querySelector('#transfers b')").is_null());
     // Each button says what it is for, and is reached by key.
