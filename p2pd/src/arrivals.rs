@@ -6,9 +6,9 @@ use tokio::sync::mpsc;
 /// Source of sessions.
 #[derive(Debug)]
 pub(crate) enum Arrivals {
-    /// All of a node.
+    /// Sessions of a node.
     Of(Node),
-    /// Those that a daemon hands on.
+    /// Sessions that a daemon hands on.
     HandedOn(mpsc::Receiver<Session>),
 }
 

@@ -40,7 +40,7 @@ pub(crate) enum Role {
     Guest(Code),
 }
 
-/// What is told before the other side has come.
+/// News before the other side has come.
 #[derive(Debug)]
 pub(crate) enum Told<'a> {
     /// The code for the other side.

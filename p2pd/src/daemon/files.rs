@@ -44,7 +44,7 @@ pub(super) enum FileCall {
     End(u64),
 }
 
-/// What the options say of files.
+/// Folder and bounds that the options name.
 #[derive(Debug)]
 pub(super) struct Wanted {
     folder: Option<PathBuf>,
@@ -70,7 +70,7 @@ pub(super) struct Files {
 }
 
 impl Files {
-    /// Makes the place for files, and the folder where one is named, which is returned as what receives into it.
+    /// Makes the place for files, and returns beside it what receives into the folder, where the options name one.
     ///
     /// # Errors
     /// If the folder is none.
@@ -225,7 +225,7 @@ async fn carry(
     }
 }
 
-/// Meets the sender that has made a code. What it lists then has its yes.
+/// Meets the sender that has made a code. Its list needs no further yes.
 pub(super) async fn receive(daemon: &Daemon, code: Code) -> Result<Value, Refused> {
     if daemon.files.folder.is_none() {
         return Err(Refused::NoFolder);

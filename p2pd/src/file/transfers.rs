@@ -25,7 +25,7 @@ const TOLD: usize = 16;
 /// Time between two events about bytes that move.
 const EVERY: Duration = Duration::from_millis(500);
 
-/// All transfers by number, those that go on and the last that have ended.
+/// Transfers by number: all that go on, and the last that have ended.
 pub(crate) struct Transfers {
     all: Mutex<All>,
     metrics: Arc<Metrics>,
@@ -36,7 +36,7 @@ pub(crate) struct Transfers {
 struct All {
     next: u64,
     by_number: BTreeMap<u64, Transfer>,
-    /// Senders that were met by a code, until when each is to call: what it lists has its yes.
+    /// Senders that were met by a code, and until when each is to call. Their lists need no further yes.
     met: BTreeMap<NodeId, Instant>,
 }
 
@@ -167,7 +167,7 @@ impl Transfers {
         (progress, stop)
     }
 
-    /// Says yes beforehand to what a sender lists that was met by a code, and is about to call.
+    /// Says yes to the list of a sender that was met by a code, and is about to call.
     pub(crate) fn expect(&self, peer: NodeId) {
         let (mut all, now) = (self.all(), Instant::now());
         all.met.retain(|_, until| *until > now);

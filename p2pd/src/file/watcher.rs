@@ -1,4 +1,4 @@
-//! Those who follow a transfer: a person, or programs by the daemon's API.
+//! Followers of a transfer: a person, or programs by the daemon's API.
 
 use std::fmt::Display;
 use std::sync::Arc;
