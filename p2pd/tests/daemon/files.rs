@@ -302,12 +302,27 @@ fn offers_have_a_number_and_go_with_who_made_them() {
     until(|| (two.transfers("offered").len() == 4).then_some(()));
     std::thread::sleep(Duration::from_millis(300));
     assert_eq!(two.transfers("offered").len(), 4);
-    // A program here ends what it sends, and the offer is gone there.
-    for transfer in two.here.ok("/p2p/file")["transfers"].as_array().unwrap() {
-        let path = format!("/p2p/file/{}", transfer["number"]);
-        assert_eq!(two.here.curl(&path, &["-X", "DELETE"]).0, 200);
+    // Of one address eight, whatever their keys.
+    let others: Vec<Daemon> = (0..2).map(|_| Daemon::start()).collect();
+    let more: Vec<Sending> = others
+        .iter()
+        .flat_map(|of| [of; 3])
+        .map(|of| {
+            let url = format!("http://{}/p2p/file/send/{}/small", of.api, two.there.address);
+            Sending::begin(of, &url, &small, &[])
+        })
+        .collect();
+    until(|| (two.transfers("offered").len() == 8).then_some(()));
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(two.transfers("offered").len(), 8);
+    // A program ends what it sends, and the offer is gone there.
+    for of in others.iter().chain([&two.here]) {
+        for transfer in of.ok("/p2p/file")["transfers"].as_array().unwrap() {
+            let path = format!("/p2p/file/{}", transfer["number"]);
+            assert_eq!(of.curl(&path, &["-X", "DELETE"]).0, 200);
+        }
     }
-    for sending in sending {
+    for sending in sending.into_iter().chain(more) {
         assert_ne!(sending.ended().0, 200);
     }
     until(|| two.transfers("offered").is_empty().then_some(()));
