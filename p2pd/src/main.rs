@@ -1,6 +1,7 @@
 //! `p2pd`: netcat through NATs.
 #![forbid(unsafe_code)]
 
+mod arrivals;
 mod ask;
 mod checks;
 mod clock;
