@@ -34,7 +34,7 @@ pub(super) struct Connection {
     pub(super) name: String,
     pub(super) incoming: bool,
     info: PipeInfo,
-    /// Whom the call was to; `None` of a peer's.
+    /// Peer that the call was to; `None` of a peer's.
     to: Option<Target>,
     place: Place,
     opened: SystemTime,
