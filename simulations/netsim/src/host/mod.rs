@@ -25,7 +25,7 @@ pub use ledger::{Ledger, Sent};
 pub use profile::Profile;
 pub use sockets::Sock;
 use sockets::{Kind, Owner, Socket};
-pub use words::{Close, Failure, Interface, Reuse};
+pub use words::{Buffers, Close, Failure, Interface, Reuse};
 
 /// The index of a host's first interface; 1 is loopback's.
 const FIRST_INDEX: u32 = 2;
@@ -46,7 +46,9 @@ pub enum HostEvent {
     },
     /// Bytes are to be read on a stream, or its end.
     Readable(Sock),
-    /// A stream broke; the socket is gone.
+    /// A stream's send buffer was full, and a third of it is free again.
+    Writable(Sock),
+    /// A stream broke. The socket is gone, unless bytes wait to be read: then it is left until it is closed.
     Broken(Sock, Failure),
     /// A datagram came.
     Datagram {
@@ -85,6 +87,7 @@ pub struct Host {
     /// Interfaces that there were.
     indexes: u32,
     profile: Profile,
+    buffers: Buffers,
     sockets: BTreeMap<Sock, Socket>,
     next: u32,
     /// Connections by their two ends.
@@ -112,6 +115,7 @@ impl Host {
             cards: BTreeMap::new(),
             indexes: FIRST_INDEX,
             profile,
+            buffers: Buffers::default(),
             sockets: BTreeMap::new(),
             next: 0,
             tuples: BTreeMap::new(),
@@ -162,6 +166,11 @@ impl Host {
     /// Returns the host's addresses, the default one first.
     pub fn addresses(&self) -> &[IpAddr] {
         &self.addresses
+    }
+
+    /// Changes the buffers of the streams that begin from now on.
+    pub fn set_buffers(&mut self, buffers: Buffers) {
+        self.buffers = buffers;
     }
 
     /// SYNs it has sent, repeats included.
@@ -250,8 +259,12 @@ impl Host {
                     return;
                 };
                 let change = conn.segment(now, segment, &mut out);
+                let roomy = conn.roomy();
                 self.emit(sock, out);
                 self.changed(sock, change);
+                if roomy {
+                    self.out.events.push_back(HostEvent::Writable(sock));
+                }
                 return;
             }
         }
@@ -276,7 +289,7 @@ impl Host {
         *waiting += 1;
         let iss = self.initial_sequence(now, ends.0, ends.1);
         let mut out = core::mem::take(&mut self.scratch);
-        let conn = Conn::answer(iss, syn, now, &mut out);
+        let conn = Conn::answer(iss, syn, now, self.buffers, &mut out);
         let sock = self.add(Socket::conn(ends.0, ends.1, conn, Some(listener)));
         self.tuples.insert(ends, sock);
         self.emit(sock, out);
@@ -383,6 +396,7 @@ impl Host {
             Change::Failed(cause) => {
                 let dialling =
                     parent_of.is_none() && matches!(conn.state, State::SynSent | State::SynReceived);
+                let left = conn.fail() > 0;
                 if was == Owner::Program {
                     self.out.events.push_back(if dialling {
                         HostEvent::Failed(sock, cause)
@@ -392,7 +406,11 @@ impl Host {
                 } else if let (Owner::Listener, Some(listener)) = (was, parent_of) {
                     self.leave_queue(listener);
                 }
-                self.forget(sock);
+                if left && was == Owner::Program {
+                    self.release(sock);
+                } else {
+                    self.forget(sock);
+                }
             }
             // The program's descriptor stays until it closes it; the 4-tuple is free.
             Change::Gone if was == Owner::Program => self.release(sock),
