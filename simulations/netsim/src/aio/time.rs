@@ -28,6 +28,9 @@ fn nanos(duration: Duration) -> Nanos {
 }
 
 impl Instant {
+    /// The world's beginning.
+    pub const START: Instant = Instant(0);
+
     /// Returns the time. It stands still while a task runs.
     ///
     /// # Panics

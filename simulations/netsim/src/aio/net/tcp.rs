@@ -33,7 +33,8 @@ impl TcpStream {
     /// Connects to an address, from a port that the host chooses. See [`TcpSocket`] for a port of one's own.
     ///
     /// # Errors
-    /// Fails with `ConnectionRefused`, `HostUnreachable` after an ICMP error, and `TimedOut` after 11 s without an answer.
+    /// Fails with `ConnectionRefused`, `HostUnreachable` after an ICMP error, and `TimedOut` without an
+    /// answer, after as long as the host's [`Profile`](crate::host::Profile) repeats SYNs.
     ///
     /// # Panics
     /// Panics outside of a task.
