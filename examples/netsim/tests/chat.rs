@@ -10,6 +10,7 @@ use p2pd_netsim::net::LinkSpec;
 use p2pd_netsim::world::{SiteSpec, World};
 use protocol_of_your_own::chat;
 
+// ANCHOR: chat
 /// Dials from a port of one's own, which NATs that keep ports show outside.
 async fn dial(port: u16, to: SocketAddr) -> std::io::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
@@ -39,3 +40,4 @@ fn two_homes_chat_over_a_connection_that_both_dialled() {
     assert_eq!((first.0, second.0), (vec!["yes".into()], vec!["hello".to_string(), "are you there?".into()]));
     sim.world().check().unwrap();
 }
+// ANCHOR_END: chat

@@ -306,6 +306,28 @@ fn datagrams_go_through_nats_and_a_full_buffer_loses_them() {
 }
 
 #[test]
+fn a_connected_udp_socket_is_told_of_a_closed_port() {
+    let (mut sim, [one, _]) = two(1);
+    sim.block_on(one, async {
+        let free = UdpSocket::bind("0.0.0.0:0").await.unwrap();
+        let connected = UdpSocket::bind("0.0.0.0:0").await.unwrap();
+        connected.connect((TWO, 9)).await.unwrap();
+        free.send_to(b"x", (TWO, 9)).await.unwrap();
+        connected.send(b"x").await.unwrap();
+        let error = connected.recv(&mut [0; 1]).await.unwrap_err();
+        assert_eq!((error.kind(), at()), (io::ErrorKind::ConnectionRefused, 20), "one round trip");
+        assert!(
+            timeout(ms(100), free.readable()).await.is_err(),
+            "whose socket is not connected is told nothing"
+        );
+        connected.send(b"x").await.unwrap();
+        sleep(ms(50)).await;
+        assert_eq!(connected.send(b"x").await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        connected.send(b"x").await.unwrap();
+    });
+}
+
+#[test]
 fn tasks_are_polled_by_host_and_number_and_yield_to_each_other() {
     let (mut sim, [one, other]) = two(1);
     let log = Rc::new(RefCell::new(String::new()));

@@ -471,8 +471,8 @@ impl App for NodeProgram {
                     self.tell(cx, Input::Datagram { sock, from, data: &data });
                 }
             }
-            // Its send buffers have no limit.
-            HostEvent::Writable(_) => {}
+            // Its send buffers have no limit, and its UDP sockets are not connected.
+            HostEvent::Writable(_) | HostEvent::Bounced { .. } => {}
         }
         self.drain(cx);
     }

@@ -305,7 +305,10 @@ impl App for ServerProgram {
                 }
                 cx.host.close(cx.now, sock, Close::Drop);
             }
-            HostEvent::Connected(_) | HostEvent::Failed(..) | HostEvent::Writable(_) => {}
+            HostEvent::Connected(_)
+            | HostEvent::Failed(..)
+            | HostEvent::Writable(_)
+            | HostEvent::Bounced { .. } => {}
         }
     }
 

@@ -69,14 +69,20 @@ pub(super) struct Inbox {
     bytes: usize,
     /// The one peer, once connected.
     pub(super) peer: Option<SocketAddr>,
+    /// Error of the next call: an ICMP error about what went to the peer.
+    pub(super) error: Option<Failure>,
     pub(super) waiting: Waiting,
 }
 
 impl Inbox {
-    pub(super) fn pop(&mut self) -> Option<(SocketAddr, Bytes)> {
+    /// Takes the next datagram out, or the error, which comes first.
+    pub(super) fn pop(&mut self) -> Option<Result<(SocketAddr, Bytes), Failure>> {
+        if let Some(why) = self.error.take() {
+            return Some(Err(why));
+        }
         let (from, data) = self.queue.pop_front()?;
         self.bytes -= data.len() + DATAGRAM_OVERHEAD;
-        Some((from, data))
+        Some(Ok((from, data)))
     }
 }
 
@@ -133,6 +139,12 @@ impl Kernel {
             HostEvent::Writable(sock) => {
                 if let Some(stream) = self.streams.get_mut(&sock) {
                     stream.writers.wake();
+                }
+            }
+            HostEvent::Bounced { sock, to, cause } => {
+                if let Some(inbox) = self.inboxes.get_mut(&sock).filter(|inbox| inbox.peer == Some(to)) {
+                    inbox.error = Some(cause);
+                    inbox.waiting.wake();
                 }
             }
             HostEvent::Datagram { sock, from, data, .. } => {

@@ -50,6 +50,11 @@
 //! A panic of a task ends the simulation: the call that runs it panics with the seed, the host and the time. So do a task that
 //! is waited for while nothing is left to happen, and tasks that wake each other without end.
 
+/// The examples of the page for users, as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../../docs/src/uses/own-program.md")]
+struct Page;
+
 mod kernel;
 pub mod net;
 mod process;

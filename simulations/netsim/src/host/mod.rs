@@ -18,7 +18,7 @@ use bytes::Bytes;
 
 use crate::engine::{Digest, Domain, Keyed, Nanos};
 use crate::nat::Order;
-use crate::net::{Body, IcmpKind, Packet, Quote, Segment};
+use crate::net::{Body, IcmpKind, Packet, Proto, Quote, Segment};
 use conn::{Change, Conn, State};
 pub(crate) use icmp::IcmpBudget;
 pub use ledger::{Ledger, Sent};
@@ -60,6 +60,15 @@ pub enum HostEvent {
         local: SocketAddr,
         /// The payload.
         data: Bytes,
+    },
+    /// An ICMP error came about a datagram, and says that none gets there. Others, as of an unknown host, pass in silence.
+    Bounced {
+        /// The socket that sent it.
+        sock: Sock,
+        /// Address to which it went.
+        to: SocketAddr,
+        /// Error of the next call on Linux, if the socket is connected to that address.
+        cause: Failure,
     },
 }
 
@@ -223,25 +232,26 @@ impl Host {
     pub(crate) fn arrive(&mut self, now: Nanos, packet: &Packet) {
         match packet.body {
             Body::Tcp(ref segment) => self.arrive_tcp(now, packet, segment),
-            Body::Udp(ref data) => {
-                let found = self.udp.get(&packet.dst.port()).and_then(|socks| {
-                    socks.iter().find(|s| self.sockets.get(s).is_some_and(|x| x.takes(packet.dst)))
-                });
-                match found {
-                    Some(&sock) => self.out.events.push_back(HostEvent::Datagram {
-                        sock,
-                        from: packet.src,
-                        local: packet.dst,
-                        data: data.clone(),
-                    }),
-                    None if self.icmp_budget.allows(now, packet.src.ip()) => {
-                        self.out.packets.extend(packet.icmp(IcmpKind::Port, packet.dst.ip()));
-                    }
-                    None => {}
+            Body::Udp(ref data) => match self.udp_at(packet.dst) {
+                Some(sock) => self.out.events.push_back(HostEvent::Datagram {
+                    sock,
+                    from: packet.src,
+                    local: packet.dst,
+                    data: data.clone(),
+                }),
+                None if self.icmp_budget.allows(now, packet.src.ip()) => {
+                    self.out.packets.extend(packet.icmp(IcmpKind::Port, packet.dst.ip()));
                 }
-            }
+                None => {}
+            },
             Body::Icmp(kind, quote) => self.arrive_icmp(kind, quote),
         }
+    }
+
+    /// Returns the UDP socket that has a local address.
+    fn udp_at(&self, local: SocketAddr) -> Option<Sock> {
+        let socks = self.udp.get(&local.port())?;
+        socks.iter().copied().find(|s| self.sockets.get(s).is_some_and(|x| x.takes(local)))
     }
 
     fn arrive_tcp(&mut self, now: Nanos, packet: &Packet, segment: &Segment) {
@@ -296,6 +306,17 @@ impl Host {
     }
 
     fn arrive_icmp(&mut self, kind: IcmpKind, quote: Quote) {
+        if quote.proto == Proto::Udp {
+            let cause = match kind {
+                IcmpKind::Port => Failure::Refused,
+                IcmpKind::Admin => Failure::Unreachable,
+                IcmpKind::Host | IcmpKind::TimeExceeded => return,
+            };
+            if let Some(sock) = self.udp_at(quote.src) {
+                self.out.events.push_back(HostEvent::Bounced { sock, to: quote.dst, cause });
+            }
+            return;
+        }
         let Some(&sock) = self.tuples.get(&(quote.src, quote.dst)) else { return };
         let Some(Socket { kind: Kind::Conn { conn, parent, .. }, .. }) = self.sockets.get(&sock) else {
             return;

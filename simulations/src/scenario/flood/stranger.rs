@@ -341,7 +341,7 @@ impl App for Stranger {
                 cx.host.close(cx.now, sock, Close::Drop);
                 self.lose(sock);
             }
-            HostEvent::Datagram { .. } | HostEvent::Writable(_) => {}
+            HostEvent::Datagram { .. } | HostEvent::Writable(_) | HostEvent::Bounced { .. } => {}
         }
     }
 

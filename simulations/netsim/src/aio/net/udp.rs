@@ -16,6 +16,9 @@ use crate::host::Reuse;
 const LONGEST: usize = 65_507;
 
 /// A UDP socket. Datagrams that find its buffer full (208 KiB) are lost; sending never waits.
+///
+/// As on Linux, a connected one fails once with `ConnectionRefused` or `HostUnreachable`, sending or receiving, after an ICMP error
+/// about what went to its peer.
 #[derive(Debug)]
 pub struct UdpSocket {
     handle: Handle,
@@ -95,6 +98,9 @@ impl UdpSocket {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the datagram is too long"));
         }
         self.handle.with(|current, sock| {
+            if let Some(why) = current.kernel.inboxes.get_mut(&sock).and_then(|inbox| inbox.error.take()) {
+                return Err(error(why));
+            }
             if !current.host.addresses().iter().any(|ip| ip.is_ipv4() == to.is_ipv4()) {
                 return Err(io::ErrorKind::NetworkUnreachable.into());
             }
@@ -143,7 +149,7 @@ impl UdpSocket {
                     inbox.waiting.add(cx.waker());
                     Poll::Pending
                 },
-                |datagram| Poll::Ready(Ok(datagram)),
+                |next| Poll::Ready(next.map_err(error)),
             )
         });
         let (from, data) = ready!(next)?;
@@ -157,7 +163,7 @@ impl UdpSocket {
     /// Fails in a task of another host.
     pub fn poll_recv_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.handle.poll(|current, sock| match current.kernel.inboxes.get_mut(&sock) {
-            Some(inbox) if inbox.queue.is_empty() => {
+            Some(inbox) if inbox.queue.is_empty() && inbox.error.is_none() => {
                 inbox.waiting.add(cx.waker());
                 Poll::Pending
             }
@@ -187,7 +193,7 @@ impl UdpSocket {
     /// Fails with `WouldBlock` if there is none.
     pub fn try_recv_from(&self, buf: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
         let next = self.handle.with(|current, sock| current.kernel.inboxes.get_mut(&sock)?.pop())?;
-        let (from, data) = next.ok_or(io::ErrorKind::WouldBlock)?;
+        let (from, data) = next.ok_or(io::ErrorKind::WouldBlock)?.map_err(error)?;
         let count = data.len().min(buf.len());
         buf[..count].copy_from_slice(&data[..count]);
         Ok((count, from))
