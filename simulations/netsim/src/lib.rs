@@ -42,6 +42,8 @@
 //!
 //! The rules of NATs and TCP are read off Linux; `docs/src/adr/032` of the repository says how they are held against it.
 
+#[cfg(feature = "aio")]
+pub mod aio;
 pub mod engine;
 pub mod host;
 pub mod nat;

@@ -443,6 +443,8 @@ impl App for NodeProgram {
                 }
             }
             HostEvent::Failed(s, why) | HostEvent::Broken(s, why) => {
+                // Of a broken stream nothing more is read.
+                cx.host.close(cx.now, s, Close::Drop);
                 if let Some(pipe) = self.pipes.iter_mut().find(|p| p.is_on(s)) {
                     pipe.broken = Some(failure(why).to_string());
                 }
@@ -469,6 +471,8 @@ impl App for NodeProgram {
                     self.tell(cx, Input::Datagram { sock, from, data: &data });
                 }
             }
+            // Its send buffers have no limit, and its UDP sockets are not connected.
+            HostEvent::Writable(_) | HostEvent::Bounced { .. } => {}
         }
         self.drain(cx);
     }

@@ -64,7 +64,7 @@ impl NodeProgram {
             }
         };
         match &mut start.keys {
-            PipeKeys::Plain | PipeKeys::Relayed(_) => cx.host.send(cx.now, *sock, data),
+            PipeKeys::Plain | PipeKeys::Relayed(_) => _ = cx.host.send(cx.now, *sock, data),
             PipeKeys::Encrypted(sealer, _) => {
                 let (mut wire, mut done) = (Vec::new(), 0);
                 while done < data.len() {

@@ -303,8 +303,12 @@ impl App for ServerProgram {
                     self.conns.remove(&conn);
                     self.tell(cx, Input::Closed { conn });
                 }
+                cx.host.close(cx.now, sock, Close::Drop);
             }
-            HostEvent::Connected(_) | HostEvent::Failed(..) => {}
+            HostEvent::Connected(_)
+            | HostEvent::Failed(..)
+            | HostEvent::Writable(_)
+            | HostEvent::Bounced { .. } => {}
         }
     }
 

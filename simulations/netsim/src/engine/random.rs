@@ -32,6 +32,8 @@ pub enum Domain {
     Scenario,
     /// The acts of strangers.
     Stranger,
+    /// The draws of a program.
+    Program,
 }
 
 /// The source of all randomness of a world.

@@ -146,6 +146,11 @@ impl<A: App> World<A> {
         self.now
     }
 
+    /// Returns the time of the next event; `None` if nothing is left to happen.
+    pub fn next_at(&self) -> Option<Nanos> {
+        self.queue.next_at()
+    }
+
     /// Returns the world's randomness.
     pub fn rng(&self) -> Keyed {
         self.rng
@@ -181,6 +186,11 @@ impl<A: App> World<A> {
         if let Some(trace) = &mut self.trace {
             trace.line(self.now, &format!("host{}", host.0), line);
         }
+    }
+
+    /// Returns the hosts, in the order in which they were added.
+    pub fn hosts(&self) -> impl Iterator<Item = HostId> + use<A> {
+        (0..self.hosts.len()).map(HostId)
     }
 
     /// A host.
