@@ -251,6 +251,25 @@ fn a_sweep_draws_its_scenes_and_runs_each() {
     assert_eq!(again.scene().to_string(), seen[4]);
 }
 
+/// A record of a pipe has 16,384 bytes of text and 18 of its own, a segment 1,400. The twelfth segment has the end of the first
+/// record and 398 bytes more: a second record of up to 380 bytes of text arrives with it.
+#[test]
+fn a_text_that_is_read_once_is_found_at_the_first_byte_too_many() {
+    let whole = 16_384 + 12 * 1_400 - (16_384 + 18) - 18;
+    let found = Sweep::new(1).run(|lab| {
+        let (a, b) = (lab.here().node(same), lab.there().node(same));
+        let (x, y) = lab.connect(a, b)?;
+        let length = lab.number("length", 1..=100_000) as usize;
+        lab.write(x, vec![1; length]);
+        let read = lab.read(y)?.len();
+        if read == length { Ok(()) } else { Err(format!("a text was cut: {read} of {length}")) }
+    });
+    let found = found.unwrap_err();
+    assert_eq!(found.why, format!("a text was cut: 16384 of {}", whole + 1));
+    let scene = found.lab.scene().to_string();
+    assert!(scene.ends_with(&format!(", here open, there open, length {}", whole + 1)), "{scene}");
+}
+
 #[test]
 fn the_book_has_what_the_example_prints_and_draws() {
     let (text, picture) = orders::story().unwrap();

@@ -17,41 +17,42 @@ const TOP: usize = 60;
 
 /// One of a picture's marks.
 enum Mark<'a> {
-    Leaves(&'a Hop),
-    /// The number of the hop among those of the picture.
+    /// Number of the hop, and its two columns.
+    Leaves(usize, [usize; 2]),
+    /// Number of the hop.
     Arrives(usize),
+    /// Column and text.
     Note(usize, &'a str),
+}
+
+/// Returns the number of the first packet after the first pipe was open, or 0.
+fn first_hop(lab: &Lab, trace: &Trace) -> usize {
+    let opened = lab.opened.and_then(|opened| trace.notes().iter().find(|note| note.at >= opened));
+    opened.map_or(0, |note| note.after)
 }
 
 pub(super) fn svg(lab: &Lab) -> String {
     let Some(trace) = lab.world.trace() else { return String::new() };
     let (places, labels) = columns(lab, trace);
     let column = |place: &str| places.get(place).copied();
-    let from = lab.opened.unwrap_or(0);
-    let mut hops: Vec<&Hop> = Vec::new();
-    let mut marks: Vec<(Nanos, Mark<'_>)> = Vec::new();
-    for hop in trace.hops().iter().filter(|hop| hop.sent >= from) {
-        if column(&hop.from).is_none() || column(&hop.to).is_none() {
-            continue;
-        }
-        marks.push((hop.sent, Mark::Leaves(hop)));
-        marks.extend(hop.arrives.map(|at| (at, Mark::Arrives(hops.len()))));
-        hops.push(hop);
+    let begins = first_hop(lab, trace);
+    let hops = || trace.hops().iter().enumerate().skip(begins);
+    // Marks of one time: what was under way arrives, and then one thing follows from the other. Inside a home no time goes by.
+    let mut marks: Vec<((Nanos, bool, usize, u8), Mark<'_>)> = Vec::new();
+    for (n, hop) in hops() {
+        let (Some(from), Some(to)) = (column(&hop.from), column(&hop.to)) else { continue };
+        marks.push(((hop.sent, true, n, 1), Mark::Leaves(n, [from, to])));
+        marks.extend(hop.arrives.map(|at| ((at, at == hop.sent, n, 2), Mark::Arrives(n))));
     }
-    let notes = trace.notes().filter(|(at, ..)| *at >= from);
-    marks.extend(notes.filter_map(|(at, place, what)| Some((at, Mark::Note(column(place)?, what)))));
-    // A note comes before the packets that it causes, and after those that cause it.
-    marks.sort_by_key(|(at, mark)| {
-        let order = match mark {
-            Mark::Arrives(_) => 0,
-            Mark::Note(..) => 1,
-            Mark::Leaves(_) => 2,
-        };
-        (*at, order)
-    });
+    let notes = trace.notes().iter().filter(|note| note.after >= begins);
+    marks.extend(notes.filter_map(|note| {
+        Some(((note.at, true, note.after, 0), Mark::Note(column(&note.place)?, &note.what)))
+    }));
+    marks.sort_by_key(|(order, _)| *order);
+    let mut marks: Vec<(Nanos, Mark<'_>)> = marks.into_iter().map(|((at, ..), mark)| (at, mark)).collect();
     let left_out = marks.len().saturating_sub(MOST);
     marks.truncate(MOST);
-    draw(lab, &labels, &hops, &marks, left_out, &places)
+    draw(lab, &labels, trace.hops(), &marks, left_out)
 }
 
 /// Returns the columns of the picture by their places, with labels: of each node, its host and its NATs from the host outward; then
@@ -79,9 +80,8 @@ fn columns(lab: &Lab, trace: &Trace) -> (BTreeMap<String, usize>, Vec<String>) {
         groups.push(group);
     }
     let turn = lab.turn.place();
-    let from = lab.opened.unwrap_or(0);
-    let relays = |hop: &Hop| hop.sent >= from && (hop.from == turn || hop.to == turn);
-    if trace.hops().iter().any(relays) {
+    let relays = |hop: &Hop| hop.from == turn || hop.to == turn;
+    if trace.hops()[first_hop(lab, trace)..].iter().any(relays) {
         groups.insert(groups.len().min(1), vec![(turn, "TURN".into())]);
     }
     let (places, labels): (Vec<String>, Vec<String>) = groups.into_iter().flatten().unzip();
@@ -92,23 +92,24 @@ fn safe(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
-fn draw(
-    lab: &Lab,
-    labels: &[String],
-    hops: &[&Hop],
-    marks: &[(Nanos, Mark<'_>)],
-    left_out: usize,
-    places: &BTreeMap<String, usize>,
-) -> String {
-    let x = |column: usize| LEFT + COLUMN * column;
-    let y = |row: usize| TOP + ROW * row;
+fn x(column: usize) -> usize {
+    LEFT + COLUMN * column
+}
+
+fn y(row: usize) -> usize {
+    TOP + ROW * row
+}
+
+fn draw(lab: &Lab, labels: &[String], hops: &[Hop], marks: &[(Nanos, Mark<'_>)], left_out: usize) -> String {
     let (width, height) = (x(labels.len().saturating_sub(1)) + LEFT + 120, y(marks.len() + 1));
+    let drawn = lab.sides.iter().any(Option::is_some);
+    let title = if drawn { lab.scene().to_string() } else { format!("seed {}", lab.scene().seed) };
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" height=\"{height}\" \
          font-family=\"monospace\" font-size=\"11\">\n<title>{0}</title>\n<rect width=\"{width}\" height=\"{height}\" fill=\"#fff\"/>\n\
          <defs><marker id=\"tip\" viewBox=\"0 0 8 8\" refX=\"8\" refY=\"4\" markerWidth=\"8\" markerHeight=\"8\" orient=\"auto\">\
          <path d=\"M0 0L8 4L0 8z\"/></marker></defs>\n<text x=\"8\" y=\"16\" font-size=\"12\">{0}</text>\n",
-        safe(&lab.scene().to_string())
+        safe(&title)
     );
     // Writing to a String does not fail.
     for (column, label) in labels.iter().enumerate() {
@@ -120,6 +121,11 @@ fn draw(
             safe(label)
         );
     }
+    let arrivals = marks.iter().enumerate().filter_map(|(row, (_, mark))| match mark {
+        Mark::Arrives(n) => Some((*n, row)),
+        Mark::Leaves(..) | Mark::Note(..) => None,
+    });
+    let arrivals: BTreeMap<usize, usize> = arrivals.collect();
     let mut last = None;
     for (row, (at, mark)) in marks.iter().enumerate() {
         let y0 = y(row);
@@ -138,7 +144,11 @@ fn draw(
                     safe(what)
                 );
             }
-            Mark::Leaves(hop) => leaves(&mut svg, hop, y0, hops, marks, (&x, &y, places)),
+            Mark::Leaves(n, columns) => {
+                // Where its arrival is left out, so is the rest of the way.
+                let end = hops[*n].arrives.map(|_| arrivals.get(n).copied().unwrap_or(marks.len()));
+                arrow(&mut svg, &hops[*n], columns.map(x), y0, end.map(y));
+            }
             Mark::Arrives(_) => {}
         }
     }
@@ -149,30 +159,15 @@ fn draw(
     svg
 }
 
-type Layout<'a> = (&'a dyn Fn(usize) -> usize, &'a dyn Fn(usize) -> usize, &'a BTreeMap<String, usize>);
-
 /// Draws a packet's arrow: to where it arrives, or half the way and a cross where it is lost.
-fn leaves(
-    svg: &mut String,
-    hop: &Hop,
-    y0: usize,
-    hops: &[&Hop],
-    marks: &[(Nanos, Mark<'_>)],
-    (x, y, places): Layout<'_>,
-) {
-    let (from, to) = (x(places[&hop.from]), x(places[&hop.to]));
-    let arrives = |mark: &Mark<'_>| matches!(mark, Mark::Arrives(n) if core::ptr::eq(hops[*n], hop));
-    let row = marks.iter().position(|(_, mark)| arrives(mark));
-    let (x1, y1, end) = match (hop.arrives, row) {
-        (Some(_), Some(row)) => (to, y(row), " marker-end=\"url(#tip)\""),
-        // The rest of it is left out.
-        (Some(_), None) => (to, y(marks.len()), ""),
-        (None, _) => ((from + to) / 2, y0 + ROW / 2, ""),
+fn arrow(svg: &mut String, hop: &Hop, [from, to]: [usize; 2], y0: usize, end: Option<usize>) {
+    let (x1, y1, tip, colour) = match end {
+        Some(y1) => (to, y1, " marker-end=\"url(#tip)\"", "#000"),
+        None => (usize::midpoint(from, to), y0 + ROW / 2, "", "#c00"),
     };
-    let colour = if hop.arrives.is_some() { "#000" } else { "#c00" };
     let _ =
-        writeln!(svg, "<line x1=\"{from}\" y1=\"{y0}\" x2=\"{x1}\" y2=\"{y1}\" stroke=\"{colour}\"{end}/>");
-    if hop.arrives.is_none() {
+        writeln!(svg, "<line x1=\"{from}\" y1=\"{y0}\" x2=\"{x1}\" y2=\"{y1}\" stroke=\"{colour}\"{tip}/>");
+    if end.is_none() {
         let _ = writeln!(svg, "<text x=\"{}\" y=\"{}\" fill=\"{colour}\">✕ lost</text>", x1 - 4, y1 + 4);
     }
     let (at, anchor) = if to > from { (from + 7, "start") } else { (from - 7, "end") };

@@ -118,6 +118,8 @@ impl Sweep {
     }
 
     /// Draws faults too that break pipes: NATs that forget everything, and nodes that move. For protocols that connect anew.
+    /// Simulated sockets send no keepalives: who only reads is not told, where with a driver the pipe
+    /// [ends](p2pd_core::Liveness) within a minute.
     #[must_use]
     pub fn breaking(mut self) -> Sweep {
         self.breaking = true;

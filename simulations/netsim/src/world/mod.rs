@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 pub use build::{Site, SiteSpec};
-pub use trace::{Hop, Trace};
+pub use trace::{Hop, Note, Trace};
 
 use crate::engine::{Digest, Keyed, MICRO, Nanos, Queue};
 use crate::host::{Host, HostEvent, Sock};

@@ -15,8 +15,21 @@ pub struct Trace {
     /// Time, number of the place, and bytes from the IP header on.
     packets: Vec<(Nanos, usize, Vec<u8>)>,
     hops: Vec<Hop>,
-    /// Places in `lines` of those that [`World::note`](super::World::note) wrote.
-    notes: Vec<usize>,
+    notes: Vec<Note>,
+}
+
+/// Line that [`World::note`](super::World::note) wrote.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Note {
+    /// Time of the note.
+    pub at: Nanos,
+    /// Place of the note.
+    pub place: String,
+    /// Text of the note.
+    pub what: String,
+    /// Number of hops that had begun before it.
+    pub after: usize,
 }
 
 /// Way of a packet from one host or NAT to the next.
@@ -100,9 +113,9 @@ impl Trace {
         &self.hops
     }
 
-    /// Returns the notes, each with its time and place.
-    pub fn notes(&self) -> impl Iterator<Item = (Nanos, &str, &str)> {
-        self.notes.iter().map(|n| &self.lines[*n]).map(|(at, place, what)| (*at, &**place, &**what))
+    /// Returns the notes, in order.
+    pub fn notes(&self) -> &[Note] {
+        &self.notes
     }
 
     pub(super) fn way(&mut self, now: Nanos, [from, to]: [String; 2], packet: &Packet, delays: &[Nanos]) {
@@ -115,7 +128,7 @@ impl Trace {
     }
 
     pub(super) fn note(&mut self, now: Nanos, at: &str, line: &str) {
-        self.notes.push(self.lines.len());
+        self.notes.push(Note { at: now, place: at.into(), what: line.into(), after: self.hops.len() });
         self.line(now, at, line);
     }
 
@@ -176,7 +189,8 @@ mod tests {
         assert_eq!(trace.hops()[2].packet, "192.0.2.1:7 > 192.0.2.2:9 udp len 4");
         trace.line(11, "host0", "> a packet");
         trace.note(12, "host0", "a note");
-        assert_eq!(trace.notes().collect::<Vec<_>>(), [(12, "host0", "a note")]);
+        let note = Note { at: 12, place: "host0".into(), what: "a note".into(), after: 3 };
+        assert_eq!((trace.notes(), trace.text().lines().count()), (&[note][..], 2));
     }
 
     #[test]
