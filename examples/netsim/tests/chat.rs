@@ -8,7 +8,7 @@ use p2pd_netsim::aio::{Process, Sim};
 use p2pd_netsim::engine::MILLI;
 use p2pd_netsim::net::LinkSpec;
 use p2pd_netsim::world::{SiteSpec, World};
-use protocol_of_your_own::chat;
+use protocol_of_your_own::chat::chat;
 
 // ANCHOR: chat
 /// Dials from a port of one's own, which NATs that keep ports show outside.

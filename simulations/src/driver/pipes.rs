@@ -114,6 +114,23 @@ impl NodeProgram {
         self.drain(cx);
     }
 
+    /// Closes a pipe.
+    pub fn close_pipe(&mut self, cx: &mut Cx<'_>, pipe: usize) {
+        match self.pipes.get(pipe).map(|pipe| &pipe.way) {
+            Some(Way::Socket(sock)) => {
+                let sock = *sock;
+                cx.host.close(cx.now, sock, Close::Graceful);
+                if let Some(place) = self.handed_out.iter().position(|(_, out)| *out == sock) {
+                    let (sock, _) = self.handed_out.remove(place);
+                    self.tell(cx, Input::Released { sock });
+                }
+            }
+            Some(Way::Relay(out)) => self.node.pipe_close(self.clocks.instant(cx.now), out.pipe),
+            None => {}
+        }
+        self.drain(cx);
+    }
+
     /// Drops the pipes of sockets that others than this peer have ended.
     pub fn drop_ended(&mut self, cx: &mut Cx<'_>, but: NodeId) {
         let mut ended = Vec::new();

@@ -1,15 +1,13 @@
 //! A crowd: many nodes with names, each behind a NAT of its own, at the same brokers. They start, idle, and call each
 //! other, and the brokers count what passes.
 
-use core::net::Ipv4Addr;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use p2pd_core::{
-    Broker as BrokerConfig, Config, ConnectId, Event, NameNews, Node, Plan, SecretKey, StunServer,
-};
+use p2pd_core::{Config, ConnectId, Event, NameNews, Node, Plan, SecretKey};
 
 use super::pair::Program;
+use super::standing;
 use crate::driver::{Clocks, NodeProgram};
 use crate::engine::{Domain, Keyed, MILLI, Nanos, SECOND};
 use crate::nat::Chain;
@@ -59,17 +57,11 @@ pub struct Outcome {
     pub violations: Vec<String>,
 }
 
-const STUN: [IpAddr; 2] =
-    [IpAddr::V4(Ipv4Addr::new(203, 0, 113, 10)), IpAddr::V4(Ipv4Addr::new(203, 0, 113, 11))];
 /// Time from the last node's start until all are registered.
 const REGISTERED: Nanos = 15 * SECOND;
 /// Time from the last call until all are over.
 const OVER: Nanos = 30 * SECOND;
 const DELAY: Nanos = 5 * MILLI;
-
-fn broker_address(n: u16) -> IpAddr {
-    [203, 0, 113, 20 + n as u8].into()
-}
 
 struct Run {
     world: World<Program>,
@@ -116,14 +108,17 @@ pub fn run(crowd: &Crowd) -> Outcome {
 
 fn build(crowd: &Crowd) -> Run {
     let mut world: World<Program> = World::new(crowd.seed);
-    let (internet, link) = (world.internet(), LinkSpec::with_delay(DELAY));
-    let stun = ServerProgram::new(Box::new(Stun::new(STUN, StunFaults::default())));
-    let host = world.add_host(internet, STUN[0], link, Program::Server(stun));
-    world.add_address(host, internet, STUN[1], link);
+    let stun = ServerProgram::new(Box::new(Stun::new(standing::stun(false), StunFaults::default())));
+    standing::add_stun(&mut world, false, stun);
     let brokers = (0..crowd.brokers)
         .map(|n| {
             let broker = ServerProgram::new(Box::new(Broker::new(BrokerFaults::default())));
-            world.add_host(internet, broker_address(n), link, Program::Server(broker))
+            world.add_host(
+                world.internet(),
+                standing::broker(false, n),
+                standing::LINK,
+                Program::Server(broker),
+            )
         })
         .collect();
     let mut run = Run { world, brokers, nodes: Vec::new(), carried: Vec::new() };
@@ -139,10 +134,8 @@ impl Run {
     /// Adds a node at a home of its own, which takes a name.
     fn add(&mut self, crowd: &Crowd, n: u32) {
         let rng = Keyed::new(crowd.seed);
-        let mut config = Config::new(SecretKey::from_bytes(rng.bytes(Domain::Node, 2 * u64::from(n))));
-        config.stun = STUN.iter().map(|ip| StunServer { host: ip.to_string().into(), port: 3478 }).collect();
-        config.brokers =
-            (0..crowd.brokers).map(|n| BrokerConfig::new(n, &broker_address(n).to_string(), 1883)).collect();
+        let config = Config::new(SecretKey::from_bytes(rng.bytes(Domain::Node, 2 * u64::from(n))));
+        let config = standing::configure(config, false, crowd.brokers, false);
         let mono = rng.below(Domain::Clock, u64::from(n), 0, 1 << 40);
         let clocks = Clocks { mono, drift_ppm: 0, wall_ahead: 0 };
         let seed = rng.bytes(Domain::Node, 2 * u64::from(n) + 1);
@@ -162,7 +155,9 @@ impl Run {
         let inside = if crowd.chain.0.is_empty() { link } else { LinkSpec::default() };
         let host = self.world.add_host(net, ip, inside, program);
         if let Ok(name) = format!("node-{n}").parse() {
-            self.world.with(host, |p, cx| p.node_mut().register(cx, name));
+            // It has the name's news or none.
+            let _ =
+                self.world.with(host, |p, cx| p.node_mut().call(cx, |node, now| node.register(now, name)));
         }
         self.nodes.push(host);
     }
@@ -192,8 +187,9 @@ impl Run {
             let (caller, listener) = (self.nodes[caller], self.nodes[listener]);
             let address = self.world.app(listener).node().address().cloned();
             if let Some(address) = address {
-                let call =
-                    |p: &mut Program, cx: &mut Cx<'_>| p.node_mut().connect(cx, &address, Plan::default());
+                let call = |p: &mut Program, cx: &mut Cx<'_>| {
+                    p.node_mut().call(cx, |node, now| node.connect(now, &address, Plan::default()))
+                };
                 calls.extend(self.world.with(caller, call).ok().map(|id| (caller, id)));
             }
             self.world.run_until(self.world.now() + apart);

@@ -12,4 +12,5 @@ pub mod raw;
 pub mod relay;
 pub mod reliability;
 pub mod rivals;
+pub(crate) mod standing;
 pub mod swarm;

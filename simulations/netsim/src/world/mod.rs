@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 pub use build::{Site, SiteSpec};
-pub use trace::Trace;
+pub use trace::{Hop, Note, Trace};
 
 use crate::engine::{Digest, Keyed, MICRO, Nanos, Queue};
 use crate::host::{Host, HostEvent, Sock};
@@ -55,6 +55,13 @@ impl Cx<'_> {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct HostId(usize);
 
+impl HostId {
+    /// Returns the host's name in traces.
+    pub fn place(self) -> String {
+        format!("host{}", self.0)
+    }
+}
+
 /// A network in a world.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct NetId(usize);
@@ -62,6 +69,13 @@ pub struct NetId(usize);
 /// A NAT in a world.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct NatId(usize);
+
+impl NatId {
+    /// Returns the NAT's name in traces.
+    pub fn place(self) -> String {
+        format!("nat{}", self.0)
+    }
+}
 
 /// A plug of a device in a network.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -184,7 +198,7 @@ impl<A: App> World<A> {
     /// Writes a line into the trace, if there is one.
     pub fn note(&mut self, host: HostId, line: &str) {
         if let Some(trace) = &mut self.trace {
-            trace.line(self.now, &format!("host{}", host.0), line);
+            trace.note(self.now, &host.place(), line);
         }
     }
 
@@ -434,6 +448,14 @@ impl<A: App> World<A> {
             }
             let fate = link.fate(self.now, self.rng, plug.0 as u64, n);
             delays = delays.iter().flat_map(|d| fate.iter().map(move |f| d + f)).collect();
+        }
+        if let Some(trace) = &mut self.trace {
+            let name = |plug: PlugId| match self.plugs[plug.0].device {
+                Device::Host(n) => HostId(n).place(),
+                Device::Nat(n, _) => NatId(n).place(),
+                Device::Nothing => "net".into(),
+            };
+            trace.way(self.now, [name(from), name(to)], &packet, &delays);
         }
         if delays.is_empty() {
             return self.drop("link", &packet, "link");
