@@ -273,7 +273,7 @@ pub(super) fn current<R>(run: impl FnOnce(&mut Current) -> R) -> R {
     try_current(run).expect("this call needs a simulated host: make it in a task of a `Sim`")
 }
 
-/// As [`current`], without a panic outside of a task.
+/// Does what [`current`] does, without a panic outside of a task.
 pub(super) fn try_current<R>(run: impl FnOnce(&mut Current) -> R) -> Option<R> {
     let current = CURRENT.try_with(|current| Some(run(current.try_borrow_mut().ok()?.as_mut()?)));
     current.ok().flatten()
@@ -302,7 +302,7 @@ impl Handle {
             .ok_or_else(|| io::Error::other("a simulated socket works in the tasks of its own host only"))
     }
 
-    /// As [`with`](Self::with), for what may have to wait.
+    /// Does what [`with`](Self::with) does, for calls that may have to wait.
     pub(super) fn poll<R>(
         &self,
         run: impl FnOnce(&mut Current, Sock) -> Poll<io::Result<R>>,

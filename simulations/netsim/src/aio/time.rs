@@ -260,7 +260,7 @@ impl Interval {
         std::future::poll_fn(|cx| self.poll_tick(cx)).await
     }
 
-    /// As [`tick`](Self::tick).
+    /// Polls for what [`tick`](Self::tick) waits for.
     pub fn poll_tick(&mut self, cx: &mut Context<'_>) -> Poll<Instant> {
         let mut sleep = Pin::new(&mut self.sleep);
         std::task::ready!(sleep.as_mut().poll(cx));

@@ -425,7 +425,7 @@ impl TcpListener {
         poll_fn(|cx| self.poll_accept(cx)).await
     }
 
-    /// As [`accept`](Self::accept).
+    /// Polls for what [`accept`](Self::accept) waits for.
     ///
     /// # Errors
     /// Fails in a task of another host.

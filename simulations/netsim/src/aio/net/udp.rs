@@ -199,7 +199,7 @@ impl UdpSocket {
         Ok((count, from))
     }
 
-    /// As [`try_recv_from`](Self::try_recv_from), without the sender.
+    /// Does what [`try_recv_from`](Self::try_recv_from) does, without the sender.
     ///
     /// # Errors
     /// Fails with `WouldBlock` if there is none.
@@ -217,7 +217,7 @@ impl UdpSocket {
         Ok((buf.filled().len(), from))
     }
 
-    /// As [`recv_from`](Self::recv_from), without the sender.
+    /// Does what [`recv_from`](Self::recv_from) does, without the sender.
     ///
     /// # Errors
     /// Fails in a task of another host.
