@@ -285,8 +285,8 @@ impl<A: App> World<A> {
             }
             Event::Again(nat, packet) => {
                 self.in_flight -= 1;
-                let verdicts = self.nats[nat].0.again(self.now, &packet);
-                self.carry_out(nat, verdicts);
+                let verdict = self.nats[nat].0.again(self.now, &packet);
+                self.carry_out(nat, verdict);
             }
         }
         true
@@ -352,34 +352,30 @@ impl<A: App> World<A> {
                     trace.packet(self.now, &format!("nat{nat}"), way, &packet);
                     traced = Some(packet.clone());
                 }
-                let verdicts = match side {
-                    Side::Inside => self.nats[nat].0.leave(self.now, packet),
-                    Side::Outside => self.nats[nat].0.enter(self.now, packet),
-                };
-                if let ([Verdict::Drop(why)], Some(packet)) = (verdicts.as_slice(), traced) {
-                    return self.drop(&format!("nat{nat}"), &packet, why);
+                let verdict = self.nats[nat].0.translate(self.now, side, packet);
+                if let (Verdict::Dropped(why), Some(packet)) = (&verdict, traced) {
+                    return self.drop(&format!("nat{nat}"), &packet, why.text());
                 }
-                self.carry_out(nat, verdicts);
+                self.carry_out(nat, verdict);
             }
         }
     }
 
-    fn carry_out(&mut self, nat: usize, verdicts: smallvec::SmallVec<[Verdict; 1]>) {
-        for verdict in verdicts {
-            match verdict {
-                Verdict::Out(side, packet) => {
-                    self.counts.forwarded += 1;
-                    let place = usize::from(side == Side::Outside);
-                    match self.nats[nat].1[place] {
-                        Some(plug) => self.transmit(plug, packet),
-                        None => self.drop("nat", &packet, "unplugged"),
-                    }
+    fn carry_out(&mut self, nat: usize, verdict: Verdict) {
+        match verdict {
+            Verdict::Dropped(why) => *self.counts.dropped.entry(why.text()).or_default() += 1,
+            Verdict::Later(at, packet) => {
+                self.in_flight += 1;
+                self.queue.put(at, Event::Again(nat, packet));
+            }
+            passes => {
+                let Some((side, packet)) = passes.out() else { return };
+                self.counts.forwarded += 1;
+                let place = usize::from(side == Side::Outside);
+                match self.nats[nat].1[place] {
+                    Some(plug) => self.transmit(plug, packet),
+                    None => self.drop("nat", &packet, "unplugged"),
                 }
-                Verdict::Later(at, packet) => {
-                    self.in_flight += 1;
-                    self.queue.put(at, Event::Again(nat, packet));
-                }
-                Verdict::Drop(why) => *self.counts.dropped.entry(why).or_default() += 1,
             }
         }
     }
