@@ -5,6 +5,7 @@
 
 pub use p2pd_netsim::{engine, host, nat, net, world};
 
+pub mod domain;
 pub mod driver;
 pub mod oracle;
 pub mod scenario;

@@ -15,8 +15,9 @@ use p2pd_core::{
     Accept, Broker as BrokerConfig, Config, Event, Node, PortState, SecretKey, Strategy, StunServer,
 };
 
+use crate::domain;
 use crate::driver::{Clocks, NodeProgram};
-use crate::engine::{Domain, Keyed, MILLI, Nanos, SECOND};
+use crate::engine::{Keyed, MILLI, Nanos, SECOND};
 use crate::host::HostEvent;
 use crate::nat::Chain;
 use crate::net::{Blackout, LinkSpec};
@@ -154,7 +155,7 @@ impl Pair {
     pub fn new(seed: u64, chains: [Chain; 2]) -> Pair {
         let rng = Keyed::new(seed);
         let clocks =
-            |n| Clocks { mono: rng.below(Domain::Clock, n, 0, 1 << 40), drift_ppm: 0, wall_ahead: 0 };
+            |n| Clocks { mono: rng.below(domain::CLOCK, n, 0, 1 << 40), drift_ppm: 0, wall_ahead: 0 };
         Pair {
             seed,
             chains,
@@ -351,7 +352,7 @@ pub(super) fn build(pair: &Pair) -> Run {
     let mut violations = Vec::new();
     let program = |n: usize| {
         let rng = Keyed::new(pair.seed);
-        let key = |n: u64| SecretKey::from_bytes(rng.bytes(Domain::Node, n));
+        let key = |n: u64| SecretKey::from_bytes(rng.bytes(domain::NODE, n));
         let mut config = Config::new(key(n as u64));
         (config.hairpin, config.port, config.external_port) = (pair.hairpin, pair.port, pair.port);
         config.portmap = pair.asks_router(n);
@@ -368,7 +369,7 @@ pub(super) fn build(pair: &Pair) -> Run {
             .map(|n| BrokerConfig::new(n as u16, &broker_address(pair, n).to_string(), mqtt))
             .collect();
         config.turn = pair.relay.iter().map(|relay| relay.configured(turn)).collect();
-        let seed = rng.bytes(Domain::Node, 100 + n as u64);
+        let seed = rng.bytes(domain::NODE, 100 + n as u64);
         let node = match Node::new(config, seed, pair.clocks[n].instant(0)) {
             Ok(node) => node,
             Err(why) => unreachable!("the scenario's configuration is good: {why}"),

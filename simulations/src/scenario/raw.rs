@@ -3,7 +3,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::engine::{Domain, MILLI, Nanos, SECOND};
+use crate::domain;
+use crate::engine::{MILLI, Nanos, SECOND};
 use crate::host::{Failure, HostEvent, Reuse, Sock};
 use crate::nat::Chain;
 use crate::net::LinkSpec;
@@ -98,7 +99,7 @@ impl Program {
             self.last = Some(cause);
         }
         if let Some(most) = self.retry {
-            let late = cx.rng.below(Domain::Scenario, self.number, self.redials, most + 1);
+            let late = cx.rng.below(domain::SCENARIO, self.number, self.redials, most + 1);
             self.redials += 1;
             cx.wake_at(cx.now + 50 * MILLI + late, 1);
         }

@@ -11,7 +11,7 @@ pub use build::{Site, SiteSpec};
 pub use trace::Trace;
 
 use crate::engine::{Digest, Keyed, MICRO, Nanos, Queue};
-use crate::host::{Host, HostEvent, Sock};
+use crate::host::{Host, HostEvent, Profile, Sock};
 use crate::nat::{Nat, Order, Side, Timers, Verdict};
 use crate::net::{IcmpKind, LinkSpec, Packet};
 
@@ -186,6 +186,11 @@ impl<A: App> World<A> {
     /// A host.
     pub fn host(&self, id: HostId) -> &Host {
         &self.hosts[id.0].0
+    }
+
+    /// Gives a host another operating system, for dials from now on. Default: [`Profile::LINUX`].
+    pub fn set_profile(&mut self, id: HostId, profile: Profile) {
+        self.hosts[id.0].0.set_profile(profile);
     }
 
     /// Records the packets that a host sends from now on.
