@@ -222,6 +222,8 @@ pub struct Ending {
     pub trace: String,
     /// The packets as an HTML page, if wanted.
     pub page: String,
+    /// The packets as an SVG sequence chart, if wanted.
+    pub chart: String,
 }
 
 /// The most that a node may need to be ready.
@@ -452,7 +454,7 @@ fn end(mut run: Run, pair: &Pair, first: Call, again: Option<Result<Strategy, St
     }
     let ports = both.map(|host| homes::ports(&run.world, host));
     let announced_after = run.homes.announced_after(&run.world, both);
-    let (mut trace, mut page) = (String::new(), String::new());
+    let (mut trace, mut page, mut chart) = (String::new(), String::new(), String::new());
     for host in hosts {
         let (world, number) = (&run.world, run.world.host(*host).id());
         let node = world.app(*host).node();
@@ -477,6 +479,7 @@ fn end(mut run: Run, pair: &Pair, first: Call, again: Option<Result<Strategy, St
         trace = run.world.trace().map(Trace::text).unwrap_or_default();
         let title = format!("{} calls {}", pair.chains[1], pair.chains[0]);
         page = run.world.trace().map(|t| t.html(&title, &[])).unwrap_or_default();
+        chart = run.world.trace().map(|t| t.svg(&title, &[])).unwrap_or_default();
         for host in hosts {
             let number = run.world.host(*host).id();
             let lines = run.world.with(*host, |p, _| p.node_mut().take_lines());
@@ -504,5 +507,6 @@ fn end(mut run: Run, pair: &Pair, first: Call, again: Option<Result<Strategy, St
         address: first.address,
         trace,
         page,
+        chart,
     }
 }

@@ -1,6 +1,7 @@
 //! The world: networks, hosts on them, NATs between them, and the loop that moves time.
 
 mod build;
+mod chart;
 mod pcap;
 mod trace;
 
@@ -73,6 +74,17 @@ enum Device {
     Nat(usize, Side),
     /// Nothing any more: the device was pulled out.
     Nothing,
+}
+
+impl Device {
+    /// Returns its name in traces.
+    fn name(self) -> String {
+        match self {
+            Device::Host(n) => format!("host{n}"),
+            Device::Nat(n, _) => format!("nat{n}"),
+            Device::Nothing => "nothing".into(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -179,7 +191,7 @@ impl<A: App> World<A> {
     /// Writes a line into the trace, if there is one.
     pub fn note(&mut self, host: HostId, line: &str) {
         if let Some(trace) = &mut self.trace {
-            trace.line(self.now, &format!("host{}", host.0), line);
+            trace.note(self.now, &format!("host{}", host.0), line);
         }
     }
 
@@ -341,6 +353,11 @@ impl<A: App> World<A> {
         }
     }
 
+    fn drop_at(&mut self, plug: PlugId, packet: &Packet, why: &'static str) {
+        let name = self.plugs[plug.0].device.name();
+        self.drop(&name, packet, why);
+    }
+
     fn arrive(&mut self, plug: PlugId, packet: Box<Packet>) {
         match self.plugs[plug.0].device {
             Device::Host(host) => self.deliver(host, packet),
@@ -348,7 +365,7 @@ impl<A: App> World<A> {
             Device::Nat(nat, side) => {
                 let mut packet = packet;
                 if packet.ttl <= 1 {
-                    return self.drop("nat", &packet, "ttl");
+                    return self.drop(&format!("nat{nat}"), &packet, "ttl");
                 }
                 packet.ttl -= 1;
                 let mut traced = None;
@@ -379,7 +396,7 @@ impl<A: App> World<A> {
                 let place = usize::from(side == Side::Outside);
                 match self.nats[nat].1[place] {
                     Some(plug) => self.transmit(plug, packet),
-                    None => self.drop("nat", &packet, "unplugged"),
+                    None => self.drop(&format!("nat{nat}"), &packet, "unplugged"),
                 }
             }
         }
@@ -399,12 +416,12 @@ impl<A: App> World<A> {
         let net = self.plugs[from.0].net;
         let Net { routes, gateway, hops } = &self.nets[net.0];
         let to = routes.get(&packet.dst.ip()).copied().or(*gateway).filter(|to| *to != from);
-        let Some(to) = to else { return self.drop("net", &packet, "no route") };
+        let Some(to) = to else { return self.drop_at(from, &packet, "no route") };
         let hops = *hops;
         if packet.ttl <= hops {
             // Some router on the way says so; where it stands does not matter to the sender.
             let answer = packet.icmp(IcmpKind::TimeExceeded, [192, 0, 2, 1].into());
-            self.drop("net", &packet, "ttl");
+            self.drop_at(from, &packet, "ttl");
             if let Some(answer) = answer {
                 let delay = 2 * self.plugs[from.0].link.delay;
                 self.counts.sent += 1;
@@ -425,6 +442,12 @@ impl<A: App> World<A> {
             }
             let fate = link.fate(self.now, self.rng, plug.0 as u64, n);
             delays = delays.iter().flat_map(|d| fate.iter().map(move |f| d + f)).collect();
+        }
+        if let Some(trace) = &mut self.trace {
+            let ends = || [from, to].map(|plug| self.plugs[plug.0].device.name());
+            let came = delays.iter().map(|delay| Some(self.now + delay));
+            let lost = delays.is_empty().then_some(None);
+            came.chain(lost).for_each(|came| trace.hop(self.now, ends(), came, &packet));
         }
         if delays.is_empty() {
             return self.drop("link", &packet, "link");
@@ -466,13 +489,17 @@ impl<A: App> World<A> {
             if host.addresses().contains(&packet.dst.ip()) {
                 self.counts.sent += 1;
                 self.in_flight += 1;
+                if let Some(trace) = &mut self.trace {
+                    let place = format!("host{n}");
+                    trace.hop(self.now, [place.clone(), place], Some(self.now + LOOPBACK), &packet);
+                }
                 self.queue.put(self.now + LOOPBACK, Event::Loopback(n, packet));
             } else {
                 match plugs.iter().find(|(ip, _)| *ip == packet.src.ip()).map(|(_, plug)| *plug) {
                     Some(plug) => self.transmit(plug, packet),
                     None => {
                         self.counts.sent += 1;
-                        self.drop("host", &packet, "no interface");
+                        self.drop(&format!("host{n}"), &packet, "no interface");
                     }
                 }
             }
