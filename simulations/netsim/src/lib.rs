@@ -42,6 +42,7 @@
 //!
 //! The rules of NATs and TCP are read off Linux; `docs/src/adr/032` of the repository says how they are held against it.
 
+pub mod dial;
 pub mod engine;
 pub mod host;
 pub mod nat;

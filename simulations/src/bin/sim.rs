@@ -20,13 +20,13 @@ use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use p2pd_core::Strategy;
+use p2pd_simulations::dial::{Attempt, attempt};
 use p2pd_simulations::engine::{Digest, MILLI, Nanos, SECOND};
 use p2pd_simulations::nat::{Chain, LAB, PRESETS};
 use p2pd_simulations::oracle::{Verdict, every_strategy, punch};
 use p2pd_simulations::scenario::crowd::Crowd;
 use p2pd_simulations::scenario::pair::{Pair, Place, run};
 use p2pd_simulations::scenario::plan::By;
-use p2pd_simulations::scenario::raw::{Attempt, attempt};
 use p2pd_simulations::scenario::swarm::{With, draw, draw_without, judge, shrink};
 use serde_json::json;
 
