@@ -22,8 +22,9 @@
 //!
 //! The reasons: ADRs 32 and 42 in docs/src/adr.
 
-pub use p2pd_netsim::{engine, host, nat, net, world};
+pub use p2pd_netsim::{dial, engine, host, nat, net, world};
 
+pub mod domain;
 pub mod driver;
 pub mod lab;
 pub mod oracle;

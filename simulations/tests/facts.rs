@@ -179,22 +179,6 @@ fn hairpins_do_what_the_field_says() {
 }
 
 #[test]
-fn a_syn_is_repeated_at_1_2_3_4_5_and_7_seconds() {
-    let mut b = Bench::new();
-    let one = b.public(1);
-    let sock = b.dial(one, 0, at("203.0.113.99:1")).unwrap();
-    let mut sent = Vec::new();
-    for second in 0..12 {
-        b.run(500);
-        sent.push((second, b.world.host(one).syns_sent()));
-        b.run(500);
-    }
-    let counts: Vec<u64> = sent.iter().map(|(_, n)| *n).collect();
-    assert_eq!(counts, [1, 2, 3, 4, 5, 6, 6, 7, 7, 7, 7, 7]);
-    assert_eq!(b.events(one), [HostEvent::Failed(sock, Failure::TimedOut)]);
-}
-
-#[test]
 fn a_four_tuple_exists_once_and_is_free_after_a_failure_or_an_active_close() {
     let mut b = Bench::new();
     let (one, two) = (b.public(1), b.public(2));

@@ -1,12 +1,12 @@
 //! Many worlds: pairs of presets against the oracle, and drawn worlds with drawn faults.
 
 use p2pd_core::Strategy;
+use p2pd_simulations::dial::{Attempt, attempt};
 use p2pd_simulations::engine::{MILLI, SECOND};
 use p2pd_simulations::nat::{Chain, PRESETS};
 use p2pd_simulations::oracle::{Verdict, direct_or_reverse, punch};
 use p2pd_simulations::scenario::crowd::{self, Crowd};
 use p2pd_simulations::scenario::pair::{Pair, Relaying, run};
-use p2pd_simulations::scenario::raw::{Attempt, attempt};
 use p2pd_simulations::scenario::swarm::{With, draw, draw_without, judge};
 
 fn chain(name: &str) -> Chain {

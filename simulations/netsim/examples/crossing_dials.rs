@@ -1,6 +1,7 @@
 //! Two hosts behind NATs dial each other at the same moment, and hold one connection: TCP's simultaneous open.
 //!
 //! `cargo run -p p2pd-netsim --example crossing_dials -- openwrt linux crossing.pcapng`; the file is for Wireshark, and may be left out.
+//! With `crossing.svg` it is a picture.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -60,7 +61,11 @@ fn main() {
     let trace = world.trace().expect("recorded");
     print!("{}", trace.text());
     if let Some(file) = args.next() {
-        std::fs::write(file, trace.pcapng()).expect("the file can be written");
+        let written = match file.strip_suffix(".svg") {
+            Some(_) => std::fs::write(file, trace.svg(&format!("{} and {}", names[0], names[1]), &[])),
+            None => std::fs::write(file, trace.pcapng()),
+        };
+        written.expect("the file can be written");
     }
     for host in hosts {
         let Peer { heard, failed } = world.app(host);

@@ -46,6 +46,7 @@
 
 #[cfg(feature = "aio")]
 pub mod aio;
+pub mod dial;
 pub mod engine;
 pub mod host;
 pub mod nat;

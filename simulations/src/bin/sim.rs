@@ -20,13 +20,13 @@ use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use p2pd_core::Strategy;
+use p2pd_simulations::dial::{Attempt, attempt};
 use p2pd_simulations::engine::{Digest, MILLI, Nanos, SECOND};
 use p2pd_simulations::nat::{Chain, LAB, PRESETS};
 use p2pd_simulations::oracle::{Verdict, every_strategy, punch};
 use p2pd_simulations::scenario::crowd::Crowd;
 use p2pd_simulations::scenario::pair::{Pair, Place, run};
 use p2pd_simulations::scenario::plan::By;
-use p2pd_simulations::scenario::raw::{Attempt, attempt};
 use p2pd_simulations::scenario::swarm::{With, draw, draw_without, judge, shrink};
 use serde_json::json;
 
@@ -75,6 +75,9 @@ enum Command {
         /// Writes the packets into this file, as an HTML page.
         #[arg(long)]
         html: Option<std::path::PathBuf>,
+        /// Writes the packets into this file, as a sequence chart: an SVG picture.
+        #[arg(long)]
+        svg: Option<std::path::PathBuf>,
     },
     /// Two programs that only connect, as in the measured matrices.
     Dial {
@@ -281,10 +284,10 @@ fn main() -> ExitCode {
             }
             true
         }
-        Command::Run { seed, a, b, place, delay, loss, wall_ahead, strategies, trace, html } => {
+        Command::Run { seed, a, b, place, delay, loss, wall_ahead, strategies, trace, html, svg } => {
             let mut pair = Pair::new(seed, [a, b]);
             pair.clocks[0].wall_ahead = wall_ahead * 1_000_000;
-            pair.trace = trace || html.is_some();
+            pair.trace = trace || html.is_some() || svg.is_some();
             pair.place = match place {
                 At::Apart => Place::Apart,
                 At::SameSite => Place::SameSite,
@@ -305,11 +308,13 @@ fn main() -> ExitCode {
             if trace {
                 print!("{}", ending.trace);
             }
-            if let Some(path) = html
-                && let Err(why) = std::fs::write(&path, &ending.page)
-            {
-                eprintln!("sim: {}: {why}", path.display());
-                return ExitCode::FAILURE;
+            for (path, text) in [(html, &ending.page), (svg, &ending.chart)] {
+                if let Some(path) = path
+                    && let Err(why) = std::fs::write(&path, text)
+                {
+                    eprintln!("sim: {}: {why}", path.display());
+                    return ExitCode::FAILURE;
+                }
             }
             println!("address     {}", ending.address);
             match ending.strategy {

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use p2pd_core::{ClockFix, Event, Input, Instant, IoFailure, Node, Output, PeerAddress, SockId, WallTime};
 
-use crate::engine::{Domain, Nanos};
+use crate::domain;
+use crate::engine::Nanos;
 use crate::host::{Close, HostEvent, Sock};
 use crate::world::{App, Cx};
 
@@ -276,7 +277,7 @@ impl NodeProgram {
                         let deadline = self.clocks.world(deadline).max(cx.now);
                         let late = match self.late {
                             0 => 0,
-                            most => cx.rng.below(Domain::Clock, cx.host.id(), self.dials, most + 1),
+                            most => cx.rng.below(domain::CLOCK, cx.host.id(), self.dials, most + 1),
                         };
                         self.add(sock, Entry::Dial { sock: s, remote, fired: false });
                         cx.wake_at(deadline, DEADLINE | sock.number());

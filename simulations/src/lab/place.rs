@@ -3,8 +3,9 @@
 use p2pd_core::{Config, Node, SecretKey};
 
 use super::{LINK, Lab, Peer, Standing};
+use crate::domain;
 use crate::driver::{Clocks, NodeProgram};
-use crate::engine::{Domain, MILLI, Nanos};
+use crate::engine::{MILLI, Nanos};
 use crate::nat::{Chain, PRESETS};
 use crate::net::LinkSpec;
 use crate::scenario::pair::Program;
@@ -108,11 +109,11 @@ impl Lab {
         let n = self.peers.len() as u64;
         let rng = self.world.rng();
         let narrow = self.homes[home].text.parse::<Chain>().is_ok_and(|c| c.0.iter().any(|nat| nat.narrow));
-        let config = Config::new(SecretKey::from_bytes(rng.bytes(Domain::Node, 2 * n)));
+        let config = Config::new(SecretKey::from_bytes(rng.bytes(domain::NODE, 2 * n)));
         let config = adjust(standing::configure_all(config, narrow));
-        let mono = rng.below(Domain::Clock, n, 0, 1 << 40);
+        let mono = rng.below(domain::CLOCK, n, 0, 1 << 40);
         let clocks = Clocks { mono, drift_ppm: 0, wall_ahead: 0 };
-        let seed = rng.bytes(Domain::Node, 2 * n + 1);
+        let seed = rng.bytes(domain::NODE, 2 * n + 1);
         let node = match Node::new(config, seed, clocks.instant(self.world.now())) {
             Ok(node) => node,
             Err(why) => panic!("the node's configuration: {why}"),

@@ -5,7 +5,8 @@ use core::str::FromStr;
 use std::collections::BTreeMap;
 
 use super::place::read;
-use crate::engine::{Domain, Keyed};
+use crate::domain;
+use crate::engine::Keyed;
 
 /// The names of a scene's two homes.
 const SIDES: [&str; 2] = ["here", "there"];
@@ -105,7 +106,7 @@ impl Scene {
         let mut n = 0;
         let mut below = |bound: u64| {
             n += 1;
-            Keyed::new(seed).below(Domain::Scenario, 60, n, bound)
+            Keyed::new(seed).below(domain::SCENARIO, 60, n, bound)
         };
         let mut scene = Scene { chains: chains.map(Into::into), ..Scene::plain(seed) };
         for _ in 0..below(4).saturating_sub(1) {
@@ -131,7 +132,7 @@ impl Scene {
     pub(super) fn number(&mut self, name: &str, least: u64, most: u64) -> u64 {
         let key = name.bytes().fold(0, |key: u64, byte| key.wrapping_mul(257).wrapping_add(u64::from(byte)));
         let drawn = || {
-            let draw = Keyed::new(self.seed).draw(Domain::Scenario, 61, key);
+            let draw = Keyed::new(self.seed).draw(domain::SCENARIO, 61, key);
             // The range may be all of the numbers.
             least + ((u128::from(draw) * (u128::from(most - least) + 1)) >> 64) as u64
         };

@@ -6,7 +6,8 @@ use p2pd_core::nat::{Allocation, Filtering, Mapping, NatReport, Rule};
 use super::grid;
 use super::pair::{Ending, run};
 use super::plan::By;
-use crate::engine::{Domain, Keyed};
+use crate::domain;
+use crate::engine::Keyed;
 use crate::nat::{Alloc, Chain, Dependence, Kind, NatSpec, Scope, Unique};
 
 /// NATs of a pair drawn outside of the grid, in a million.
@@ -25,10 +26,10 @@ pub struct Drawn {
 pub fn draw(seed: u64) -> Drawn {
     let rng = Keyed::new(seed);
     let nat = |side: u64| {
-        let below = |n: u64, bound: u64| rng.below(Domain::Scenario, 2_000 + side, n, bound);
+        let below = |n: u64, bound: u64| rng.below(domain::SCENARIO, 2_000 + side, n, bound);
         let kind = Kind::all().nth(below(0, Kind::COUNT as u64) as usize).map(Kind::spec);
         let spec = kind.unwrap_or(NatSpec::LINUX);
-        match rng.chance(Domain::Scenario, 2_000 + side, 1, OUTSIDE) {
+        match rng.chance(domain::SCENARIO, 2_000 + side, 1, OUTSIDE) {
             true => outside(spec, |n, bound| below(2 + n, bound)),
             false => spec,
         }

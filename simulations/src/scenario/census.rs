@@ -17,7 +17,8 @@ use std::time::Duration;
 
 use super::pair::{Ending, Pair, Relaying, run};
 use super::plan::By;
-use crate::engine::{Domain, Keyed, MICRO, Nanos};
+use crate::domain;
+use crate::engine::{Keyed, MICRO, Nanos};
 use crate::nat::{Alloc, Chain, Clash, Dependence, Hairpin, NatSpec, OnRst, Scope, Timers};
 use crate::nat::{Tracking, Unique, Unsolicited};
 use crate::oracle::{Budget, at_443};
@@ -248,15 +249,15 @@ pub fn draw(seed: u64) -> Drawn {
 /// Draws the pair of this seed from a census.
 pub fn draw_from(census: &Census, seed: u64) -> Drawn {
     let rng = Keyed::new(seed);
-    let below = |entity: u64, n: u64, bound: u64| rng.below(Domain::Scenario, 1_000 + entity, n, bound);
-    let six = rng.chance(Domain::Scenario, 1_002, 3, census.ipv6 * 1_000);
+    let below = |entity: u64, n: u64, bound: u64| rng.below(domain::SCENARIO, 1_000 + entity, n, bound);
+    let six = rng.chance(domain::SCENARIO, 1_002, 3, census.ipv6 * 1_000);
     let home = |side: u64| {
         let mut class = pick(census.weights, below(side, 0, 1_000) as u32).unwrap_or(Class::A);
         if six && class != Class::K {
             class = Class::V;
         }
         let mut chain = Chain(vec![nat(class, |n, bound| below(side, 1 + n, bound))]);
-        if class != Class::V && rng.chance(Domain::Scenario, 1_000 + side, 100, DOUBLE) {
+        if class != Class::V && rng.chance(domain::SCENARIO, 1_000 + side, 100, DOUBLE) {
             chain.0.insert(0, nat(Class::A, |n, bound| below(side, 101 + n, bound)));
         }
         let spoil = pick(census.spoils, below(side, 200, 1_000) as u32);

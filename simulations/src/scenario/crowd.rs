@@ -8,8 +8,9 @@ use p2pd_core::{Config, ConnectId, Event, NameNews, Node, Plan, SecretKey};
 
 use super::pair::Program;
 use super::standing;
+use crate::domain;
 use crate::driver::{Clocks, NodeProgram};
-use crate::engine::{Domain, Keyed, MILLI, Nanos, SECOND};
+use crate::engine::{Keyed, MILLI, Nanos, SECOND};
 use crate::nat::Chain;
 use crate::net::LinkSpec;
 use crate::service::{Broker, BrokerFaults, ServerProgram, StunFaults, StunServer as Stun, Traffic};
@@ -134,11 +135,11 @@ impl Run {
     /// Adds a node at a home of its own, which takes a name.
     fn add(&mut self, crowd: &Crowd, n: u32) {
         let rng = Keyed::new(crowd.seed);
-        let config = Config::new(SecretKey::from_bytes(rng.bytes(Domain::Node, 2 * u64::from(n))));
+        let config = Config::new(SecretKey::from_bytes(rng.bytes(domain::NODE, 2 * u64::from(n))));
         let config = standing::configure(config, false, crowd.brokers, false);
-        let mono = rng.below(Domain::Clock, u64::from(n), 0, 1 << 40);
+        let mono = rng.below(domain::CLOCK, u64::from(n), 0, 1 << 40);
         let clocks = Clocks { mono, drift_ppm: 0, wall_ahead: 0 };
-        let seed = rng.bytes(Domain::Node, 2 * u64::from(n) + 1);
+        let seed = rng.bytes(domain::NODE, 2 * u64::from(n) + 1);
         let node = match Node::new(config, seed, clocks.instant(self.world.now())) {
             Ok(node) => node,
             Err(why) => unreachable!("the scenario's configuration is good: {why}"),
@@ -181,7 +182,7 @@ impl Run {
         let mut calls = Vec::new();
         for n in 0..u64::from(count) {
             let all = self.nodes.len();
-            let below = |draw, most: usize| rng.below(Domain::Scenario, n, draw, most.max(1) as u64) as usize;
+            let below = |draw, most: usize| rng.below(domain::SCENARIO, n, draw, most.max(1) as u64) as usize;
             let caller = below(0, all);
             let listener = (caller + 1 + below(1, all - 1)) % all;
             let (caller, listener) = (self.nodes[caller], self.nodes[listener]);

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::pair::{Ending, Pair, Relaying, run};
 use super::plan::By;
-use crate::engine::{Domain, Keyed, MILLI, Nanos};
+use crate::domain;
+use crate::engine::{Keyed, MILLI, Nanos};
 use crate::nat::{Chain, Hairpin, Kind, NatSpec, Pattern};
 use crate::net::LinkSpec;
 use crate::oracle::{Bound, Budget};
@@ -35,7 +36,7 @@ pub fn sample(mut cells: Vec<Cell>, count: usize, seed: u64) -> Vec<Cell> {
     let count = count.min(cells.len());
     for n in 0..count {
         let left = (cells.len() - n) as u64;
-        cells.swap(n, n + rng.below(Domain::Scenario, 0, n as u64, left) as usize);
+        cells.swap(n, n + rng.below(domain::SCENARIO, 0, n as u64, left) as usize);
     }
     cells.truncate(count);
     cells.sort_unstable();
@@ -47,7 +48,7 @@ pub fn sample(mut cells: Vec<Cell>, count: usize, seed: u64) -> Vec<Cell> {
 pub fn beside(seed: u64) -> [Chain; 2] {
     let rng = Keyed::new(seed);
     [0, 1].map(|side| {
-        let below = |n: u64, bound: u64| rng.below(Domain::Scenario, 3_000 + side, n, bound);
+        let below = |n: u64, bound: u64| rng.below(domain::SCENARIO, 3_000 + side, n, bound);
         let nat = |n: u64| {
             let kind = Kind::all().nth(below(n, Kind::COUNT as u64) as usize).map(Kind::spec);
             let mut nat = kind.unwrap_or(NatSpec::LINUX);

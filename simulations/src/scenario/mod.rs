@@ -8,7 +8,6 @@ pub mod grid;
 pub mod memory;
 pub mod pair;
 pub mod plan;
-pub mod raw;
 pub mod relay;
 pub mod reliability;
 pub mod rivals;

@@ -13,8 +13,9 @@ use p2pd_core::nat::NatReport;
 use p2pd_core::pipe::PipeMode;
 use p2pd_core::{Accept, Config, Event, Node, PortState, SecretKey, Strategy};
 
+use crate::domain;
 use crate::driver::{Clocks, NodeProgram};
-use crate::engine::{Domain, Keyed, MILLI, Nanos, SECOND};
+use crate::engine::{Keyed, MILLI, Nanos, SECOND};
 use crate::host::HostEvent;
 use crate::nat::Chain;
 use crate::net::{Blackout, LinkSpec};
@@ -151,7 +152,7 @@ impl Pair {
     pub fn new(seed: u64, chains: [Chain; 2]) -> Pair {
         let rng = Keyed::new(seed);
         let clocks =
-            |n| Clocks { mono: rng.below(Domain::Clock, n, 0, 1 << 40), drift_ppm: 0, wall_ahead: 0 };
+            |n| Clocks { mono: rng.below(domain::CLOCK, n, 0, 1 << 40), drift_ppm: 0, wall_ahead: 0 };
         Pair {
             seed,
             chains,
@@ -217,6 +218,8 @@ pub struct Ending {
     pub trace: String,
     /// The packets as an HTML page, if wanted.
     pub page: String,
+    /// The packets as an SVG sequence chart, if wanted.
+    pub chart: String,
 }
 
 /// The most that a node may need to be ready.
@@ -320,7 +323,7 @@ pub(super) fn build(pair: &Pair) -> Run {
     let mut violations = Vec::new();
     let program = |n: usize| {
         let rng = Keyed::new(pair.seed);
-        let key = |n: u64| SecretKey::from_bytes(rng.bytes(Domain::Node, n));
+        let key = |n: u64| SecretKey::from_bytes(rng.bytes(domain::NODE, n));
         let config = Config::new(key(n as u64));
         let mut config = standing::configure(config, pair.six, pair.brokers.len() as u16, narrow[n]);
         (config.port, config.external_port) = (pair.port, pair.port);
@@ -333,7 +336,7 @@ pub(super) fn build(pair: &Pair) -> Run {
             config.accept = Accept::Ask;
         }
         config.turn = pair.relay.iter().map(|relay| relay.configured(narrow[n])).collect();
-        let seed = rng.bytes(Domain::Node, 100 + n as u64);
+        let seed = rng.bytes(domain::NODE, 100 + n as u64);
         let node = match Node::new(config, seed, pair.clocks[n].instant(0)) {
             Ok(node) => node,
             Err(why) => unreachable!("the scenario's configuration is good: {why}"),
@@ -416,7 +419,7 @@ fn end(mut run: Run, pair: &Pair, first: Call, again: Option<Result<Strategy, St
     }
     let ports = both.map(|host| homes::ports(&run.world, host));
     let announced_after = run.homes.announced_after(&run.world, both);
-    let (mut trace, mut page) = (String::new(), String::new());
+    let (mut trace, mut page, mut chart) = (String::new(), String::new(), String::new());
     for host in hosts {
         let (world, number) = (&run.world, run.world.host(*host).id());
         let node = world.app(*host).node();
@@ -441,6 +444,7 @@ fn end(mut run: Run, pair: &Pair, first: Call, again: Option<Result<Strategy, St
         trace = run.world.trace().map(Trace::text).unwrap_or_default();
         let title = format!("{} calls {}", pair.chains[1], pair.chains[0]);
         page = run.world.trace().map(|t| t.html(&title, &[])).unwrap_or_default();
+        chart = run.world.trace().map(|t| t.svg(&title, &[])).unwrap_or_default();
         for host in hosts {
             let number = run.world.host(*host).id();
             let lines = run.world.with(*host, |p, _| p.node_mut().take_lines());
@@ -468,5 +472,6 @@ fn end(mut run: Run, pair: &Pair, first: Call, again: Option<Result<Strategy, St
         address: first.address,
         trace,
         page,
+        chart,
     }
 }

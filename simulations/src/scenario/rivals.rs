@@ -12,7 +12,8 @@ use std::net::{IpAddr, SocketAddr};
 use bytes::Bytes;
 
 use super::census::{Drawn, Group};
-use crate::engine::{Domain, MILLI, Nanos, SECOND};
+use crate::domain;
+use crate::engine::{MILLI, Nanos, SECOND};
 use crate::host::{Close, HostEvent, Reuse, Sock};
 use crate::net::LinkSpec;
 use crate::world::{App, Cx, HostId, SiteSpec, World};
@@ -129,7 +130,7 @@ impl App for Program {
                 let dial = &mut self.dials[n];
                 if dial.again > 0 {
                     dial.again -= 1;
-                    let more = cx.rng.below(Domain::Scenario, self.number, self.redials, dial.pause + 1);
+                    let more = cx.rng.below(domain::SCENARIO, self.number, self.redials, dial.pause + 1);
                     self.redials += 1;
                     cx.wake_at(cx.now + dial.pause + more, n as u64 + 1);
                 }
@@ -301,7 +302,7 @@ impl Meeting<'_> {
 
     /// A whole number below `bound`, of this pair.
     fn below(&self, n: u64, bound: u64) -> u64 {
-        self.world.rng().below(Domain::Scenario, 2_000, n, bound.max(1))
+        self.world.rng().below(domain::SCENARIO, 2_000, n, bound.max(1))
     }
 
     fn dcutr(&mut self) -> Option<bool> {

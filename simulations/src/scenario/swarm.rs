@@ -12,8 +12,9 @@ use p2pd_core::{Refusal, Strategy};
 
 use super::flood::{self, Named};
 use super::pair::{Ending, HOME_LEFT, Pair, Place, Relaying, Second, run};
+use crate::domain;
 use crate::driver::Clocks;
-use crate::engine::{Domain, Keyed, MILLI, Nanos, SECOND};
+use crate::engine::{Keyed, MILLI, Nanos, SECOND};
 use crate::nat::{Chain, Dependence, NatSpec, PRESETS, Unsolicited};
 use crate::net::{Blackout, LinkSpec};
 use crate::oracle::{Verdict, direct_or_reverse, every_strategy, udp};
@@ -66,7 +67,7 @@ pub fn draw_without(seed: u64, with: With, left_out: &[usize]) -> Drawn {
     let mut drawn = 0;
     let mut below = |bound: u64| {
         drawn += 1;
-        rng.below(Domain::Scenario, 0, drawn, bound)
+        rng.below(domain::SCENARIO, 0, drawn, bound)
     };
     let policies = [Unsolicited::Drop, Unsolicited::Rst, Unsolicited::IcmpPort, Unsolicited::IcmpAdmin];
     let mut names = Vec::new();
@@ -245,7 +246,7 @@ fn over_udp(rng: Keyed, with: With, all: bool, pair: &mut Pair, what: &mut Strin
         return None;
     }
     let [a, b] = pair.chains.clone();
-    match rng.below(Domain::Scenario, 40, 0, 8) {
+    match rng.below(domain::SCENARIO, 40, 0, 8) {
         0 | 1 if !with.relay => {
             pair.strategies = vec![Strategy::Udp];
             what.push_str(" by udp only");
@@ -302,7 +303,7 @@ fn draw_relay(rng: Keyed) -> (Relaying, RelayDrawn) {
     let mut drawn = 0;
     let mut below = |bound: u64| {
         drawn += 1;
-        rng.below(Domain::Scenario, 1, drawn, bound)
+        rng.below(domain::SCENARIO, 1, drawn, bound)
     };
     let mut relay = Relaying::default();
     let alone = below(2) == 0;

@@ -8,7 +8,8 @@ use bytes::Bytes;
 use p2pd_rendezvous::mqtt::packet::{self, ConnectReturnCode, FrameError, Framer, Packet, SubackReturnCode};
 
 use super::{ConnId, Input, Output, Service, ServiceCx, Traffic};
-use crate::engine::{Domain, Nanos, SECOND};
+use crate::domain;
+use crate::engine::{Nanos, SECOND};
 use crate::net::Blackout;
 
 /// A client that sends a longer packet is disconnected.
@@ -121,10 +122,10 @@ impl Broker {
             let Some(granted) = client.topics.get(topic) else { continue };
             self.messages += 1;
             let n = self.messages;
-            if rng.chance(Domain::Service, 11, n, faults.lose_ppm) {
+            if rng.chance(domain::SERVICE, 11, n, faults.lose_ppm) {
                 continue;
             }
-            let copies = 1 + u64::from(rng.chance(Domain::Service, 12, n, faults.duplicate_ppm));
+            let copies = 1 + u64::from(rng.chance(domain::SERVICE, 12, n, faults.duplicate_ppm));
             let id = (at_least_once && *granted).then(|| {
                 client.next_packet = client.next_packet.checked_add(1).unwrap_or(1);
                 client.next_packet
@@ -134,7 +135,7 @@ impl Broker {
                 self.carried.add(data.len());
                 let late = match faults.late {
                     0 => 0,
-                    most => rng.below(Domain::Service, 13, 2 * n + copy, most + 1),
+                    most => rng.below(domain::SERVICE, 13, 2 * n + copy, most + 1),
                 };
                 cx.put(late, Output::Stream { conn: *conn, data: data.clone() });
             }

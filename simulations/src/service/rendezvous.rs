@@ -11,7 +11,8 @@ use p2pd_rendezvous::{ConnId as Conn, mqtt};
 
 use super::stun::PORTS;
 use super::{BrokerFaults, ConnId, Input, Output, Service, ServiceCx, StunFaults};
-use crate::engine::{Domain, MILLI, Nanos};
+use crate::domain;
+use crate::engine::{MILLI, Nanos};
 
 pub(super) fn time(now: Nanos) -> Duration {
     Duration::from_nanos(now)
@@ -36,8 +37,8 @@ impl RealStun {
     /// Returns the delay of the next answer; `None` if it is lost.
     fn fate(&mut self, cx: &ServiceCx) -> Option<Nanos> {
         self.answers += 1;
-        let late = cx.rng.below(Domain::Service, 5, self.answers, self.faults.late / MILLI + 1) * MILLI;
-        (!cx.rng.chance(Domain::Service, 1, self.answers, self.faults.silent_ppm)).then_some(late)
+        let late = cx.rng.below(domain::SERVICE, 5, self.answers, self.faults.late / MILLI + 1) * MILLI;
+        (!cx.rng.chance(domain::SERVICE, 1, self.answers, self.faults.silent_ppm)).then_some(late)
     }
 }
 
@@ -133,13 +134,13 @@ impl RealBroker {
                     let publication = data.first().is_some_and(|first| first >> 4 == 3);
                     self.packets += u64::from(publication);
                     let n = self.packets;
-                    let chance = |kind, ppm| publication && cx.rng.chance(Domain::Service, kind, n, ppm);
+                    let chance = |kind, ppm| publication && cx.rng.chance(domain::SERVICE, kind, n, ppm);
                     if chance(11, self.faults.lose_ppm) {
                         continue;
                     }
                     for copy in 0..1 + u64::from(chance(12, self.faults.duplicate_ppm)) {
                         let late = match publication {
-                            true => cx.rng.below(Domain::Service, 13, 2 * n + copy, self.faults.late + 1),
+                            true => cx.rng.below(domain::SERVICE, 13, 2 * n + copy, self.faults.late + 1),
                             false => 0,
                         };
                         cx.put(late, Output::Stream { conn, data: data.clone() });

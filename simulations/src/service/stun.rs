@@ -8,7 +8,8 @@ use p2pd_core::stun::StunSplitter;
 use p2pd_rendezvous::stun::{Request, Response};
 
 use super::{ConnId, Input, Output, Service, ServiceCx};
-use crate::engine::{Domain, MILLI, Nanos};
+use crate::domain;
+use crate::engine::{MILLI, Nanos};
 use crate::host::Close;
 
 /// Address that a server tells of everybody where it lies.
@@ -64,7 +65,7 @@ impl StunServer {
         let (ip, port) = request.change()?;
         self.answers += 1;
         let n = self.answers;
-        let fault = |kind: u64, ppm| cx.rng.chance(Domain::Service, kind, n, ppm);
+        let fault = |kind: u64, ppm| cx.rng.chance(domain::SERVICE, kind, n, ppm);
         if fault(1, self.faults.silent_ppm) {
             return None;
         }
@@ -84,7 +85,7 @@ impl StunServer {
         let message = Response::success(transaction, mapped, Some(origin), Some(other)).finish();
         let late = match self.faults.late {
             0 => 0,
-            most => cx.rng.below(Domain::Service, 5, n, most / MILLI + 1) * MILLI,
+            most => cx.rng.below(domain::SERVICE, 5, n, most / MILLI + 1) * MILLI,
         };
         Some((late, origin, message))
     }

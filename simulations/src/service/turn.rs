@@ -9,7 +9,8 @@ use p2pd_rendezvous::turn::{Config, Output as Said, RelayId, Server};
 
 use super::rendezvous::time;
 use super::{ConnId, Input, Output, Service, ServiceCx};
-use crate::engine::{Domain, Nanos};
+use crate::domain;
+use crate::engine::Nanos;
 use crate::net::Blackout;
 
 /// Port of the server for clients, over UDP and TCP.
@@ -106,12 +107,12 @@ impl RealTurn {
     fn send(&mut self, cx: &mut ServiceCx, local: SocketAddr, to: SocketAddr, data: bytes::Bytes) {
         self.sent += 1;
         let n = self.sent;
-        let chance = |kind, ppm| cx.rng.chance(Domain::Service, kind, n, ppm);
+        let chance = |kind, ppm| cx.rng.chance(domain::SERVICE, kind, n, ppm);
         if chance(21, self.faults.lose_ppm) {
             return;
         }
         for copy in 0..1 + u64::from(chance(22, self.faults.duplicate_ppm)) {
-            let late = cx.rng.below(Domain::Service, 23, 2 * n + copy, self.faults.late + 1);
+            let late = cx.rng.below(domain::SERVICE, 23, 2 * n + copy, self.faults.late + 1);
             cx.put(late, Output::Datagram { local, to, data: data.clone() });
         }
     }

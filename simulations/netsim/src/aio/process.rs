@@ -29,7 +29,7 @@ pub struct Process {
 enum Run {
     #[default]
     Running,
-    /// What comes meanwhile waits.
+    /// Held back: what comes meanwhile waits.
     Paused(Turn),
 }
 

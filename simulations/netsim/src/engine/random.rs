@@ -4,10 +4,10 @@
 
 /// Purpose of a draw.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
+#[non_exhaustive]
 pub enum Domain {
     /// A link's decision to lose a packet.
-    Loss = 1,
+    Loss,
     /// The delay of a packet on a link beyond its base.
     Jitter,
     /// A link's decision to hold a packet back behind later ones.
@@ -22,18 +22,30 @@ pub enum Domain {
     Sequence,
     /// A host's ephemeral ports.
     Ephemeral,
-    /// The seed of a node.
-    Node,
-    /// A node's clock.
-    Clock,
-    /// A server's treatment of a message.
-    Service,
-    /// The choices of a scenario.
-    Scenario,
-    /// The acts of strangers.
-    Stranger,
-    /// The draws of a program.
+    /// The draws of an async program.
     Program,
+    /// A purpose of the programs and scenarios that use this crate, by a number of theirs.
+    User(u32),
+}
+
+impl Domain {
+    /// The first number of a user's purpose. What the crate adds has to come from above all of them, so that seeds keep their meaning.
+    const USER: u64 = 9;
+
+    const fn number(self) -> u64 {
+        match self {
+            Domain::Loss => 1,
+            Domain::Jitter => 2,
+            Domain::Reorder => 3,
+            Domain::Duplicate => 4,
+            Domain::Port => 5,
+            Domain::Background => 6,
+            Domain::Sequence => 7,
+            Domain::Ephemeral => 8,
+            Domain::Program => Domain::USER + (1 << 32),
+            Domain::User(n) => Domain::USER + n as u64,
+        }
+    }
 }
 
 /// The source of all randomness of a world.
@@ -61,7 +73,7 @@ impl Keyed {
 
     /// The `n`th draw of `entity` for `domain`: 64 uniform bits.
     pub const fn draw(self, domain: Domain, entity: u64, n: u64) -> u64 {
-        let a = mix(self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15).wrapping_mul(domain as u64 + 1));
+        let a = mix(self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15).wrapping_mul(domain.number() + 1));
         let b = mix(a ^ entity.wrapping_add(0x3c6e_f372_fe94_f82b));
         mix(b ^ n.wrapping_mul(0x9e37_79b9_7f4a_7c15))
     }
@@ -117,6 +129,17 @@ mod tests {
         ] {
             assert_ne!(one, other);
         }
+    }
+
+    #[test]
+    fn users_have_purposes_of_their_own() {
+        let rng = Keyed::new(7);
+        let own = [Domain::Loss, Domain::Ephemeral, Domain::User(0), Domain::User(1), Domain::User(u32::MAX)];
+        let drawn: std::collections::BTreeSet<u64> =
+            own.iter().map(|domain| rng.draw(*domain, 1, 1)).collect();
+        assert_eq!(drawn.len(), own.len());
+        // A seed's meaning: to be changed on purpose only.
+        assert_eq!(own.map(Domain::number), [1, 8, 9, 10, 9 + u64::from(u32::MAX)]);
     }
 
     #[test]

@@ -23,7 +23,7 @@ impl IcmpBudget {
             self.last.clear();
         }
         let (saved, at) = self.last.get(&to).copied().unwrap_or((6 * SECOND, now));
-        let saved = (saved + (now - at)).min(6 * SECOND);
+        let saved = (saved + now.saturating_sub(at)).min(6 * SECOND);
         let allowed = saved >= SECOND;
         self.last.insert(to, (if allowed { saved - SECOND } else { saved }, now));
         allowed

@@ -139,6 +139,10 @@ impl Host {
         }
     }
 
+    pub(crate) fn set_profile(&mut self, profile: Profile) {
+        self.profile = profile;
+    }
+
     pub(crate) fn add_address(&mut self, ip: IpAddr, gateway: Option<IpAddr>) {
         self.addresses.push(ip);
         self.cards.insert(ip, (self.indexes, gateway));

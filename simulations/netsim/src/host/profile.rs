@@ -12,14 +12,26 @@ pub struct Profile {
 }
 
 impl Profile {
-    /// Linux from 6.5 on, as measured on 6.18: four linear repeats (`tcp_syn_linear_timeouts`), then
-    /// doubling.
+    /// Linux from 6.5 on, as measured on 6.18: four linear repeats (`tcp_syn_linear_timeouts`), and then the six that double
+    /// (`tcp_syn_retries`). The dial fails after 131 s.
     pub const LINUX: Profile = Profile {
-        syn_gaps: &[SECOND, SECOND, SECOND, SECOND, SECOND, 2 * SECOND, 4 * SECOND],
+        syn_gaps: &[
+            SECOND,
+            SECOND,
+            SECOND,
+            SECOND,
+            SECOND,
+            2 * SECOND,
+            4 * SECOND,
+            8 * SECOND,
+            16 * SECOND,
+            32 * SECOND,
+            64 * SECOND,
+        ],
         ephemeral: (32_768, 60_999),
     };
 
-    /// Linux before 6.5: doubling from one second.
+    /// Linux before 6.5, and later ones with `tcp_syn_linear_timeouts` 0, as measured on 6.18: doubling from one second.
     pub const LINUX_OLD: Profile = Profile {
         syn_gaps: &[SECOND, 2 * SECOND, 4 * SECOND, 8 * SECOND, 16 * SECOND, 32 * SECOND, 64 * SECOND],
         ephemeral: (32_768, 60_999),

@@ -3,13 +3,11 @@
 use core::ops::ControlFlow::{self, Break, Continue};
 use std::net::{IpAddr, SocketAddr};
 
-use smallvec::SmallVec;
-
 use super::forwards::{Forwards, Order};
 use super::ports::Ports;
 use super::table::{Mapping, MappingKey, Session, Table, key_of};
 use super::track::{Step, Track};
-use super::{Dependence, Hairpin, NatSpec, OnRst, Tracking, Unique, Unsolicited};
+use super::{Dependence, Hairpin, NatSpec, OnRst, Reason, Side, Tracking, Unique, Unsolicited, Verdict};
 use crate::engine::{Domain, Keyed, MILLI, Nanos, SECOND};
 use crate::host::IcmpBudget;
 use crate::net::{Body, Bottleneck, IcmpKind, Packet, Proto};
@@ -24,35 +22,38 @@ const BURST: Nanos = 100 * MILLI;
 /// Bytes of the headers of UDP and IPv4.
 const UDP_HEADERS: usize = 28;
 
-/// A side of the device.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Side {
-    Inside,
-    Outside,
-}
-
-/// Decision about a packet.
+/// A NAT or a firewall with its state, alone: packets go in, and verdicts come out. It has no clock, no queue and no
+/// network, so it fits into any simulator. A [`World`](crate::world::World) has the same ones.
+///
+/// The caller says the time, which does not go back, and takes one off the time to live before or after.
+///
+/// ```
+/// use p2pd_netsim::engine::{Keyed, SECOND};
+/// use p2pd_netsim::nat::{Nat, NatSpec, Reason, Side, Verdict};
+/// use p2pd_netsim::net::{Body, Packet};
+///
+/// let mut nat = Nat::new(0, Keyed::new(7), NatSpec::LINUX, vec![[203, 0, 113, 1].into()]);
+/// let packet = |src: &str, dst: &str| {
+///     let (src, dst) = (src.parse().unwrap(), dst.parse().unwrap());
+///     Packet { src, dst, ttl: 64, body: Body::Udp((&b"hello"[..]).into()) }
+/// };
+/// let now = 5 * SECOND;
+///
+/// // Out, with the NAT's address and the port kept; and back in.
+/// let verdict = nat.translate(now, Side::Inside, packet("192.168.1.2:5000", "198.51.100.9:53"));
+/// let Verdict::Translated(Side::Outside, out) = verdict else { panic!("{verdict:?}") };
+/// assert_eq!(out.src, "203.0.113.1:5000".parse().unwrap());
+/// let (side, back) = nat.translate(now, Side::Outside, packet("198.51.100.9:53", "203.0.113.1:5000")).out().unwrap();
+/// assert_eq!((side, back.dst), (Side::Inside, "192.168.1.2:5000".parse().unwrap()));
+///
+/// // A stranger, and the same server after its session has expired: 120 s on Linux.
+/// for (later, from) in [(0, "198.51.100.8:53"), (121, "198.51.100.9:53")] {
+///     let verdict = nat.translate(now + later * SECOND, Side::Outside, packet(from, "203.0.113.1:5000"));
+///     assert_eq!(verdict, Verdict::Dropped(Reason::Unsolicited));
+/// }
+/// ```
 #[derive(Debug)]
-pub(crate) enum Verdict {
-    /// The packet, or an answer to it, leaves on this side.
-    Out(Side, Box<Packet>),
-    /// The packet is to be judged again at this time.
-    Later(Nanos, Box<Packet>),
-    /// The packet is dropped, for this reason.
-    Drop(&'static str),
-}
-
-pub(crate) type Verdicts = SmallVec<[Verdict; 1]>;
-
-fn one(verdict: Verdict) -> Verdicts {
-    let mut verdicts = Verdicts::new();
-    verdicts.push(verdict);
-    verdicts
-}
-
-/// A NAT or a firewall.
-#[derive(Debug)]
-pub(crate) struct Nat {
+pub struct Nat {
     pub(crate) spec: NatSpec,
     external: Vec<IpAddr>,
     id: u64,
@@ -69,7 +70,9 @@ pub(crate) struct Nat {
 }
 
 impl Nat {
-    pub(crate) fn new(id: u64, rng: Keyed, spec: NatSpec, external: Vec<IpAddr>) -> Nat {
+    /// A NAT without sessions, with these external addresses; a firewall needs none. NATs of one `rng` draw their ports
+    /// apart if their `id`s differ.
+    pub fn new(id: u64, rng: Keyed, spec: NatSpec, external: Vec<IpAddr>) -> Nat {
         let ports = Ports::new(id, rng);
         Nat {
             spec,
@@ -86,8 +89,36 @@ impl Nat {
         }
     }
 
-    /// A host was put inside.
-    pub(crate) fn host_added(&mut self, ip: IpAddr) {
+    /// Judges a packet that comes in on side `from` at time `now`, and keeps what it says about sessions and mappings.
+    pub fn translate(&mut self, now: Nanos, from: Side, packet: impl Into<Box<Packet>>) -> Verdict {
+        let packet = packet.into();
+        if let Some(why) = self.blocks(now, &packet, from) {
+            return Verdict::Dropped(why);
+        }
+        match from {
+            Side::Inside => self.leave(now, packet),
+            Side::Outside => self.enter(now, packet),
+        }
+    }
+
+    /// Judges a packet of [`Verdict::Later`] whose time has come.
+    pub fn again(&mut self, now: Nanos, packet: &Packet) -> Verdict {
+        let dialled = packet
+            .proto()
+            .is_some_and(|proto| self.table.outside(now, (proto, packet.dst, packet.src)).is_some());
+        match packet.icmp(IcmpKind::Port, packet.dst.ip()) {
+            Some(answer) if !dialled => Verdict::Answered(Side::Outside, answer),
+            _ => Verdict::Dropped(Reason::Forgotten),
+        }
+    }
+
+    /// Returns the NAT's properties.
+    pub fn spec(&self) -> &NatSpec {
+        &self.spec
+    }
+
+    /// Tells a NAT with `dmz` that a host was put inside. The first one gets what no mapping claims.
+    pub fn host_added(&mut self, ip: IpAddr) {
         if self.spec.dmz {
             self.dmz.get_or_insert(ip);
         }
@@ -99,14 +130,14 @@ impl Nat {
     }
 
     /// Forgets everything, as a power cut does.
-    pub(crate) fn reboot(&mut self) {
+    pub fn reboot(&mut self) {
         self.table = Table::default();
         self.forwards = Forwards::default();
         self.ports = Ports::new(self.id ^ u64::from(self.created) << 32, self.rng);
     }
 
     /// Carries out an order of the router's server for port mappings.
-    pub(crate) fn carry_out(&mut self, order: Order) {
+    pub fn carry_out(&mut self, order: Order) {
         let Some(&ip) = self.external.first() else { return };
         match order {
             Order::Open { proto, external, inside, until } => {
@@ -117,89 +148,78 @@ impl Nat {
         }
     }
 
-    pub(crate) fn leave(&mut self, now: Nanos, packet: Box<Packet>) -> Verdicts {
-        if let Some(why) = self.blocks(now, &packet, Side::Inside) {
-            return one(Verdict::Drop(why));
-        }
+    fn leave(&mut self, now: Nanos, packet: Box<Packet>) -> Verdict {
         if self.spec.narrow && !(packet.proto() == Some(Proto::Tcp) && matches!(packet.dst.port(), 80 | 443))
         {
-            return one(Verdict::Drop("only ports 80 and 443 get out"));
+            return Verdict::Dropped(Reason::Narrow);
         }
         if self.spec.translate && self.external.contains(&packet.dst.ip()) {
             return self.hairpin(now, packet);
         }
-        one(match self.outward(now, packet) {
-            Continue(packet) => Verdict::Out(Side::Outside, packet),
+        match self.outward(now, packet) {
+            Continue(packet) => Verdict::Translated(Side::Outside, packet),
             Break(verdict) => verdict,
-        })
+        }
     }
 
-    fn hairpin(&mut self, now: Nanos, packet: Box<Packet>) -> Verdicts {
+    fn hairpin(&mut self, now: Nanos, packet: Box<Packet>) -> Verdict {
         let refuse = |packet: &Packet| match packet.proto() {
             Some(Proto::Tcp) => packet.refusal(),
             _ => packet.icmp(IcmpKind::Port, packet.dst.ip()),
         };
         match self.spec.hairpin {
-            Hairpin::Dropped => one(Verdict::Drop("hairpin")),
-            Hairpin::Refused => one(match refuse(&packet) {
-                Some(answer) => Verdict::Out(Side::Inside, answer),
-                None => Verdict::Drop("hairpin"),
-            }),
-            Hairpin::External => match self.outward(now, packet) {
-                Continue(packet) => self.enter(now, packet),
-                Break(verdict) => one(verdict),
+            Hairpin::Dropped => Verdict::Dropped(Reason::Hairpin),
+            Hairpin::Refused => match refuse(&packet) {
+                Some(answer) => Verdict::Answered(Side::Inside, answer),
+                None => Verdict::Dropped(Reason::Hairpin),
             },
-            Hairpin::Internal => match self.inward(now, packet.clone()) {
-                Continue(inner) => one(Verdict::Out(Side::Inside, inner)),
-                Break(_) => one(Verdict::Drop("hairpin")),
+            Hairpin::External => match self.outward(now, packet) {
+                Continue(packet) => match self.blocks(now, &packet, Side::Outside) {
+                    Some(why) => Verdict::Dropped(why),
+                    None => match self.enter(now, packet) {
+                        Verdict::Translated(_, packet) => Verdict::Hairpinned(packet),
+                        other => other,
+                    },
+                },
+                Break(verdict) => verdict,
+            },
+            Hairpin::Internal => match self.inward(now, packet) {
+                Continue(packet) => Verdict::Hairpinned(packet),
+                Break(_) => Verdict::Dropped(Reason::Hairpin),
             },
         }
     }
 
     /// Returns the reason why a packet from this side is dropped for what it carries, if it is.
-    fn blocks(&mut self, now: Nanos, packet: &Packet, from: Side) -> Option<&'static str> {
+    fn blocks(&mut self, now: Nanos, packet: &Packet, from: Side) -> Option<Reason> {
         let Body::Udp(data) = &packet.body else { return None };
         if !self.spec.udp_passes {
-            return Some("udp is blocked");
+            return Some(Reason::UdpBlocked);
         }
         let policer = &mut self.policers[usize::from(from == Side::Outside)];
         let passes = self.spec.udp_rate == 0 || policer.pass(now, data.len() + UDP_HEADERS).is_some();
-        (!passes).then_some("udp is policed")
+        (!passes).then_some(Reason::UdpPoliced)
     }
 
-    pub(crate) fn enter(&mut self, now: Nanos, packet: Box<Packet>) -> Verdicts {
-        if let Some(why) = self.blocks(now, &packet, Side::Outside) {
-            return one(Verdict::Drop(why));
-        }
+    fn enter(&mut self, now: Nanos, packet: Box<Packet>) -> Verdict {
         match self.inward(now, packet) {
-            Continue(packet) => one(Verdict::Out(Side::Inside, packet)),
-            Break(Inward::Drop(why)) => one(Verdict::Drop(why)),
+            Continue(packet) => Verdict::Translated(Side::Inside, packet),
+            Break(Inward::Drop(why)) => Verdict::Dropped(why),
             Break(Inward::Unsolicited(packet, known)) => self.unsolicited(now, packet, known),
         }
     }
 
-    /// A packet of `Verdict::Later` whose time has come.
-    pub(crate) fn again(&mut self, now: Nanos, packet: &Packet) -> Verdicts {
-        let dialled = packet
-            .proto()
-            .is_some_and(|proto| self.table.outside(now, (proto, packet.dst, packet.src)).is_some());
-        one(match packet.icmp(IcmpKind::Port, packet.dst.ip()) {
-            Some(answer) if !dialled => Verdict::Out(Side::Outside, answer),
-            _ => Verdict::Drop("unsolicited, forgotten"),
-        })
-    }
-
-    fn unsolicited(&mut self, now: Nanos, packet: Box<Packet>, known: bool) -> Verdicts {
+    fn unsolicited(&mut self, now: Nanos, packet: Box<Packet>, known: bool) -> Verdict {
         let (by, udp) = (packet.dst.ip(), packet.proto() == Some(Proto::Udp));
         let answer = match self.spec.unsolicited {
             Unsolicited::Drop => None,
             Unsolicited::Delayed => {
                 let syn = matches!(&packet.body, Body::Tcp(s) if s.flags.syn() && !s.flags.ack());
-                return one(if syn {
+                return if syn {
                     Verdict::Later(now + DELAYED, packet)
                 } else {
-                    Verdict::Drop("unsolicited")
-                });
+                    Verdict::Dropped(Reason::Unsolicited)
+                };
             }
             Unsolicited::Local if udp => {
                 if !known && self.spec.translate {
@@ -231,10 +251,10 @@ impl Nat {
         };
         let answer =
             answer.filter(|a| matches!(a.body, Body::Tcp(_)) || self.icmp_budget.allows(now, a.dst.ip()));
-        one(match answer {
-            Some(answer) => Verdict::Out(Side::Outside, answer),
-            None => Verdict::Drop("unsolicited"),
-        })
+        match answer {
+            Some(answer) => Verdict::Answered(Side::Outside, answer),
+            None => Verdict::Dropped(Reason::Unsolicited),
+        }
     }
 
     fn mapping_key(&self, proto: Proto, inside: SocketAddr, remote: SocketAddr) -> MappingKey {
@@ -292,7 +312,7 @@ impl Nat {
         if (caps.total != 0 && self.table.len() >= caps.total as usize)
             || (caps.per_host != 0 && self.table.of_host(packet.src.ip()) >= caps.per_host as usize)
         {
-            return Break(Verdict::Drop("no session is left"));
+            return Break(Verdict::Dropped(Reason::SessionLimit));
         }
         let external = self.external_for(now, proto, packet.src, packet.dst)?;
         self.begin(now, &packet, packet.src, external, packet.dst, true);
@@ -303,8 +323,8 @@ impl Nat {
     fn invalid_outward(&self, packet: Box<Packet>) -> Verdict {
         // Linux does not translate what it calls invalid, and forwards it as it is.
         match self.spec.tracking {
-            Tracking::Conntrack => Verdict::Out(Side::Outside, packet),
-            Tracking::Contacts => Verdict::Drop("no session"),
+            Tracking::Conntrack => Verdict::Untranslated(packet),
+            Tracking::Contacts => Verdict::Dropped(Reason::NoSession),
         }
     }
 
@@ -332,7 +352,9 @@ impl Nat {
                 self.external.len().max(1) as u64,
             ),
         };
-        let Some(&ip) = self.external.get(place as usize) else { return Break(Verdict::Drop("no address")) };
+        let Some(&ip) = self.external.get(place as usize) else {
+            return Break(Verdict::Dropped(Reason::NoAddress));
+        };
         let by_port = match self.spec.unique {
             Unique::Port => true,
             Unique::FiveTuple => maps,
@@ -351,7 +373,7 @@ impl Nat {
         let port = self.ports.take(&self.spec, now, (inside.ip(), inside.port()), free);
         match port {
             Some(port) => Continue(SocketAddr::new(ip, port)),
-            None => Break(Verdict::Drop("no port is left")),
+            None => Break(Verdict::Dropped(Reason::NoPort)),
         }
     }
 
@@ -516,10 +538,12 @@ impl Nat {
     }
 
     fn icmp_inward(&mut self, now: Nanos, mut packet: Box<Packet>) -> ControlFlow<Inward, Box<Packet>> {
-        let Body::Icmp(_, quote) = &mut packet.body else { return Break(Inward::Drop("icmp")) };
+        let Body::Icmp(_, quote) = &mut packet.body else {
+            return Break(Inward::Drop(Reason::IcmpOfNothing));
+        };
         let found = self.table.outside(now, (quote.proto, quote.src, quote.dst));
         let Some(session) = found.and_then(|id| self.table.get(id)).filter(|s| !s.router) else {
-            return Break(Inward::Drop("icmp about nothing known"));
+            return Break(Inward::Drop(Reason::IcmpOfNothing));
         };
         quote.src = session.inside;
         packet.dst = SocketAddr::new(session.inside.ip(), 0);
@@ -527,10 +551,12 @@ impl Nat {
     }
 
     fn icmp_outward(&mut self, now: Nanos, mut packet: Box<Packet>) -> ControlFlow<Verdict, Box<Packet>> {
-        let Body::Icmp(_, quote) = &mut packet.body else { return Break(Verdict::Drop("icmp")) };
+        let Body::Icmp(_, quote) = &mut packet.body else {
+            return Break(Verdict::Dropped(Reason::IcmpOfNothing));
+        };
         let found = self.table.inside(now, (quote.proto, quote.dst, quote.src));
         let Some(session) = found.and_then(|id| self.table.get(id)) else {
-            return Break(Verdict::Drop("icmp about nothing known"));
+            return Break(Verdict::Dropped(Reason::IcmpOfNothing));
         };
         quote.dst = session.external;
         packet.src = SocketAddr::new(session.external.ip(), 0);
@@ -545,7 +571,7 @@ enum Advance {
 }
 
 enum Inward {
-    Drop(&'static str),
+    Drop(Reason),
     /// The packet is for the router itself. True if its ends belong to a session.
     Unsolicited(Box<Packet>, bool),
 }

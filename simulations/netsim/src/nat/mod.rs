@@ -9,8 +9,9 @@ mod spec;
 mod table;
 mod text;
 mod track;
+mod verdict;
 
-pub(crate) use device::{Nat, Side, Verdict};
+pub use device::Nat;
 pub use forwards::Order;
 pub use kind::{Allot, BLOCK, Kind, Pattern};
 pub use presets::{LAB, PRESETS, Preset};
@@ -18,3 +19,4 @@ pub use spec::{
     Alloc, Caps, Clash, Dependence, Hairpin, NatSpec, OnRst, Scope, Timers, Tracking, Unique, Unsolicited,
 };
 pub use text::{Chain, SpecError};
+pub use verdict::{Reason, Side, Verdict};

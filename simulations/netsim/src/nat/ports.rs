@@ -68,6 +68,10 @@ impl Ports {
         free: impl Fn(u16) -> bool,
     ) -> Option<u16> {
         let (low, high) = (i64::from(spec.range.0), i64::from(spec.range.1));
+        // An empty range has none.
+        if low > high {
+            return None;
+        }
         let count = high - low + 1;
         let wrap = |n: i64| (low + (n - low).rem_euclid(count)) as u16;
         let port = i64::from(inside.1);

@@ -1,6 +1,6 @@
 //! NATs that exist, by name.
 //!
-//! `confidence` is the source of a row. `measured`: on a real kernel (`simulations/data/README.md`). `source`: read in the device's
+//! `confidence` is the source of a row. `measured`: on a real kernel (`simulations/netsim/data/README.md`). `source`: read in the device's
 //! or a test laboratory's own sources. `document`: from an RFC or a vendor's text. `recalled`: to be confirmed before a
 //! figure rests on it.
 

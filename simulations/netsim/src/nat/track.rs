@@ -1,9 +1,10 @@
 //! A NAT's view of one TCP connection, as Linux 6.18 conntrack has it: the states of both directions and the windows.
-//! Written from the rules in `simulations/data/README.md`, which were measured.
+//! Written from the rules in `simulations/netsim/data/README.md`, which were measured.
 //!
 //! Windows matter to punching where an ICMP error ended a dial: its entry stays. The peer's SYN then passes in and
 //! meets the listener beside the dial, whose SYN-ACK has a later initial sequence number than the entry knows. That
-//! SYN-ACK is invalid and leaves the router untranslated.
+//! SYN-ACK is invalid and leaves the router untranslated. After the peer's SYN has come again it may pass, but what follows
+//! it is invalid: both ends are connected, and no byte passes.
 
 use crate::engine::Nanos;
 use crate::nat::{NatSpec, OnRst, Tracking};
@@ -34,6 +35,15 @@ pub(super) enum Step {
     PassAndForget,
     /// The session is over and a new one begins with this segment.
     Renew,
+}
+
+/// Place of a segment in the windows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Fit {
+    Inside,
+    /// Beyond the window by no more than another one: Linux lets it pass and be translated, but the session's state stays.
+    Over,
+    Outside,
 }
 
 /// State of one end, as seen in its segments.
@@ -106,8 +116,10 @@ impl Track {
             if !self.replied {
                 return Step::PassAndForget;
             }
-            if !self.fits(reply, s) {
-                return Step::Invalid;
+            match self.fits(reply, s) {
+                Fit::Inside => {}
+                Fit::Over => return Step::Pass,
+                Fit::Outside => return Step::Invalid,
             }
             if spec.on_rst == OnRst::Delete {
                 return Step::PassAndForget;
@@ -133,10 +145,14 @@ impl Track {
             (SynReceived, false, true, _) => Established,
             (state, ..) => state,
         };
-        if !self.fits(reply, s) {
+        let fit = self.fits(reply, s);
+        if fit == Fit::Outside {
             return Step::Invalid;
         }
         self.replied |= reply;
+        if fit == Fit::Over {
+            return Step::Pass;
+        }
         self.state = next;
         self.note_fin(reply, s);
         Step::Pass
@@ -181,8 +197,8 @@ impl Track {
         Step::Pass
     }
 
-    /// Returns true if the segment lies in the windows, and updates the windows from it.
-    fn fits(&mut self, reply: bool, s: &Segment) -> bool {
+    /// Returns where the segment lies, and updates the windows from it.
+    fn fits(&mut self, reply: bool, s: &Segment) -> Fit {
         let from = usize::from(reply);
         let (syn, ack) = (s.flags.syn(), s.flags.ack());
         let reopened = syn
@@ -191,7 +207,7 @@ impl Track {
         if !self.ends[from].seen || reopened {
             self.begin(from, s);
             if !ack && (reply || !reopened) {
-                return true;
+                return Fit::Inside;
             }
         }
         let to = self.ends[1 - from];
@@ -206,13 +222,13 @@ impl Track {
         if after(seq, sender.allowed) {
             let over = end.wrapping_sub(sender.allowed).wrapping_add(1);
             if to.window != 0 && in_window && ack_fresh && over <= to.window && !after(acked, to.end) {
-                // Linux remembers it although it is invalid, lest the peer's answer be invalid too.
                 sender.end = end;
+                return Fit::Over;
             }
-            return false;
+            return Fit::Outside;
         }
         if after(acked, to.end) || !in_window || !ack_fresh {
-            return false;
+            return Fit::Outside;
         }
         sender.window = sender.window.max(s.window);
         if after(end, sender.end) {
@@ -223,6 +239,6 @@ impl Track {
         if after(limit, receiver.allowed) || !receiver.seen {
             receiver.allowed = limit;
         }
-        true
+        Fit::Inside
     }
 }

@@ -1,6 +1,7 @@
 //! The world: networks, hosts on them, NATs between them, and the loop that moves time.
 
 mod build;
+mod chart;
 mod pcap;
 mod trace;
 
@@ -11,7 +12,7 @@ pub use build::{Site, SiteSpec};
 pub use trace::{Hop, Note, Trace};
 
 use crate::engine::{Digest, Keyed, MICRO, Nanos, Queue};
-use crate::host::{Host, HostEvent, Sock};
+use crate::host::{Host, HostEvent, Profile, Sock};
 use crate::nat::{Nat, Order, Side, Timers, Verdict};
 use crate::net::{IcmpKind, LinkSpec, Packet};
 
@@ -87,6 +88,17 @@ enum Device {
     Nat(usize, Side),
     /// Nothing any more: the device was pulled out.
     Nothing,
+}
+
+impl Device {
+    /// Returns its name in traces.
+    fn name(self) -> String {
+        match self {
+            Device::Host(n) => format!("host{n}"),
+            Device::Nat(n, _) => format!("nat{n}"),
+            Device::Nothing => "nothing".into(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -212,6 +224,11 @@ impl<A: App> World<A> {
         &self.hosts[id.0].0
     }
 
+    /// Gives a host another operating system, for dials from now on. Default: [`Profile::LINUX`].
+    pub fn set_profile(&mut self, id: HostId, profile: Profile) {
+        self.hosts[id.0].0.set_profile(profile);
+    }
+
     /// Records the packets that a host sends from now on.
     pub fn watch(&mut self, id: HostId) {
         self.hosts[id.0].0.watch();
@@ -309,8 +326,8 @@ impl<A: App> World<A> {
             }
             Event::Again(nat, packet) => {
                 self.in_flight -= 1;
-                let verdicts = self.nats[nat].0.again(self.now, &packet);
-                self.carry_out(nat, verdicts);
+                let verdict = self.nats[nat].0.again(self.now, &packet);
+                self.carry_out(nat, verdict);
             }
         }
         true
@@ -360,6 +377,11 @@ impl<A: App> World<A> {
         }
     }
 
+    fn drop_at(&mut self, plug: PlugId, packet: &Packet, why: &'static str) {
+        let name = self.plugs[plug.0].device.name();
+        self.drop(&name, packet, why);
+    }
+
     fn arrive(&mut self, plug: PlugId, packet: Box<Packet>) {
         match self.plugs[plug.0].device {
             Device::Host(host) => self.deliver(host, packet),
@@ -367,7 +389,7 @@ impl<A: App> World<A> {
             Device::Nat(nat, side) => {
                 let mut packet = packet;
                 if packet.ttl <= 1 {
-                    return self.drop("nat", &packet, "ttl");
+                    return self.drop(&format!("nat{nat}"), &packet, "ttl");
                 }
                 packet.ttl -= 1;
                 let mut traced = None;
@@ -376,34 +398,30 @@ impl<A: App> World<A> {
                     trace.packet(self.now, &format!("nat{nat}"), way, &packet);
                     traced = Some(packet.clone());
                 }
-                let verdicts = match side {
-                    Side::Inside => self.nats[nat].0.leave(self.now, packet),
-                    Side::Outside => self.nats[nat].0.enter(self.now, packet),
-                };
-                if let ([Verdict::Drop(why)], Some(packet)) = (verdicts.as_slice(), traced) {
-                    return self.drop(&format!("nat{nat}"), &packet, why);
+                let verdict = self.nats[nat].0.translate(self.now, side, packet);
+                if let (Verdict::Dropped(why), Some(packet)) = (&verdict, traced) {
+                    return self.drop(&format!("nat{nat}"), &packet, why.text());
                 }
-                self.carry_out(nat, verdicts);
+                self.carry_out(nat, verdict);
             }
         }
     }
 
-    fn carry_out(&mut self, nat: usize, verdicts: smallvec::SmallVec<[Verdict; 1]>) {
-        for verdict in verdicts {
-            match verdict {
-                Verdict::Out(side, packet) => {
-                    self.counts.forwarded += 1;
-                    let place = usize::from(side == Side::Outside);
-                    match self.nats[nat].1[place] {
-                        Some(plug) => self.transmit(plug, packet),
-                        None => self.drop("nat", &packet, "unplugged"),
-                    }
+    fn carry_out(&mut self, nat: usize, verdict: Verdict) {
+        match verdict {
+            Verdict::Dropped(why) => *self.counts.dropped.entry(why.text()).or_default() += 1,
+            Verdict::Later(at, packet) => {
+                self.in_flight += 1;
+                self.queue.put(at, Event::Again(nat, packet));
+            }
+            passes => {
+                let Some((side, packet)) = passes.out() else { return };
+                self.counts.forwarded += 1;
+                let place = usize::from(side == Side::Outside);
+                match self.nats[nat].1[place] {
+                    Some(plug) => self.transmit(plug, packet),
+                    None => self.drop(&format!("nat{nat}"), &packet, "unplugged"),
                 }
-                Verdict::Later(at, packet) => {
-                    self.in_flight += 1;
-                    self.queue.put(at, Event::Again(nat, packet));
-                }
-                Verdict::Drop(why) => *self.counts.dropped.entry(why).or_default() += 1,
             }
         }
     }
@@ -422,12 +440,12 @@ impl<A: App> World<A> {
         let net = self.plugs[from.0].net;
         let Net { routes, gateway, hops } = &self.nets[net.0];
         let to = routes.get(&packet.dst.ip()).copied().or(*gateway).filter(|to| *to != from);
-        let Some(to) = to else { return self.drop("net", &packet, "no route") };
+        let Some(to) = to else { return self.drop_at(from, &packet, "no route") };
         let hops = *hops;
         if packet.ttl <= hops {
             // Some router on the way says so; where it stands does not matter to the sender.
             let answer = packet.icmp(IcmpKind::TimeExceeded, [192, 0, 2, 1].into());
-            self.drop("net", &packet, "ttl");
+            self.drop_at(from, &packet, "ttl");
             if let Some(answer) = answer {
                 let delay = 2 * self.plugs[from.0].link.delay;
                 self.counts.sent += 1;
@@ -450,12 +468,11 @@ impl<A: App> World<A> {
             delays = delays.iter().flat_map(|d| fate.iter().map(move |f| d + f)).collect();
         }
         if let Some(trace) = &mut self.trace {
-            let name = |plug: PlugId| match self.plugs[plug.0].device {
-                Device::Host(n) => HostId(n).place(),
-                Device::Nat(n, _) => NatId(n).place(),
-                Device::Nothing => "net".into(),
-            };
-            trace.way(self.now, [name(from), name(to)], &packet, &delays);
+            let ends = || [from, to].map(|plug| self.plugs[plug.0].device.name());
+            trace.way(self.now, ends(), &packet, &delays);
+            let came = delays.iter().map(|delay| Some(self.now + delay));
+            let lost = delays.is_empty().then_some(None);
+            came.chain(lost).for_each(|came| trace.hop(self.now, ends(), came, &packet));
         }
         if delays.is_empty() {
             return self.drop("link", &packet, "link");
@@ -497,13 +514,17 @@ impl<A: App> World<A> {
             if host.addresses().contains(&packet.dst.ip()) {
                 self.counts.sent += 1;
                 self.in_flight += 1;
+                if let Some(trace) = &mut self.trace {
+                    let place = format!("host{n}");
+                    trace.hop(self.now, [place.clone(), place], Some(self.now + LOOPBACK), &packet);
+                }
                 self.queue.put(self.now + LOOPBACK, Event::Loopback(n, packet));
             } else {
                 match plugs.iter().find(|(ip, _)| *ip == packet.src.ip()).map(|(_, plug)| *plug) {
                     Some(plug) => self.transmit(plug, packet),
                     None => {
                         self.counts.sent += 1;
-                        self.drop("host", &packet, "no interface");
+                        self.drop(&format!("host{n}"), &packet, "no interface");
                     }
                 }
             }

@@ -3,6 +3,7 @@
 use core::fmt::Write;
 use std::collections::BTreeSet;
 
+use super::chart::{self, Label, Mark};
 use super::pcap;
 use crate::engine::{MILLI, Nanos};
 use crate::net::Packet;
@@ -16,6 +17,8 @@ pub struct Trace {
     packets: Vec<(Nanos, usize, Vec<u8>)>,
     hops: Vec<Hop>,
     notes: Vec<Note>,
+    /// What a chart has.
+    marks: Vec<Mark>,
 }
 
 /// Line that [`World::note`](super::World::note) wrote.
@@ -49,7 +52,7 @@ pub struct Hop {
 }
 
 /// Milliseconds with three places.
-fn ms(at: Nanos) -> String {
+pub(super) fn ms(at: Nanos) -> String {
     format!("{}.{:03}", at / MILLI, at % MILLI / 1_000)
 }
 
@@ -127,9 +130,20 @@ impl Trace {
         self.hops.extend(copies);
     }
 
-    pub(super) fn note(&mut self, now: Nanos, at: &str, line: &str) {
-        self.notes.push(Note { at: now, place: at.into(), what: line.into(), after: self.hops.len() });
-        self.line(now, at, line);
+    /// Returns the trace as an SVG sequence chart without anything from elsewhere. Time runs down. Each host and NAT has a
+    /// column, in the order of `places` or, where that is empty, next to its neighbours. Packets are arrows, in their whole length
+    /// where the pointer is; lost and dropped ones have a cross.
+    ///
+    /// Distances in time grow with its logarithm. The chart has the first 2,000 packets, drops and notes and 40 columns, which is at
+    /// most 3 MB, and says what it leaves out.
+    pub fn svg(&self, title: &str, places: &[&str]) -> String {
+        chart::svg(title, places, &self.marks)
+    }
+
+    /// A packet leaves a place for another. It comes then, or is lost on the way.
+    pub(super) fn hop(&mut self, sent: Nanos, ends: [String; 2], came: Option<Nanos>, packet: &Packet) {
+        let [from, to] = ends;
+        self.marks.push(Mark::Hop { from, to, sent, came, packet: Label::new(packet) });
     }
 
     pub(super) fn packet(&mut self, now: Nanos, at: &str, way: &str, packet: &Packet) {
@@ -148,9 +162,16 @@ impl Trace {
 
     pub(super) fn dropped(&mut self, now: Nanos, at: &str, packet: &Packet, why: &str) {
         self.line(now, at, &format!("x {packet}: {why}"));
+        self.marks.push(Mark::Drop { at: at.into(), when: now, what: format!("{why}: {packet}") });
     }
 
-    pub(super) fn line(&mut self, now: Nanos, at: &str, line: &str) {
+    pub(super) fn note(&mut self, now: Nanos, at: &str, line: &str) {
+        self.line(now, at, line);
+        self.notes.push(Note { at: now, place: at.into(), what: line.into(), after: self.hops.len() });
+        self.marks.push(Mark::Note { at: at.into(), when: now, what: line.into() });
+    }
+
+    fn line(&mut self, now: Nanos, at: &str, line: &str) {
         self.lines.push((now, at.into(), line.into()));
     }
 }

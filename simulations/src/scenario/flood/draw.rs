@@ -1,7 +1,8 @@
 //! Floods drawn from a seed, from numbers that nothing else uses.
 
 use super::{Act, Flood, Greeting, Named, Part, Plea, Whose};
-use crate::engine::{Domain, Keyed, MILLI, Nanos, SECOND};
+use crate::domain;
+use crate::engine::{Keyed, MILLI, Nanos, SECOND};
 
 /// Number of seeds of which one has strangers.
 const SHARE: u64 = 8;
@@ -13,7 +14,7 @@ pub(crate) fn draw(rng: Keyed, always: bool) -> Option<Flood> {
     let mut drawn = 0;
     let mut below = |bound: u64| {
         drawn += 1;
-        rng.below(Domain::Stranger, 0, drawn, bound)
+        rng.below(domain::STRANGER, 0, drawn, bound)
     };
     if below(SHARE) != 0 && !always {
         return None;

@@ -9,7 +9,8 @@ use p2pd_core::{NodeId, SecretKey, WallTime};
 
 use super::letters::{AllAsked, Draft};
 use super::{Act, FLOOD_FOR, Greeting, Part, stranger_ip};
-use crate::engine::{Domain, Nanos, SECOND};
+use crate::domain;
+use crate::engine::{Nanos, SECOND};
 use crate::host::{Close, HostEvent, Reuse, Sock};
 use crate::world::{App, Cx};
 
@@ -131,19 +132,19 @@ impl Stranger {
 
     fn draw(&mut self, cx: &Cx<'_>) -> u64 {
         self.draws += 1;
-        cx.rng.draw(Domain::Stranger, 1 + self.number as u64, self.draws)
+        cx.rng.draw(domain::STRANGER, 1 + self.number as u64, self.draws)
     }
 
     fn below(&mut self, cx: &Cx<'_>, bound: u64) -> u64 {
         self.draws += 1;
-        cx.rng.below(Domain::Stranger, 1 + self.number as u64, self.draws, bound)
+        cx.rng.below(domain::STRANGER, 1 + self.number as u64, self.draws, bound)
     }
 
     fn key(&mut self, cx: &Cx<'_>) -> SecretKey {
         let n = self.below(cx, u64::from(self.part.keys)) as usize;
         while self.keys.len() <= n {
             let entity = ((self.number as u64 + 1) << 32) + self.keys.len() as u64;
-            self.keys.push(SecretKey::from_bytes(cx.rng.bytes(Domain::Stranger, entity)));
+            self.keys.push(SecretKey::from_bytes(cx.rng.bytes(domain::STRANGER, entity)));
         }
         self.keys[n].clone()
     }
@@ -175,7 +176,7 @@ impl Stranger {
                 let draws = &mut self.draws;
                 let mut below = |bound: u64| {
                     *draws += 1;
-                    rng.below(Domain::Stranger, number, *draws, bound)
+                    rng.below(domain::STRANGER, number, *draws, bound)
                 };
                 let (payload, named) = Draft { from: &from, own, sent, below: &mut below }.write(plea, &aim);
                 if self.publish(cx, &aim, &payload) {

@@ -5,7 +5,8 @@ use p2pd_core::{Instant, SecretKey};
 
 use super::rudp::Rudp;
 use super::{Way, Wire};
-use crate::engine::{Domain, Keyed, MILLI, Nanos, SECOND};
+use crate::domain;
+use crate::engine::{Keyed, MILLI, Nanos, SECOND};
 use crate::net::{Bottleneck, LinkSpec};
 
 /// No transfer takes longer.
@@ -71,7 +72,7 @@ fn stream(seed: u64, congestion: Congestion, way: Way, bytes: usize) -> (Nanos, 
     let keys = [1, 2].map(|n| SecretKey::from_bytes([n; 32]));
     let ids = [keys[0].node_id(), keys[1].node_id()];
     let config = RelayConfig { congestion, ..RelayConfig::default() };
-    let (one, two) = (rng.bytes(Domain::Node, 0), rng.bytes(Domain::Node, 1));
+    let (one, two) = (rng.bytes(domain::NODE, 0), rng.bytes(domain::NODE, 1));
     let ends = [
         RelayStream::connect(&keys[0], &ids[1], &[1; 16], one, &config, Instant::ZERO),
         RelayStream::accept(&keys[1], &ids[0], &[1; 16], two, &config, Instant::ZERO),

@@ -5,7 +5,8 @@ use p2pd_core::relay::{EndCause, MAX_MESSAGE, ReadOutcome, RelayConfig, RelayStr
 use p2pd_core::{Instant, SecretKey};
 
 use super::{Way, Wire};
-use crate::engine::{Domain, Keyed, MILLI, Nanos, SECOND};
+use crate::domain;
+use crate::engine::{Keyed, MILLI, Nanos, SECOND};
 use crate::net::{Bottleneck, LinkSpec};
 
 /// Longer than anything takes.
@@ -49,7 +50,7 @@ pub fn draw(seed: u64) -> Exchange {
     let mut n = 0;
     let mut below = |bound: u64| {
         n += 1;
-        rng.below(Domain::Scenario, 0, n, bound)
+        rng.below(domain::SCENARIO, 0, n, bound)
     };
     // One in eight has the worst of everything; of the others each fault is missing in every third.
     let worst = below(8) == 0;
@@ -115,7 +116,7 @@ struct Side {
 
 pub(super) fn content(rng: Keyed, entity: u64, length: usize) -> Vec<u8> {
     (0..length.div_ceil(8) as u64)
-        .flat_map(|n| rng.draw(Domain::Service, entity, n).to_le_bytes())
+        .flat_map(|n| rng.draw(domain::SERVICE, entity, n).to_le_bytes())
         .take(length)
         .collect()
 }
@@ -126,14 +127,14 @@ impl<'a> Running<'a> {
         let keys = [1, 2].map(|n| SecretKey::from_bytes([n; 32]));
         let ids = [keys[0].node_id(), keys[1].node_id()];
         let mut session = [0; 16];
-        session.copy_from_slice(&rng.bytes(Domain::Scenario, 9)[..16]);
+        session.copy_from_slice(&rng.bytes(domain::SCENARIO, 9)[..16]);
         let config = RelayConfig {
             idle_timeout: core::time::Duration::from_secs(IDLE),
             receive_window: of.window,
             send_window: of.window,
             ..RelayConfig::default()
         };
-        let seeds = [rng.bytes(Domain::Node, 0), rng.bytes(Domain::Node, 1)];
+        let seeds = [rng.bytes(domain::NODE, 0), rng.bytes(domain::NODE, 1)];
         let ends = [
             RelayStream::connect(&keys[0], &ids[1], &session, seeds[0], &config, Instant::ZERO),
             RelayStream::accept(&keys[1], &ids[0], &session, seeds[1], &config, Instant::ZERO),
@@ -147,7 +148,7 @@ impl<'a> Running<'a> {
             messages: (0..of.messages[end as usize] as u64)
                 .map(|n| {
                     let most = if n % 4 == 0 { MAX_MESSAGE as u64 + 1 } else { 300 };
-                    let length = rng.below(Domain::Scenario, 10 + end, n, most) as usize;
+                    let length = rng.below(domain::SCENARIO, 10 + end, n, most) as usize;
                     Bytes::from(content(rng, 100 + 2 * n + end, length))
                 })
                 .collect(),

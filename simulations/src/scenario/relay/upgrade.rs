@@ -11,7 +11,8 @@ use p2pd_core::{Instant, SecretKey};
 
 use super::seeds::{content, draw as exchange};
 use super::{Way, Wire};
-use crate::engine::{Domain, Keyed, MILLI, Nanos, Queue, SECOND};
+use crate::domain;
+use crate::engine::{Keyed, MILLI, Nanos, Queue, SECOND};
 
 /// Longer than anything takes.
 const LIMIT: Nanos = 1_800 * SECOND;
@@ -81,7 +82,7 @@ pub fn draw(seed: u64) -> Upgrade {
     let mut n = 0;
     let mut below = |bound: u64| {
         n += 1;
-        rng.below(Domain::Scenario, 50, n, bound)
+        rng.below(domain::SCENARIO, 50, n, bound)
     };
     let mut directs: Vec<Direct> = Vec::new();
     // From a millisecond to half a minute, all magnitudes alike.
@@ -175,7 +176,7 @@ impl<'a> Running<'a> {
         let ids = [keys[0].node_id(), keys[1].node_id()];
         let config =
             RelayConfig { idle_timeout: core::time::Duration::from_secs(300), ..RelayConfig::default() };
-        let seeds = [rng.bytes(Domain::Node, 0), rng.bytes(Domain::Node, 1)];
+        let seeds = [rng.bytes(domain::NODE, 0), rng.bytes(domain::NODE, 1)];
         let streams = [
             RelayStream::connect(&keys[0], &ids[1], &[3; 16], seeds[0], &config, Instant::ZERO),
             RelayStream::accept(&keys[1], &ids[0], &[3; 16], seeds[1], &config, Instant::ZERO),
@@ -410,7 +411,7 @@ impl<'a> Running<'a> {
                     break;
                 };
                 self.drawn += 1;
-                let most = 1 + self.rng.below(Domain::Scenario, 51, self.drawn, 1_448) as usize;
+                let most = 1 + self.rng.below(domain::SCENARIO, 51, self.drawn, 1_448) as usize;
                 let some = frames.split_to(most.min(room).min(frames.len()));
                 if !frames.is_empty() {
                     user.pending.insert(id(path), frames);

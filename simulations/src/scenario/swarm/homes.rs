@@ -2,7 +2,8 @@
 
 use std::net::IpAddr;
 
-use crate::engine::{Domain, Keyed, MILLI, SECOND};
+use crate::domain;
+use crate::engine::{Keyed, MILLI, SECOND};
 use crate::nat::{Chain, PRESETS};
 use crate::net::LinkSpec;
 use crate::oracle::{Verdict, direct_or_reverse, every_strategy, reachable_with};
@@ -22,7 +23,7 @@ pub(super) fn draw(rng: Keyed, pair: &mut Pair) -> Found {
     let mut drawn = 0;
     let mut below = |bound: u64| {
         drawn += 1;
-        rng.below(Domain::Scenario, 2, drawn, bound)
+        rng.below(domain::SCENARIO, 2, drawn, bound)
     };
     let mut what = String::new();
     for n in 0..2 {

@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use super::{ConnId, Input, Output, Service, ServiceCx};
-use crate::engine::{Domain, Nanos, SECOND};
+use crate::domain;
+use crate::engine::{Nanos, SECOND};
 use crate::nat::Order;
 use crate::net::Proto;
 use upnp::Requests;
@@ -144,7 +145,7 @@ impl PortControl {
         self.answers += 1;
         match self.spec.faults.slow {
             0 => 0,
-            most => cx.rng.below(Domain::Service, 7_000, self.answers, most + 1),
+            most => cx.rng.below(domain::SERVICE, 7_000, self.answers, most + 1),
         }
     }
 

@@ -1,5 +1,16 @@
-//! Two programs that only know `connect`, `listen` and `accept`: the experiment that was done on real kernels
-//! (`data/README.md`), done here.
+//! Two bare TCP dials through two chains of NATs: the experiment that was done on real kernels (`data/README.md`), done here.
+//!
+//! ```
+//! use p2pd_netsim::dial::{Attempt, attempt};
+//! use p2pd_netsim::engine::MILLI;
+//!
+//! let between = |a: &str, b: &str| {
+//!     let chains = [a.parse().unwrap(), b.parse().unwrap()];
+//!     attempt(1, &Attempt { chains, one_way: 20 * MILLI, offset: 0, listen: false, retry: None }, false).0.letter
+//! };
+//! assert_eq!(between("linux", "linux"), 'o', "the SYNs cross");
+//! assert_eq!(between("linux", "linux-random"), 't', "nobody knows the port");
+//! ```
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -43,6 +54,8 @@ pub struct Ending {
 
 const SHARED: Reuse = Reuse::AddressAndPort;
 const PORT: u16 = 20_001;
+/// The lateness of a redial.
+const REDIAL: Domain = Domain::User(3);
 const SERVERS: [IpAddr; 2] = [
     IpAddr::V4(core::net::Ipv4Addr::new(203, 0, 113, 10)),
     IpAddr::V4(core::net::Ipv4Addr::new(203, 0, 113, 11)),
@@ -98,7 +111,7 @@ impl Program {
             self.last = Some(cause);
         }
         if let Some(most) = self.retry {
-            let late = cx.rng.below(Domain::Scenario, self.number, self.redials, most + 1);
+            let late = cx.rng.below(REDIAL, self.number, self.redials, most + 1);
             self.redials += 1;
             cx.wake_at(cx.now + 50 * MILLI + late, 1);
         }
