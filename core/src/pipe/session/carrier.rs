@@ -80,6 +80,11 @@ impl Carrier {
         core::mem::take(&mut self.doubted)
     }
 
+    /// Returns the time of the last sign of life, or of the begin.
+    pub(super) fn heard_last(&self) -> Instant {
+        self.heard
+    }
+
     /// Has a PING sent.
     pub(super) fn ask(&mut self, now: Instant) {
         self.ping = true;

@@ -114,13 +114,21 @@ impl Session {
 
     // ---- carriers
 
-    /// Attaches a carrier. On the side of the caller frames go over it from now on if it is the best.
+    /// Attaches a carrier. On the side of the caller frames go over it from now on if it is the best. Beyond [`MAX_CARRIERS`] it takes
+    /// the place of the one that was heard longest ago, about which [`SessionEvent::Silent`] follows: a caller whose network
+    /// changes again and again leaves carriers behind, of which the listener hears nothing.
     ///
-    /// Returns false if there are [`MAX_CARRIERS`], or the session is over: close the carrier.
+    /// Returns false if the session is over: close the carrier.
     pub fn attach(&mut self, now: Instant, id: CarrierId, kind: CarrierKind) -> bool {
         self.advance(now);
-        if self.carriers.len() >= MAX_CARRIERS || self.state != State::Open {
+        if self.state != State::Open {
             return false;
+        }
+        if self.carriers.len() >= MAX_CARRIERS
+            && let Some(at) = (0..self.carriers.len()).min_by_key(|at| self.carriers[*at].heard_last())
+        {
+            let silent = self.carriers.remove(at);
+            self.news.push_back(SessionEvent::Silent(silent.id));
         }
         let mut carrier = Carrier::new(id, kind, self.now);
         if !core::mem::replace(&mut self.begun, true) {
