@@ -430,7 +430,7 @@ mod tests {
         );
     }
 
-    /// Whoever has heard the node before may repeat what it said then, as often as it likes.
+    /// Anybody who has heard the node before may repeat what it said then, as often as it likes.
     #[test]
     fn old_answers_displace_neither_a_new_one_nor_all_that_was_known() {
         let node = id(1);

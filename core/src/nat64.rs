@@ -7,7 +7,7 @@ use crate::reach::{Reach, reach};
 
 /// Name whose IPv4 addresses everybody knows: a DNS64 embeds them in addresses of its network's prefix.
 pub(crate) const WELL_KNOWN_NAME: &str = "ipv4only.arpa";
-/// Its addresses (RFC 7050 section 2.2).
+/// Addresses of the well-known name (RFC 7050 section 2.2).
 const WELL_KNOWN: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 0, 170), Ipv4Addr::new(192, 0, 0, 171)];
 /// Most prefixes that are believed.
 const MOST: usize = 4;

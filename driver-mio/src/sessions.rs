@@ -81,7 +81,7 @@ struct Caller {
 #[derive(Debug)]
 struct Carried {
     pipe: Pipe,
-    /// Its session; none until it has said which.
+    /// Session of the carrier; none until the carrier has said which.
     of: Option<(SessionId, CarrierId, Ferry)>,
     greeter: Greeter,
     until: Instant,

@@ -370,7 +370,7 @@ fn a_stun_server_says_how_it_sees_a_socket_over_udp_and_tcp() {
     assert!(matches!(all.answered(query, || {}), Err(StunError::Open(_))));
 }
 
-/// Where no socket tells of changes there is no token for one.
+/// A token exists only where a socket tells of changes.
 #[cfg(target_os = "linux")]
 #[test]
 fn the_last_pipe_that_watches_the_network_ends_the_watch() {

@@ -16,7 +16,7 @@ pub const COMPARE_EVERY: Duration = Duration::from_secs(5);
 pub enum Word {
     /// Nothing has come.
     None,
-    /// What has come does not matter: read again.
+    /// Nothing that matters has come: read again.
     Idle,
     /// The interfaces may have changed.
     Changed,

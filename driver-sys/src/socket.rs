@@ -305,7 +305,7 @@ mod tests {
         assert!(dialler(beside, &share).is_ok(), "a dial from one address beside a listener on all");
     }
 
-    /// What is done where a socket cannot be held to an interface.
+    /// Way out where a socket cannot be held to an interface.
     #[test]
     fn an_interfaces_own_address_stands_for_all() {
         let lo = crate::card_of(local()).unwrap().index;

@@ -225,7 +225,7 @@ async fn a_pipe_with_echo_that_has_ended_its_own_direction_goes_on_reading() {
     }
 }
 
-/// What places for peers are reckoned by.
+/// Places for peers are reckoned by this number.
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_pipe_with_echo_has_as_many_descriptors_as_are_reckoned() {

@@ -18,11 +18,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const ROUNDS: usize = 7;
 const CHUNK: usize = 128 << 10;
-/// What each must reach of the library's pipe.
+/// Share of the library's pipe that each must reach.
 const PROGRAM: f64 = 0.8;
 const FILES: f64 = 0.6;
 
-/// What is measured, in the order of the table.
+/// Kinds that are measured, in the order of the table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Kind {
     Library(PipeMode),

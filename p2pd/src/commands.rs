@@ -31,9 +31,10 @@ use p2pd::servers::{
 
 pub(crate) async fn run(options: Options) -> ExitCode {
     let say = Say::new(options.json, options.quiet);
-    if let Some(filter) = options.log {
-        log::start(filter, say);
-    }
+    let _log = match log::start(options.log, say) {
+        Ok(log) => log,
+        Err(why) => return usage(say, &why),
+    };
     if let Some(path) = &options.peers {
         peers::use_file(path);
     }

@@ -125,7 +125,7 @@ async fn is_due(mdns: &ServiceDaemon, ours: &[IpAddr], node: &Node, common: &Com
     }
 }
 
-/// Our addresses to announce, of the families that the node listens on: a machine without IPv6 has link-local addresses too.
+/// Addresses to announce, of the families that the node listens on: a machine without IPv6 has link-local addresses too.
 fn addresses(node: &Node, common: &Common) -> Vec<IpAddr> {
     let listens = node.current_address();
     let listens = |ip: &IpAddr| {

@@ -1,4 +1,5 @@
-//! `--log`: the work of the program, as `tracing` has it, on standard error.
+//! `--log`: the work of the program, as `tracing` has it, on standard error; with the feature `otlp` its spans for a
+//! collector of OpenTelemetry.
 
 use std::io::{self, Write};
 
@@ -7,6 +8,8 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt;
 use tracing_subscriber::prelude::*;
 
+#[cfg(feature = "otlp")]
+use crate::otlp::Spans;
 use crate::print::{for_people, for_programs};
 use crate::say::Say;
 
@@ -24,11 +27,37 @@ pub(crate) fn filter(text: &str) -> Result<Targets, String> {
     text.parse().map_err(|why| format!("{why}"))
 }
 
-/// Starts the log: from here on, all threads' events that pass the filter are written.
-pub(crate) fn start(filter: Targets, say: Say) {
-    let lines = fmt::layer().with_ansi(false).with_writer(move || Lines(say));
-    let lines = if say.is_json() { lines.json().flatten_event(true).boxed() } else { lines.boxed() };
-    tracing_subscriber::registry().with(lines.with_filter(filter)).init();
+/// Keeps the log going; dropped, it has a collector hear what is left.
+#[derive(Debug, Default)]
+pub(crate) struct Guard {
+    #[cfg(feature = "otlp")]
+    _spans: Option<Spans>,
+}
+
+/// Starts the log: from here on, all threads' events that pass the filter are written. A collector hears calls and strategies
+/// also without a filter; their stages are DEBUG.
+///
+/// # Errors
+/// The reason why the collector cannot be used.
+pub(crate) fn start(filter: Option<Targets>, say: Say) -> Result<Guard, String> {
+    #[cfg(feature = "otlp")]
+    let (spans, heard) = (Spans::open()?, filter.clone());
+    let lines = filter.map(|filter| {
+        let lines = fmt::layer().with_ansi(false).with_writer(move || Lines(say));
+        let lines = if say.is_json() { lines.json().flatten_event(true).boxed() } else { lines.boxed() };
+        lines.with_filter(filter)
+    });
+    let log = tracing_subscriber::registry().with(lines);
+    #[cfg(feature = "otlp")]
+    let log = log.with(spans.as_ref().map(|spans| {
+        let heard = heard.unwrap_or_else(|| Targets::new().with_target("p2pd", LevelFilter::INFO));
+        spans.layer().with_filter(heard)
+    }));
+    log.init();
+    Ok(Guard {
+        #[cfg(feature = "otlp")]
+        _spans: spans,
+    })
 }
 
 /// Writer of the log's lines.

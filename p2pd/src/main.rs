@@ -1,6 +1,7 @@
 //! `p2pd`: netcat through NATs.
 #![forbid(unsafe_code)]
 
+mod arrivals;
 mod ask;
 mod checks;
 mod clock;
@@ -23,6 +24,8 @@ mod meet;
 mod metrics;
 mod names;
 mod options;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod peers;
 mod ping;
 mod print;

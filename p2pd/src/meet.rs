@@ -40,54 +40,80 @@ pub(crate) enum Role {
     Guest(Code),
 }
 
-/// Meets the other side. Returns its address and its id, and the meeting, which ends by [`leave`].
+/// News before the other side has come.
+#[derive(Debug)]
+pub(crate) enum Told<'a> {
+    /// The code for the other side.
+    Code(&'a Code),
+    /// Somebody tried a wrong code, and this one is of no use any more.
+    Guessed,
+}
+
+/// Meets the other side: as a guest by its code, as a host without one. Returns its address and its id, and the meeting,
+/// which is over when it is dropped.
+///
+/// # Errors
+/// Says why nobody was met.
+pub(crate) async fn by_code(
+    node: &Node,
+    purpose: Purpose,
+    code: Option<Code>,
+    mut tell: impl FnMut(Told<'_>),
+) -> Result<(PeerAddress, NodeId, Meeting), MeetingError> {
+    let within = if code.is_some() { GUEST_WITHIN } else { HOST_WITHIN };
+    let tag = purpose.tag().ok_or(MeetingError::Nobody)?;
+    let mut meeting = node.meet(code, tag, within).await?;
+    loop {
+        match meeting.next().await.ok_or(MeetingError::Shutdown)? {
+            MeetingNews::Code(code) => tell(Told::Code(&code)),
+            MeetingNews::Guessed => tell(Told::Guessed),
+            MeetingNews::Met(address) => {
+                // The core told no address without one.
+                let id = NodeId::try_from(address.node()).map_err(|_| MeetingError::Silent)?;
+                return Ok((*address, id, meeting));
+            }
+            MeetingNews::Failed(why) => return Err(why),
+            _ => {}
+        }
+    }
+}
+
+/// Meets the other side, and says how it goes. Returns its address and its id, and the meeting, which ends by [`leave`].
 pub(crate) async fn meet(
     node: &Node,
     purpose: Purpose,
     role: &Role,
     say: Say,
 ) -> Result<(PeerAddress, NodeId, Meeting), ExitCode> {
-    let (code, within) = match role {
-        Role::Host(_) => (None, HOST_WITHIN),
-        Role::Guest(code) => (Some(*code), GUEST_WITHIN),
+    let code = match role {
+        Role::Host(_) => None,
+        Role::Guest(code) => Some(*code),
     };
-    let begun = match purpose.tag() {
-        Some(tag) => node.meet(code, tag, within).await,
-        None => Err(MeetingError::Nobody),
-    };
-    let mut meeting = begun.map_err(|why| failed(why, say))?;
     say.waiting(if code.is_some() { "looking for the other side" } else { "asking for a number" });
-    loop {
-        match (meeting.next().await, role) {
-            (Some(MeetingNews::Code(code)), Role::Host(invitation)) => {
-                say.code(&code, invitation);
-                say.waiting("waiting for the other side");
-            }
-            (Some(MeetingNews::Guessed), _) => say.wrong(
-                || json!({"event": "guessed"}),
-                || format!("somebody tried a wrong code: this one is of no use any more, {MAX_CODES} are tried in all"),
-            ),
-            (Some(MeetingNews::Met(address)), _) => {
-                say.still();
-                // The core told no address without one.
-                let Ok(id) = NodeId::try_from(address.node()) else {
-                    return Err(failed(MeetingError::Silent, say));
-                };
-                say.line(
-                    || json!({"event": "met", "node_id": id.to_string()}),
-                    || format!("the other side has the code: {id}"),
-                );
-                return Ok((*address, id, meeting));
-            }
-            (Some(MeetingNews::Failed(why)), _) => return Err(failed(why, say)),
-            (Some(_), _) => {}
-            (None, _) => return Err(failed(MeetingError::Shutdown, say)),
+    let met = by_code(node, purpose, code, |told| {
+        match (told, role) {
+        (Told::Code(code), Role::Host(invitation)) => {
+            say.code(code, invitation);
+            say.waiting("waiting for the other side");
         }
+        (Told::Code(_), Role::Guest(_)) => {}
+        (Told::Guessed, _) => say.wrong(
+            || json!({"event": "guessed"}),
+            || format!("somebody tried a wrong code: this one is of no use any more, {MAX_CODES} are tried in all"),
+        ),
     }
+    });
+    let (address, id, meeting) = met.await.map_err(|why| failed(why, say))?;
+    say.still();
+    say.line(
+        || json!({"event": "met", "node_id": id.to_string()}),
+        || format!("the other side has the code: {id}"),
+    );
+    Ok((address, id, meeting))
 }
 
 /// Waits until both sides know that they have met. Returns false to a guest that the host may not know.
-async fn leave(mut meeting: Meeting) -> bool {
+pub(crate) async fn leave(mut meeting: Meeting) -> bool {
     while let Some(news) = meeting.next().await {
         if news == MeetingNews::Unconfirmed {
             return false;

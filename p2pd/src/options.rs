@@ -519,6 +519,24 @@ pub(crate) struct Daemon {
     /// Take this name, and hold it while running. Needs `--identity`, because a name belongs to a key
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<Name>,
+    /// Receive files and folders into this folder, made if missing, as `p2pd receive` does. Each list waits for a yes by the
+    /// API or on its page. Without it no files are received
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) files: Option<PathBuf>,
+    /// Send no file of more bytes by the API, and take no more from one peer that sends files; K, M, G and T are allowed behind
+    /// the number
+    #[arg(long, value_name = "BYTES", default_value = "64G", value_parser = bytes)]
+    pub(crate) max_size: u64,
+    /// Receive no more bytes than these in all. Of the disk a tenth or 4 GiB are left free in any case
+    #[arg(long, value_name = "BYTES", default_value = "256G", value_parser = bytes, requires = "files")]
+    pub(crate) max_bytes: u64,
+    /// Let peers reach this service, as `p2pd expose` does, may be given several times: `ssh=127.0.0.1:22`. The peers are those
+    /// of `--accept`
+    #[arg(long, value_name = "NAME=PLACE")]
+    pub(crate) expose: Vec<forward::Service>,
+    /// Let anybody who knows the address reach the services of `--expose`
+    #[arg(long, requires = "expose", conflicts_with = "accept")]
+    pub(crate) expose_to_anyone: bool,
     #[command(flatten)]
     pub(crate) port: MapPort,
     #[command(flatten)]

@@ -81,6 +81,12 @@ pub(crate) fn target(text: &str) -> Result<Target, TargetError> {
     })
 }
 
+/// Returns the address of a peer of the file.
+pub(crate) fn of(id: NodeId) -> Option<PeerAddress> {
+    let peers = read(&file().ok()?).ok()?;
+    peers.into_values().find(|address| NodeId::try_from(address.node()) == Ok(id))
+}
+
 /// Keeps a peer under a name, in place of an older address of the same node. Returns the name; without one it is made of
 /// the node id.
 ///

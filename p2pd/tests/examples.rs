@@ -36,9 +36,9 @@ const PAGE_HEAD: &str = "# Commands\n\nExamples of each command, as its `--help`
 
 /// Sign that an example does what it is for.
 enum Expect {
-    /// It ends with this code.
+    /// The command ends with this code.
     Ends(i32),
-    /// It says this, and is interrupted.
+    /// The command says this, and is interrupted.
     Says(&'static str),
 }
 use Expect::{Ends, Says};
@@ -212,7 +212,7 @@ fn furnished() -> Machine {
     machine
 }
 
-/// What a shell gets: without a prompt.
+/// Line that a shell gets: without a prompt.
 fn typed(line: &str) -> &str {
     let line = line.trim();
     let line =

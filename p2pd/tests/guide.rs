@@ -397,7 +397,7 @@ fn the_lists_of_the_guide() {
     }
 }
 
-/// Whatever gets commands has a test above.
+/// Each page that has commands has a test above.
 #[test]
 fn no_page_is_left_out() {
     let tested = [

@@ -360,7 +360,7 @@ mod strangers {
     }
 }
 
-/// What `serve` wrote does what it is for; a list with others in it says which of them do not.
+/// A list that `serve` wrote does what it is for; a list with others in it says which of them do not.
 #[cfg(unix)]
 #[test]
 fn a_list_is_checked_server_by_server() {

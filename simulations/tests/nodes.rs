@@ -2,8 +2,9 @@
 //! (`tests/tests/program.rs`).
 
 use p2pd_core::Strategy;
+use p2pd_simulations::lab::{Lab, PATIENCE};
 use p2pd_simulations::nat::Chain;
-use p2pd_simulations::scenario::pair::{Ending, Pair, Place, measured, run};
+use p2pd_simulations::scenario::pair::{Ending, Pair, Place, run};
 
 fn chains(listener: &str, caller: &str) -> [Chain; 2] {
     [listener, caller].map(|text| text.parse().unwrap())
@@ -80,7 +81,10 @@ fn what_a_nat_makes_of_a_dial_to_itself_is_measured() {
         ("linux+fullcone", Some(false)),
         ("fullcone+fullcone", Some(true)),
     ] {
-        let reports = measured(&Pair { hairpin: true, ..Pair::new(1, chains(nat, "open")) });
+        let mut lab = Lab::new(1);
+        let node = lab.behind(nat).node(|config| config.hairpin(true));
+        assert!(lab.wait(PATIENCE, |lab| lab.address(node).is_ok()));
+        let reports: Vec<_> = lab.node(node).core().nats().cloned().collect();
         assert_eq!(reports.len(), 1);
         assert_eq!(reports[0].hairpin, found, "{nat}: {:?}", reports[0]);
         assert!(reports[0].mapped.is_some(), "{nat}");

@@ -1,4 +1,4 @@
-//! What NATs of the lab do, seen from outside: by a server with two addresses, one of them with two ports.
+//! Behaviour of the lab's NATs, seen from outside: by a server with two addresses, one of them with two ports.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};

@@ -208,7 +208,7 @@ fn pipes_between_ends_with_aes_and_without_it_bring_every_byte() {
     }
 }
 
-/// What the processor has is in the configuration from then on, and so in a trace.
+/// The processor's instructions are in the configuration from then on, and so in a trace.
 #[test]
 fn a_driver_asks_the_processor_for_aes_unless_its_user_has_said() {
     for driver in Driver::ALL {

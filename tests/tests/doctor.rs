@@ -26,7 +26,7 @@ fn doctor(world: &World, args: &[&str]) -> (Option<i32>, Vec<Value>) {
     (code, findings.filter(|said| said["about"].is_string()).collect())
 }
 
-/// What stands in the way, with the commands that mend it.
+/// Findings that stand in the way, with the commands that mend it.
 fn in_the_way(findings: &[Value]) -> BTreeMap<&str, Option<&str>> {
     let ill = findings.iter().filter(|of| of["state"] == "in_the_way");
     ill.map(|of| (of["said"].as_str().unwrap(), of["mend"].as_str())).collect()

@@ -159,7 +159,7 @@ fn what_is_said_names_neither_node_nor_machine_and_is_taken_back() {
     assert!(has(last, &answers), "{last:?}");
 }
 
-/// What the guide has people type, in the order of the page: the prompt, and the command.
+/// Lines that the guide has people type, in the order of the page: the prompt, and the command.
 #[test]
 fn two_computers_in_one_network_as_the_guide_has_them() {
     require_lab!();

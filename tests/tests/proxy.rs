@@ -28,7 +28,7 @@ fn setup(ip: IpAddr) -> Setup {
     Setup { login: Some((user.into(), password.into())), names }
 }
 
-/// Our own servers on loopback, a proxy that knows them by name, and nodes that reach them through it alone.
+/// Servers of our own on loopback, a proxy that knows them by name, and nodes that reach them through it alone.
 struct Behind {
     list: p2pd::servers::Servers,
     turn: TurnServer,

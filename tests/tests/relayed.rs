@@ -186,6 +186,25 @@ fn messages_arrive_once_each_though_nobody_reads_the_pipe() {
     }
 }
 
+/// On runtimes the end goes by memory, and may come before the runtime has seen the message on its socket.
+#[test]
+fn a_message_that_is_sent_before_the_end_arrives_though_its_pipe_is_dropped() {
+    for driver in Driver::ALL {
+        let ([a, b], _servers) = nodes(driver, None);
+        for round in 0..20_u8 {
+            let plan = Plan::new().strategies([Strategy::Relay]).timeout(LONG);
+            let mut ours = a.connect(&b.address(), plan).unwrap();
+            let mut theirs = b.accept(LONG).unwrap();
+            let (out, back) = (ours.messages().unwrap(), theirs.messages().unwrap());
+            out.send(&[round]).unwrap();
+            ours.end().unwrap();
+            drop((out, ours));
+            assert_eq!(back.recv().unwrap(), [round], "{driver}");
+            assert_eq!(theirs.read(&mut [0; 8]).unwrap(), 0, "{driver}");
+        }
+    }
+}
+
 #[test]
 fn a_cut_is_not_an_end_and_there_is_no_socket_to_hand_on() {
     for driver in Driver::ALL {

@@ -74,7 +74,7 @@ fn the_owner_of_a_pipe_whose_interface_is_gone_is_told_at_once() {
     held.all_end(Instant::now(), PipeEnd::AddressGone, GONE_WITHIN);
 }
 
-/// It waits for a minute beside the others.
+/// The wait of a minute runs beside the others.
 #[test]
 fn the_daemon_shows_the_pipe_of_a_peer_that_has_vanished_as_ended_within_a_minute() {
     require_lab!(Mosquitto, Coturn);

@@ -48,7 +48,7 @@ pub(crate) struct Env<'a> {
     pub(crate) now: Instant,
     pub(crate) random: &'a mut Random,
     pub(crate) stats: &'a mut Stats,
-    /// Our address, once it is settled.
+    /// Address of our node, once it is settled.
     pub(crate) address: Option<&'a PeerAddress>,
     pub(crate) acts: Vec<Act>,
 }

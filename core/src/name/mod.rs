@@ -286,7 +286,7 @@ pub enum NameError {
     TooMany,
     /// The node was shut down.
     Shutdown,
-    /// This build has no names: the core's feature `names` is off.
+    /// Names are not built in: the core's feature `names` is off.
     NotBuilt,
 }
 

@@ -59,7 +59,7 @@ struct Probe {
     news: bool,
     /// Servers that were asked, by place in the configuration.
     asked: SmallVec<[usize; SERVERS]>,
-    /// Those of them that have not answered.
+    /// Questions that are not answered.
     open: SmallVec<[Question; SERVERS]>,
     /// True while an interface with an earlier result is asked about again.
     again: bool,

@@ -16,7 +16,7 @@ use crate::time::Instant;
 pub(crate) const SHORTEST: Duration = Duration::from_secs(20);
 /// The most. A broker that died silently takes no request for us meanwhile, however long the NAT remembers.
 pub(crate) const LONGEST: Duration = Duration::from_secs(300);
-/// What was lost is tried again after this long: the NAT may be another, or the server was to blame.
+/// Time until a lost connection is tried again: the NAT may be another, or the server was to blame.
 const TRY_AGAIN: Duration = Duration::from_secs(24 * 3600);
 /// A connection that was lost when it was used, and is there again within this time, was forgotten by a NAT. Else the network
 /// was away.
@@ -61,7 +61,7 @@ impl Network {
     }
 }
 
-/// What is known of the network that we are in, and of others.
+/// Memory of the network that we are in, and of others.
 #[derive(Debug)]
 pub(crate) struct Memory {
     /// The latest last, and when what is lost was lost.
@@ -73,7 +73,7 @@ pub(crate) struct Memory {
     doubt: Option<(Duration, Instant)>,
     /// The session that tries longer than what held, and how long.
     trier: Option<(u8, Duration)>,
-    /// What is known here has changed, and whether for less.
+    /// Set where the knowledge of this network has changed: whether for less.
     news: Option<bool>,
 }
 
@@ -83,12 +83,12 @@ impl Memory {
         Memory { known, here: None, held: SHORTEST, lost: None, doubt: None, trier: None, news: None }
     }
 
-    /// We may be in another network: nothing is known of it.
+    /// Forgets the network: we may be in another.
     pub(crate) fn leave(&mut self) {
         *self = Memory { known: core::mem::take(&mut self.known), ..Memory::new(Instant::ZERO, &[]) };
     }
 
-    /// We are in this network, as has become known. What was measured since [`leave`](Self::leave) is about it.
+    /// Takes this network for ours, as has become known. What was measured since [`leave`](Self::leave) is about it.
     pub(crate) fn arrive(&mut self, network: Network) {
         if self.here.replace(network) == Some(network) {
             return;

@@ -31,7 +31,7 @@ pub(super) struct Seen {
 /// Destination of a mapping, beside the server that was asked first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Towards {
-    /// That server.
+    /// The server itself.
     Server,
     /// Another port of its address.
     OtherPort,
@@ -337,7 +337,7 @@ fn kept_in_part(fresh: &[Fresh]) -> (i32, Rule) {
     (bits, Rule::KeptInPart(((kept + 1) * 1000 / (seen + 2)) as u16))
 }
 
-/// How common a step of a counter is: by 1 in six of ten, by 2 in two, and all others in the rest.
+/// Prior of a counter's step: by 1 in six of ten, by 2 in two, and all others in the rest.
 fn step_prior(step: i16) -> i32 {
     match step {
         1 => log2_permille(600),
@@ -444,7 +444,7 @@ mod tests {
     use Mapping::{AddressDependent as Ad, AddressPortDependent as Apd, EndpointIndependent as Ei};
     use Towards::{OtherAddress, OtherPort, Server};
 
-    /// What a survey from port 4000 sees: the server, its other address, its other port, and three fresh ports.
+    /// Sights of a survey from port 4000: the server, its other address, its other port, and three fresh ports.
     fn survey(first: [u16; 3], samples: [u16; 3]) -> Vec<Seen> {
         let seen = |local, towards, port| Seen { local, towards, external: ([203, 0, 113, 1], port).into() };
         let towards = [Server, OtherAddress, OtherPort];

@@ -55,7 +55,7 @@ pub struct NatReport {
     pub mapped: Option<SocketAddr>,
     /// Local ports and what they were seen as over TCP, in the order the mappings were made.
     pub samples: Vec<(u16, u16)>,
-    /// What the NAT may be, the likeliest first. Empty where too little was seen, or where there is no NAT.
+    /// Rules that the NAT may have, the likeliest first. Empty where too little was seen, or where there is no NAT.
     pub hypotheses: Vec<Hypothesis>,
     /// Time from a SYN to its answer, to the server.
     #[cfg_attr(feature = "serde", serde(serialize_with = "crate::units::maybe_seconds"))]

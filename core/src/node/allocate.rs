@@ -42,7 +42,7 @@ pub enum AllocateError {
     Failed(Box<str>),
     /// The node was shut down.
     Shutdown,
-    /// This build has no TURN client: the core's feature `relay` is off.
+    /// The TURN client is not built in: the core's feature `relay` is off.
     NotBuilt,
 }
 

@@ -52,7 +52,7 @@ enum Stage {
     Closing(Instant),
 }
 
-/// What allocations need of the node.
+/// Parts of the node that allocations need.
 pub(super) struct Env<'a> {
     pub(super) cx: &'a mut Cx,
     pub(super) network: &'a Network,

@@ -81,7 +81,7 @@ use strategy::{Ctx, Relays, Strategies};
 /// Most calls of `connect()` at a time.
 pub const MAX_CONNECTS: usize = 4096;
 
-/// Why [`Node::connect`] did not even begin.
+/// Reason why [`Node::connect`] did not even begin.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum ConnectError {
@@ -89,9 +89,9 @@ pub enum ConnectError {
     NodeId(NodeIdError),
     /// The plan names no strategy.
     EmptyPlan,
-    /// This build has none of the plan's strategies: [`Strategy::is_built`](crate::Strategy::is_built).
+    /// None of the plan's strategies is built in: [`Strategy::is_built`](crate::Strategy::is_built).
     NoStrategy,
-    /// This build has no names: the core's feature `names` is off.
+    /// Names are not built in: the core's feature `names` is off.
     NoNames,
     /// [`MAX_CONNECTS`] are running.
     TooMany,

@@ -26,7 +26,7 @@ use crate::time::Instant;
 const MAX_NAMES: usize = 24;
 /// A search ends at the latest after this long: a look-up, a dial and MQTT's three answers, on a bad day.
 const SEARCH_WITHIN: Duration = Duration::from_secs(8);
-/// That no broker is there is said after this long at the earliest: a session that broke begins anew after a second at most,
+/// Time until it is said that no broker is there: a session that broke begins anew after a second at most,
 /// and at its next address.
 const NOBODY_AFTER: Duration = Duration::from_millis(2_500);
 /// A broker that keeps something sends it with its SUBACK or right behind; one made of many machines may take longer.

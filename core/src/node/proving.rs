@@ -268,7 +268,7 @@ fn who_is_asked_calls_four_times_and_answers_knocks_from_there_only() {
     assert_eq!(bench.to_turn.len(), 12);
 }
 
-/// Our node's side of the secret with peer 2.
+/// Node 1's side of the secret with peer 2.
 fn secret_of_ours(call: u8) -> KnockKey {
     KnockKey::new(&key(1), &id(2), session(call))
 }

@@ -197,7 +197,7 @@ impl fmt::Debug for ProtocolTag {
     }
 }
 
-/// What a call asks for. Calls of each other that differ in it are not merged.
+/// Wishes of a call. Calls of each other that differ in it are not merged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Terms {
     pub(crate) mode: PipeMode,

@@ -7,7 +7,7 @@ fn proxy(kind: ProxyKind, login: Option<(&str, Option<&str>)>) -> Proxy {
     Proxy { kind, host: "proxy.test".into(), port: 3128, login }
 }
 
-/// What is said until the script of the proxy's answers is over, how that ends, and how much of the last answer was read.
+/// Words until the script of the proxy's answers is over, how that ends, and how much of the last answer was read.
 fn spoken(
     proxy: &Proxy,
     host: &str,

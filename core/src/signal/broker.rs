@@ -122,7 +122,7 @@ enum State {
     Greeting {
         link: Link,
     },
-    /// Our own topic is asked for, or refused and due again.
+    /// Waiting: our own topic is asked for, or refused and due again.
     Subscribing {
         link: Link,
     },

@@ -59,7 +59,7 @@ pub(crate) struct Side {
     pub(crate) others: u16,
 }
 
-/// What the other side can know of the port that a side's next mapping has.
+/// Knowledge that the other side can have of the port that a side's next mapping has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Next {
     /// One port, for whatever destination of the peer's.

@@ -56,7 +56,7 @@ pub struct Broker {
     pub keeps: bool,
     /// The broker ends the session of a client that asks for a message to be kept.
     pub hates_retained: bool,
-    /// It ends the session of whoever publishes, so many times.
+    /// Number of publishes that end their publisher's session.
     pub ends_at: usize,
     /// Acknowledges and answers pings. A broker that does not is dead without having said so.
     pub answers: bool,

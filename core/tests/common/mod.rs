@@ -137,7 +137,7 @@ pub struct Host {
     pub dials: Vec<(Instant, SocketAddr)>,
     /// The process is stopped: it neither reads nor does anything.
     pub frozen: bool,
-    /// Its driver tells of all datagrams of a moment before it asks what to do.
+    /// The driver tells of all datagrams of a moment before it asks what to do.
     pub tells_together: bool,
     /// The system gives it no UDP sockets.
     pub without_udp: bool,
@@ -148,7 +148,7 @@ pub struct Host {
     next_port: u16,
     /// UDP sockets by id.
     pub bound: BTreeMap<SockId, SocketAddr>,
-    /// Those that are told where their only address refuses them.
+    /// Sockets that are told where their only address refuses them.
     aimed: BTreeSet<SockId>,
     /// Datagram ways through the host's NAT to TURN servers and relays.
     pub ways: Ways,

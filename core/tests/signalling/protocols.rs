@@ -82,7 +82,7 @@ fn a_protocol_that_is_not_taken_is_refused_by_name_at_once() {
     }
 }
 
-/// Who is not accepted learns nothing about protocols.
+/// A peer that is not accepted learns nothing about protocols.
 #[test]
 fn a_stranger_who_is_not_accepted_does_not_hear_which_protocols_are_taken() {
     for named in [None, Some("chat/1"), Some("chat/2")] {

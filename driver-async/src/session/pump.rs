@@ -59,7 +59,7 @@ struct Carried<R: Runtime> {
     id: CarrierId,
     pipe: Pipe<R>,
     ferry: Ferry,
-    /// Our direction was ended.
+    /// True once the direction from us was ended.
     ended: bool,
 }
 

@@ -1,4 +1,4 @@
-//! What the handles of a session and its task have in common.
+//! State that the handles of a session share with its task.
 
 use std::collections::HashMap;
 use std::fmt;

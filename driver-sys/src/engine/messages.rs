@@ -1,6 +1,6 @@
 //! Messages beside relayed pipes, and datagrams of allocations: copies between the core and a socket pair of their own.
 
-use std::io;
+use std::io::{self, Read};
 
 use p2pd_core::relay::MessageError;
 use p2pd_core::trace::Recorder;
@@ -25,8 +25,6 @@ pub(super) struct Post<S> {
     outbound: Vec<u8>,
     /// True once the user takes no more messages; further ones stay with the core, and the peer waits.
     deaf: bool,
-    /// The user sends nothing now.
-    pub(super) idle: bool,
 }
 
 /// Content of the frames.
@@ -78,7 +76,7 @@ impl<S> Post<S> {
 
     fn new(sock: SockId, stream: S, kind: Kind) -> Self {
         let (inbound, outbound) = (Vec::new(), Vec::new());
-        Post { sock, kind, stream, inbound, gone: 0, outbound, deaf: false, idle: false }
+        Post { sock, kind, stream, inbound, gone: 0, outbound, deaf: false }
     }
 
     /// Copies as far as both sides let it; whether there may be more at once. An error: the user takes and sends none
@@ -91,11 +89,23 @@ impl<S> Post<S> {
         buffer: &mut [u8],
     ) -> io::Result<bool> {
         let inward = !self.deaf && self.inward::<R>(core, now, pipe);
-        let outward = self.outward::<R>(core, now, pipe, buffer);
-        let full = frame_length(&self.outbound).is_some_and(|n| n <= self.outbound.len());
-        self.idle = !full && !matches!(outward, Ok(true));
-        let outward = outward?;
+        let outward = self.outward(R::read, core, now, pipe, buffer)?;
         Ok(inward || outward)
+    }
+
+    /// Hands over what a user has sent who is gone, past the runtime: it may not know yet that something is there. Returns true
+    /// if that is all.
+    pub(super) fn carry_last<R: Reactor<Stream = S>>(
+        &mut self,
+        core: &mut Recorder,
+        now: Instant,
+        pipe: PipeId,
+        buffer: &mut [u8],
+    ) -> bool {
+        let read = |stream: &mut S, buffer: &mut [u8]| (&*R::socket(stream)).read(buffer);
+        let outward = self.outward(read, core, now, pipe, buffer);
+        let full = frame_length(&self.outbound).is_some_and(|n| n <= self.outbound.len());
+        !full && !matches!(outward, Ok(true))
     }
 
     /// Returns the messages that the user has not got, as frames.
@@ -126,8 +136,9 @@ impl<S> Post<S> {
         true
     }
 
-    fn outward<R: Reactor<Stream = S>>(
+    fn outward(
         &mut self,
+        read: impl Fn(&mut S, &mut [u8]) -> io::Result<usize>,
         core: &mut Recorder,
         now: Instant,
         pipe: PipeId,
@@ -142,7 +153,7 @@ impl<S> Post<S> {
                     Err(e) => return Err(io::Error::other(e)),
                 }
             }
-            match R::read(&mut self.stream, buffer) {
+            match read(&mut self.stream, buffer) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(n) => self.outbound.extend_from_slice(&buffer[..n]),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),

@@ -164,6 +164,8 @@ pub struct Engine<R: Reactor> {
     /// Times at which sockets are to be looked at although nothing happened on them.
     timers: BTreeSet<(Instant, SockId)>,
     news: VecDeque<News<R::Stream>>,
+    #[cfg(feature = "tracing")]
+    log: crate::log::Log,
     address: Address,
     accepted: u64,
     /// Pipes that were handed out.
@@ -215,6 +217,8 @@ impl<R: Reactor> Engine<R> {
             fires: BTreeSet::new(),
             timers: BTreeSet::new(),
             news: VecDeque::new(),
+            #[cfg(feature = "tracing")]
+            log: Default::default(),
             address: Address::Opening,
             accepted: 0,
             handed: Handed::new(liveness),
@@ -263,8 +267,7 @@ impl<R: Reactor> Engine<R> {
     /// The reason why nothing was begun.
     pub fn connect(&mut self, to: &PeerAddress, plan: Plan) -> Result<ConnectId, p2pd_core::ConnectError> {
         let id = self.core.connect(self.clock.now(), to, plan);
-        self.settle();
-        id
+        self.begun(id)
     }
 
     /// Begins to open a pipe to an address or a name, as [`Node::connect`] and [`Node::connect_name`] do.
@@ -277,6 +280,17 @@ impl<R: Reactor> Engine<R> {
             Target::Name(name) => *name,
         };
         let id = self.core.connect_name(self.clock.now(), name, plan);
+        self.begun(id)
+    }
+
+    fn begun(
+        &mut self,
+        id: Result<ConnectId, p2pd_core::ConnectError>,
+    ) -> Result<ConnectId, p2pd_core::ConnectError> {
+        #[cfg(feature = "tracing")]
+        if let Ok(id) = id {
+            self.log.begun(id);
+        }
         self.settle();
         id
     }
@@ -351,6 +365,8 @@ impl<R: Reactor> Engine<R> {
     /// Ends a call without an outcome.
     pub fn cancel(&mut self, connect: ConnectId) {
         self.core.cancel(self.clock.now(), connect);
+        #[cfg(feature = "tracing")]
+        self.log.cancelled(connect);
         self.settle();
     }
 
@@ -490,8 +506,8 @@ impl<R: Reactor> Engine<R> {
     pub fn take_news(&mut self) -> Option<News<R::Stream>> {
         let news = self.news.pop_front();
         #[cfg(feature = "tracing")]
-        if let Some(News::Event(event)) = &news {
-            crate::log::event(event);
+        if let Some(news) = &news {
+            self.log.news(news);
         }
         news
     }

@@ -222,9 +222,7 @@ impl<R: Reactor> Engine<R> {
                     let gone = bridge.leaving || bridge.link.is_dropped() || bridge.near.is_gone();
                     let mut dropped = bridge.user_ended && gone;
                     if let Some(post) = bridge.post.as_mut().filter(|_| dropped) {
-                        // What was sent before the pipe was dropped, perhaps just now.
-                        let _ = post.carry::<R>(core, now, bridge.pipe, &mut buffer[..CHUNK]);
-                        dropped = post.idle;
+                        dropped = post.carry_last::<R>(core, now, bridge.pipe, &mut buffer[..CHUNK]);
                     }
                     if (bridge.over && told) || (dropped && bridge.outbound.left().is_empty()) {
                         return After::Close;

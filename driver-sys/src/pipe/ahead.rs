@@ -1,4 +1,4 @@
-//! What is read of a pipe for nobody, so that the echo service hears it.
+//! Bytes that are read of a pipe for nobody, so that the echo service hears it.
 
 use std::io::{self, Read, Write};
 use std::task::{Context, Poll, Waker};

@@ -57,6 +57,11 @@ impl Start {
         Start { pipe, relayed: Some(relayed), held: None }
     }
 
+    #[cfg(feature = "tracing")]
+    pub(crate) fn strategy(&self) -> Strategy {
+        self.pipe.strategy
+    }
+
     /// Returns true for a carrier of a session, which is no pipe of its user.
     pub fn is_carrier(&self) -> bool {
         self.pipe.mode == PipeMode::Session
@@ -154,7 +159,7 @@ pub struct Layer {
     /// Error of sending replies while reading. The system tells it once, and a read of the stream gives zero then.
     unsent: Option<io::Error>,
     write_ended: bool,
-    /// What was read for nobody.
+    /// Bytes that were read for nobody.
     ahead: Ahead,
     /// Mark of a pipe on a stream: tells the engine that the pipe is gone, and the user why the pipe ended.
     held: Option<Held>,

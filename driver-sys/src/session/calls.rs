@@ -1,4 +1,4 @@
-//! When the end of a session that called calls again, and by which strategies.
+//! Repeated calls of a session: when the end that called calls again, and by which strategies.
 
 use std::time::Duration;
 

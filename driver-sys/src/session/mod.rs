@@ -1,4 +1,4 @@
-//! What every driver needs of sessions: bytes between a pipe and a session, the sessions that a listener knows, and when
+//! Sessions' part of every driver: bytes between a pipe and a session, the sessions that a listener knows, and when
 //! to call again.
 
 mod calls;

@@ -32,7 +32,7 @@ fn defaults_are_those_of_the_documents() {
     assert_eq!((options.reuse_address, options.broadcast), (false, false));
 }
 
-/// Its task and socket do not wait for the next change of the network.
+/// The callback's task and socket do not wait for the next change of the network.
 #[tokio::test]
 async fn a_callback_at_changes_of_the_network_that_is_taken_away_is_gone() {
     let pipe = MessagePipe::bind(route(), &PipeOptions::default()).unwrap();

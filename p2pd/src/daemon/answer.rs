@@ -52,6 +52,20 @@ pub(super) enum Refused {
     Busy,
     PeerSlow,
     TooMany(&'static str),
+    NoSuchTransfer(u64),
+    /// The transfer waits for no answer.
+    NotOffered,
+    /// The file's name is none, and why.
+    BadFile(String),
+    /// The file has not arrived, and why.
+    NotSent(String),
+    NoSuchForward(String),
+    /// Nobody can listen at the place, and why.
+    NotListened(String),
+    /// The peer called, and no address of it is known.
+    NoAddress(String),
+    /// No files are received.
+    NoFolder,
 }
 
 impl Refused {
@@ -84,6 +98,14 @@ impl Refused {
             Refused::NoSuchStream => 35,
             Refused::OneWay => 36,
             Refused::GivenUp(_) => 37,
+            Refused::NoSuchTransfer(_) => 38,
+            Refused::NotOffered => 39,
+            Refused::BadFile(_) => 40,
+            Refused::NotSent(_) => 41,
+            Refused::NoSuchForward(_) => 42,
+            Refused::NotListened(_) => 43,
+            Refused::NoAddress(_) => 44,
+            Refused::NoFolder => 45,
         }
     }
 
@@ -93,7 +115,9 @@ impl Refused {
             | Refused::NoSuchConnection(_)
             | Refused::NoSuchSubscription
             | Refused::NoSuchSession(_)
-            | Refused::NoSuchStream => StatusCode::NOT_FOUND,
+            | Refused::NoSuchStream
+            | Refused::NoSuchTransfer(_)
+            | Refused::NoSuchForward(_) => StatusCode::NOT_FOUND,
             Refused::WrongMethod => StatusCode::METHOD_NOT_ALLOWED,
             Refused::BadName
             | Refused::BadAddress(_)
@@ -105,10 +129,16 @@ impl Refused {
             | Refused::UnknownOption(_)
             | Refused::OptionTwice(_)
             | Refused::NotText
+            | Refused::BadFile(_)
             | Refused::BodyBroken => StatusCode::BAD_REQUEST,
             Refused::NameTaken | Refused::Piped | Refused::NotRelayed | Refused::OneWay => {
                 StatusCode::CONFLICT
             }
+            Refused::NotOffered
+            | Refused::NotSent(_)
+            | Refused::NotListened(_)
+            | Refused::NoAddress(_)
+            | Refused::NoFolder => StatusCode::CONFLICT,
             Refused::ConnectFailed(_) => StatusCode::BAD_GATEWAY,
             Refused::BadOrigin => StatusCode::FORBIDDEN,
             Refused::BadHost => StatusCode::MISDIRECTED_REQUEST,
@@ -202,6 +232,16 @@ impl fmt::Display for Refused {
             Refused::Busy => f.write_str("Too many sends wait on this connection."),
             Refused::PeerSlow => f.write_str("The peer did not take it in time; it is still being sent."),
             Refused::TooMany(what) => write!(f, "There are too many {what}."),
+            Refused::NoSuchTransfer(number) => write!(f, "There is no transfer {number}."),
+            Refused::NotOffered => f.write_str("The transfer waits for no answer."),
+            Refused::BadFile(why) => write!(f, "Not a file's name: {why}."),
+            Refused::NotSent(why) => write!(f, "The file was not sent: {why}."),
+            Refused::NoFolder => f.write_str("No files are received: the daemon was not given --files."),
+            Refused::NoSuchForward(name) => write!(f, "Forward {name} not found."),
+            Refused::NotListened(why) => write!(f, "The place cannot be listened at: {why}."),
+            Refused::NoAddress(name) => {
+                write!(f, "The peer opened {name}, and its address is not known here: give it.")
+            }
         }
     }
 }

@@ -12,6 +12,8 @@ use percent_encoding::percent_decode_str;
 
 use super::answer::Refused;
 use super::connection::BesideCall;
+use super::files::FileCall;
+use super::forwards::ForwardCall;
 use super::queues::QueueCall;
 use super::sessions::SessionCall;
 use super::turn::{self, TurnCall};
@@ -56,6 +58,11 @@ pub(super) enum Call {
     Session(Name, SessionCall),
     /// All of these.
     Sessions,
+    File(FileCall),
+    /// A door to a peer's service.
+    Forward(Name, ForwardCall),
+    /// All of these, and the services of this node.
+    Forwards,
 }
 
 /// A connection's name: 1 to 64 letters, digits, dots, hyphens and underscores.
@@ -124,6 +131,12 @@ impl Call {
             }
             ["p2p", "session"] => (get, Ok(Call::Sessions)),
             ["p2p", "session", name, ref rest @ ..] => session(name, rest, (get, post, delete))?,
+            ["p2p", "file", ref rest @ ..] => file(rest, (get, post, delete))?,
+            ["p2p", "forward"] => (get, Ok(Call::Forwards)),
+            ["p2p", "forward", name] if delete => (true, forward(name, Ok(ForwardCall::Close))),
+            ["p2p", "forward", name] => (get, forward(name, Ok(ForwardCall::Show))),
+            ["p2p", "forward", name, "close"] => (post, forward(name, Ok(ForwardCall::Close))),
+            ["p2p", "forward", name, "open", to] => (post, forward(name, peer(to).map(ForwardCall::Open))),
             _ => return Err(Refused::NoSuchCall),
         };
         match call {
@@ -143,7 +156,8 @@ impl Call {
             Call::PutBinary(_) | Call::TakeBinary(..) | Call::Pipe(_) | Call::Turn(..) => false,
             Call::Subscribe(..) | Call::Unsubscribe(..) | Call::Beside(..) => false,
             Call::Sessions | Call::Session(_, SessionCall::Show) => true,
-            Call::Session(..) => false,
+            Call::Forwards | Call::Forward(_, ForwardCall::Show) | Call::File(FileCall::List) => true,
+            Call::Session(..) | Call::Forward(..) | Call::File(_) => false,
         }
     }
 
@@ -210,6 +224,34 @@ fn session(
     };
     let call = call.and_then(|call| Ok(Call::Session(name(named)?, call)));
     Ok((allowed, call))
+}
+
+fn forward(named: &str, call: Result<ForwardCall, Refused>) -> Result<Call, Refused> {
+    Ok(Call::Forward(name(named)?, call?))
+}
+
+/// A call below `/p2p/file`, and whether it may have this method.
+fn file(
+    rest: &[&str],
+    (get, post, delete): (bool, bool, bool),
+) -> Result<(bool, Result<Call, Refused>), Refused> {
+    let number = |text: &str| decoded(text)?.parse::<u64>().map_err(|_| Refused::BadOption("number"));
+    let text = |text: &str| decoded(text).map(Cow::into_owned);
+    let (allowed, call) = match *rest {
+        [] => (get, Ok(FileCall::List)),
+        ["send", to, file] => (post, peer(to).and_then(|to| Ok(FileCall::Send(to, text(file)?)))),
+        ["con", con, file] => (post, name(con).and_then(|con| Ok(FileCall::SendOn(con, text(file)?)))),
+        ["code", file] => (post, text(file).map(FileCall::SendByCode)),
+        ["receive", code] => {
+            let code = text(code).and_then(|code| code.parse().map_err(|_| Refused::BadOption("code")));
+            (post, code.map(FileCall::Receive))
+        }
+        [n] => (delete, number(n).map(FileCall::End)),
+        [n, "accept"] => (post, number(n).map(FileCall::Accept)),
+        [n, "refuse"] => (post, number(n).map(FileCall::Refuse)),
+        _ => return Err(Refused::NoSuchCall),
+    };
+    Ok((allowed, call.map(Call::File)))
 }
 
 /// An address, a node id, a name that ends with `.peer`, or `None` for `self`.

@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use p2pd_core::Strategy;
 use p2pd_core::pipe::MAX_RECORD;
 use p2pd_core::pipe::subscriptions::{Message, Queue, SubscriptionId, Subscriptions};
+use p2pd_core::{Strategy, Target};
 use p2pd_tokio::messages::{MessagePipe, PipeOptions, SendError};
 use p2pd_tokio::{Pipe, PipeInfo};
 use serde_json::{Value, json};
@@ -34,6 +34,8 @@ pub(super) struct Connection {
     pub(super) name: String,
     pub(super) incoming: bool,
     info: PipeInfo,
+    /// Peer that the call was to; `None` of a peer's.
+    to: Option<Target>,
     place: Place,
     opened: SystemTime,
     write: Arc<AsyncMutex<WriteHalf<Pipe>>>,
@@ -97,7 +99,7 @@ impl Connection {
     /// Says why the messages beside a relayed pipe cannot be had.
     pub(super) fn new(
         name: String,
-        incoming: bool,
+        to: Option<Target>,
         mut pipe: Pipe,
         place: Place,
         (queue, unique): (Queue, usize),
@@ -114,8 +116,9 @@ impl Connection {
         let (lend, asked) = mpsc::channel(1);
         let connection = Arc::new(Connection {
             name,
-            incoming,
+            incoming: to.is_none(),
             info,
+            to,
             place,
             opened: SystemTime::now(),
             write: Arc::new(AsyncMutex::new(write)),
@@ -351,6 +354,16 @@ impl Connection {
     pub(super) async fn ended(&self) -> State {
         let mut state = self.state.subscribe();
         state.wait_for(|s| *s != State::Open).await.map_or(State::Closed, |s| *s)
+    }
+
+    /// Returns whom to call for another connection to the peer. One that called is known where it is a paired machine, or
+    /// is searched for in the networks of this machine.
+    pub(super) fn target(&self, lan: bool) -> Result<Target, Refused> {
+        let peer = self.info.peer();
+        let known =
+            self.to.clone().or_else(|| crate::peers::of(peer).map(|at| Target::Address(Box::new(at))));
+        let near = || crate::lan::bare(peer).ok().filter(|_| lan);
+        known.or_else(near).ok_or_else(|| Refused::NoAddress(self.name.clone()))
     }
 
     /// Returns the number of messages that wait in all subscriptions.

@@ -12,7 +12,7 @@ use super::Daemon;
 /// Events that a slow reader may lag behind before it loses the oldest.
 const QUEUE: usize = 1024;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Feed(broadcast::Sender<Arc<str>>);
 
 impl Feed {

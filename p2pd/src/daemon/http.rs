@@ -22,6 +22,8 @@ use tokio::sync::broadcast::error::RecvError;
 use super::answer::{Answer, Refused, ok, typed};
 use super::call::{Call, LONGEST, Name, seconds};
 use super::connection::BesideCall;
+use super::files::{self, FileCall, Receiver};
+use super::forwards::{self, ForwardCall};
 use super::guard::{Guard, Query, Via, check_target};
 use super::queues::{QueueCall, Queues};
 use super::sessions::{self, SessionCall};
@@ -36,6 +38,8 @@ const MAX_BODY: usize = 8 << 20;
 const MAX_ENTRY: usize = 64 << 10;
 /// Longest time for the arrival of a body.
 const BODY: Duration = Duration::from_secs(30);
+/// Time to call the peer of a forward where the call gives none.
+const FORWARD: Duration = Duration::from_secs(40);
 /// Time to look for reports on NATs that are there already.
 const MEASURED: Duration = Duration::from_millis(100);
 /// Longest message of a WebSocket.
@@ -141,6 +145,8 @@ async fn carry_out(
         Call::Turn(_, TurnCall::Open) => &["family", "timeout", "overflow", "queue"],
         Call::Session(_, SessionCall::Open(_)) => &["strategies", "protocol", "timeout", "relay_first"],
         Call::Session(_, SessionCall::Stream) => &["tag", "uni"],
+        Call::File(FileCall::Send(..) | FileCall::SendOn(..) | FileCall::SendByCode(_)) => &["modified"],
+        Call::Forward(_, ForwardCall::Open(_)) => &["service", "at", "socks", "strategies", "timeout"],
         _ => &[],
     })?;
     match call {
@@ -233,6 +239,19 @@ async fn carry_out(
         Call::Turns => Ok(ok(json!({"turns": daemon.turns.list()}))),
         Call::Sessions => Ok(ok(json!({"sessions": daemon.sessions.list()}))),
         Call::Session(name, call) => session(&daemon, name, call, query, request).await,
+        Call::File(call) => file(&daemon, call, query, request).await.map(ok),
+        Call::Forwards => {
+            let services = forwards::services(daemon.exposing.as_deref());
+            Ok(ok(json!({"forwards": daemon.forwards.list(), "services": services})))
+        }
+        Call::Forward(name, ForwardCall::Show) => daemon.forwards.show(&name).map(ok),
+        Call::Forward(name, ForwardCall::Close) => forwards::close(&daemon, &name).await.map(ok),
+        Call::Forward(name, ForwardCall::Open(to)) => {
+            // Somebody may have to say yes there, as with the command.
+            let timeout = query.get("timeout").map(seconds).transpose()?.unwrap_or(FORWARD);
+            let plan = plan(query, Some(timeout))?;
+            forwards::open(&daemon, name, to, (plan, query)).await.map(ok)
+        }
         Call::TakeBinary(name, of, timeout) => {
             let (message, _) = daemon.find(&name)?.recv(&of, timeout).await?;
             Ok(typed(StatusCode::OK, "application/octet-stream", message.data))
@@ -335,6 +354,39 @@ async fn session(
         }
         SessionCall::ReadDatagram(longest) => return Ok(binary(held.read_datagram(longest).await?)),
     }))
+}
+
+async fn file(
+    daemon: &Arc<Daemon>,
+    call: FileCall,
+    query: &Query,
+    request: Request<Body>,
+) -> Result<Value, Refused> {
+    let (to, name) = match call {
+        FileCall::List => return Ok(daemon.files.list()),
+        FileCall::Accept(number) => return daemon.files.answer(number, true),
+        FileCall::Refuse(number) => return daemon.files.answer(number, false),
+        FileCall::End(number) => return daemon.files.end(number),
+        FileCall::Send(to, name) => {
+            let told = to.as_ref().map_or_else(|| "self".into(), ToString::to_string);
+            (Receiver::Peer(to, told), name)
+        }
+        FileCall::SendOn(con, name) => {
+            let to = daemon.find(&con)?.target(daemon.common.lan)?;
+            (Receiver::Peer(Some(to), con.0), name)
+        }
+        FileCall::SendByCode(name) => (Receiver::ByCode, name),
+        FileCall::Receive(code) => return files::receive(daemon, code).await,
+    };
+    let changed = query.get("modified").map(time).transpose()?;
+    files::send(daemon, to, (&name, changed), request).await
+}
+
+/// Seconds since 1970, with a fraction or without, as whole seconds and nanoseconds.
+fn time(text: &str) -> Result<(i64, u32), Refused> {
+    let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    let time = seconds.and_then(|since| Some((i64::try_from(since.as_secs()).ok()?, since.subsec_nanos())));
+    time.ok_or(Refused::BadOption("modified"))
 }
 
 /// The text of a POST's body; `None` without one.
@@ -522,6 +574,9 @@ mod tests {
                 .replace("{port}", "7")
                 .replace("{number}", "4")
                 .replace("{code}", "9")
+                .replace("{file}", "a%20b.txt")
+                .replace("{transfer}", "3")
+                .replace("{word}", "7-guitar-oxygen")
                 .replace(['{', '}'], "");
             for method in ["get", "post", "delete", "put"] {
                 let call = Call::parse(&Method::from_bytes(method.to_uppercase().as_bytes()).unwrap(), &path);
@@ -533,7 +588,7 @@ mod tests {
             }
         }
         // Every kind of call there is.
-        assert_eq!(kinds.len(), 25);
+        assert_eq!(kinds.len(), 28);
     }
 
     #[test]

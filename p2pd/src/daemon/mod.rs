@@ -5,6 +5,8 @@ mod call;
 mod clients;
 mod connection;
 mod events;
+mod files;
+mod forwards;
 #[cfg(test)]
 mod fuzz;
 mod guard;
@@ -31,6 +33,8 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use crate::commands::{addresses, usage};
+use crate::file;
+use crate::forward::{self, Exposing, Who};
 use crate::lan;
 use crate::metrics::{Metrics, Way};
 use crate::options::{Common, Daemon as Options};
@@ -75,6 +79,11 @@ struct Daemon {
     streams: Arc<Semaphore>,
     turns: turn::Turns,
     sessions: sessions::Sessions,
+    files: files::Files,
+    forwards: forwards::Forwards,
+    /// Services of this machine for peers.
+    exposing: Option<Arc<Exposing>>,
+    served: sessions::Served,
     /// The list's word on the way to servers.
     way: Option<WayOut>,
     common: Common,
@@ -99,6 +108,8 @@ pub(crate) struct Prepared {
     token: Option<String>,
     token_file: Option<PathBuf>,
     allow_null: bool,
+    files: files::Wanted,
+    exposing: Option<Exposing>,
     common: Common,
     name: Option<p2pd_core::Name>,
 }
@@ -128,14 +139,31 @@ impl Prepared {
             token,
             token_file,
             allow_null: options.allow_origin.is_some(),
+            files: files::Wanted::new(options),
+            exposing: exposing(options)?,
             common: options.common.clone(),
             name: options.name,
         })
     }
 }
 
+/// Returns the services that the options name, which are for the peers of `--accept`, or for everybody who is told to come.
+fn exposing(options: &Options) -> Result<Option<Exposing>, String> {
+    if options.expose.is_empty() {
+        return Ok(None);
+    }
+    let who = match (options.common.accept.is_empty(), options.expose_to_anyone) {
+        (false, _) => Who::Listed,
+        (true, true) => Who::Anyone,
+        (true, false) => {
+            return Err("--expose: name the peers by --accept, or give --expose-to-anyone".into());
+        }
+    };
+    Exposing::of(&options.expose, Vec::new(), who).map(Some)
+}
+
 /// Serves until interrupted.
-pub(crate) async fn run(node: &Node, prepared: Prepared, way: Option<WayOut>, say: Say) -> ExitCode {
+pub(crate) async fn run(node: &Node, mut prepared: Prepared, way: Option<WayOut>, say: Say) -> ExitCode {
     let listeners = match serve::Listeners::bind(prepared.api, prepared.unix.as_deref()) {
         Ok(listeners) => listeners,
         Err(why) => return usage(say, &why),
@@ -144,18 +172,37 @@ pub(crate) async fn run(node: &Node, prepared: Prepared, way: Option<WayOut>, sa
         Ok(page) => page,
         Err(why) => return usage(say, &format!("no random numbers: {why}")),
     };
+    let events = Feed::new();
+    let metrics: Arc<Metrics> = Arc::default();
+    let (files, receiving) = match files::Files::new(&prepared, metrics.clone(), events.clone()) {
+        Ok(files) => files,
+        Err(why) => return usage(say, &why),
+    };
+    let mut exposing = prepared.exposing.take();
+    exposing.iter_mut().for_each(|exposing| exposing.metrics = metrics.clone());
+    let exposing = exposing.map(Arc::new);
+    let mut served = sessions::Served::default();
+    let receiving = receiving
+        .map(|receiving| tokio::spawn(file::receive_from_all(receiving, served.add(file::protocol()))));
+    let serving = exposing.clone().map(|exposing| {
+        tokio::spawn(forward::expose_to(served.add(forward::protocol()), exposing, Say::new(false, true)))
+    });
     let daemon = Arc::new(Daemon {
         node: node.clone(),
         guard: Guard::new(prepared.token, prepared.allow_null),
         connections: Mutex::new(BTreeMap::new()),
-        events: Feed::new(),
-        metrics: Arc::default(),
+        events,
+        metrics,
         places: Places::new(prepared.common.bind, prepared.common.interfaces()),
         name: prepared.name,
         bodies: Semaphore::new(BODIES),
         streams: Arc::new(Semaphore::new(STREAMS)),
         turns: turn::Turns::default(),
         sessions: sessions::Sessions::default(),
+        files,
+        forwards: forwards::Forwards::default(),
+        exposing,
+        served,
         way,
         common: prepared.common,
         page,
@@ -171,7 +218,8 @@ pub(crate) async fn run(node: &Node, prepared: Prepared, way: Option<WayOut>, sa
         () = listeners.serve(daemon.clone()) => {}
         () = crate::signals::interrupted() => {}
     }
-    for task in [following, counting, accepting, of_sessions, telling] {
+    let tasks = [following, counting, accepting, of_sessions, telling];
+    for task in tasks.into_iter().chain(receiving).chain(serving) {
         task.abort();
     }
     // The peers are told of the end.
@@ -181,6 +229,7 @@ pub(crate) async fn run(node: &Node, prepared: Prepared, way: Option<WayOut>, sa
         }
     }
     daemon.sessions.close();
+    daemon.forwards.close().await;
     tokio::time::sleep(Duration::from_millis(50)).await;
     ExitCode::SUCCESS
 }
@@ -308,7 +357,7 @@ impl Daemon {
         let place = self.place(&pipe);
         let connection = Connection::new(
             reserved.name.0.clone(),
-            false,
+            Some(to),
             pipe,
             place,
             (wanted.queue, wanted.unique),
@@ -339,7 +388,7 @@ impl Daemon {
         let names = std::iter::once(base.clone()).chain((2..).map(|n| format!("{base}.{n}")));
         let name = names.map(Name).find(|name| !connections.contains_key(name))?;
         let connection =
-            Connection::new(name.0.clone(), true, pipe, place, (INCOMING_QUEUE, 0), &self.metrics);
+            Connection::new(name.0.clone(), None, pipe, place, (INCOMING_QUEUE, 0), &self.metrics);
         let connection =
             connection.inspect_err(|why| tracing::warn!(target: "p2pd::api", %why, "a pipe lost"));
         let connection = connection.ok()?;

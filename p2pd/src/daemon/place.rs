@@ -27,7 +27,7 @@ pub(super) struct Places {
 struct Seen {
     /// Addresses, those with the default route first.
     named: Vec<Named>,
-    /// Their cards, with no other addresses.
+    /// Cards of the interfaces, with no other addresses.
     cards: Vec<Card>,
 }
 
@@ -42,7 +42,7 @@ struct Named {
 pub(super) struct Place {
     /// The documents' fields, and beside them `family`, `nic` and `ext`.
     pub(super) route: Value,
-    /// This machine's end. Port 0: the port of a relayed pipe's socket is not known.
+    /// End on this machine. Port 0: the port of a relayed pipe's socket is not known.
     pub(super) local: SocketAddr,
     pub(super) interface: Value,
     /// The socket's number in this process, where sockets have any.

@@ -8,17 +8,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use p2pd_core::{Plan, Strategy, Target};
+use p2pd_core::{Plan, ProtocolTag, Strategy, Target};
 use p2pd_tokio::{RecvStream, SendStream, Session, SessionConfig, SessionError};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
-use tokio::sync::{Mutex as AsyncMutex, Semaphore, watch};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{Mutex as AsyncMutex, Semaphore, mpsc, watch};
 use tokio::time::timeout;
 
 use super::Daemon;
 use super::answer::Refused;
 use super::call::Name;
 use super::events::failure;
+use crate::arrivals::Arrivals;
 use crate::limits::Places;
 use crate::talk::place;
 
@@ -34,6 +36,8 @@ const WRITES: usize = 16;
 const WRITE: Duration = Duration::from_secs(30);
 /// Most bytes of one read.
 const READ: usize = 1 << 20;
+/// Sessions of files or of services that wait to be looked at.
+const WAITING: usize = 64;
 /// Code of a session that there is no room for.
 const CROWDED: u32 = 1;
 /// Directions of a stream that are over.
@@ -88,6 +92,31 @@ pub(super) struct Held {
     session: Session,
     streams: Mutex<BTreeMap<u32, Arc<Stream>>>,
     writes: Arc<Semaphore>,
+}
+
+/// Protocols that the daemon speaks itself: sessions that name one of them get no name.
+#[derive(Debug, Default)]
+pub(super) struct Served(Vec<(ProtocolTag, mpsc::Sender<Session>)>);
+
+impl Served {
+    /// Has the sessions of a protocol handed on.
+    pub(super) fn add(&mut self, protocol: Option<ProtocolTag>) -> Arrivals {
+        let (to, arrivals) = mpsc::channel(WAITING);
+        self.0.extend(protocol.map(|protocol| (protocol, to)));
+        Arrivals::HandedOn(arrivals)
+    }
+
+    /// Hands a session on, or gives it back.
+    fn hand_on(&self, session: Session) -> Option<Session> {
+        let protocol = session.carrier().and_then(|carrier| carrier.protocol());
+        let Some((_, to)) = self.0.iter().find(|(served, _)| Some(*served) == protocol) else {
+            return Some(session);
+        };
+        if let Err(TrySendError::Full(session) | TrySendError::Closed(session)) = to.try_send(session) {
+            session.close(CROWDED, b"too many sessions");
+        }
+        None
+    }
 }
 
 /// A stream under its number.
@@ -216,6 +245,7 @@ fn keep(daemon: &Arc<Daemon>, name: &Name, incoming: Option<Place>, session: Ses
 /// Peers' sessions are named by the peer's id; a second one of the same peer has `.2` behind it.
 pub(super) async fn accept(daemon: Arc<Daemon>) {
     while let Some(session) = daemon.node.accept_session().await {
+        let Some(session) = daemon.served.hand_on(session) else { continue };
         let base = session.peer().to_string();
         let mut names = std::iter::once(base.clone()).chain((2..).map(|n| format!("{base}.{n}"))).map(Name);
         // One that has lost its stream already is nobody's in particular.

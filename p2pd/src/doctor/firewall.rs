@@ -1,4 +1,4 @@
-//! What firewalls say of a new TCP connection, read from what their own programs print: `nft -j list ruleset`, `ufw status
+//! Firewalls' rules about a new TCP connection, read from what their own programs print: `nft -j list ruleset`, `ufw status
 //! verbose`, `firewall-cmd --list-all`. Of rules that ask for more than a port nothing is believed: they neither let in nor drop.
 
 use std::fmt;
@@ -285,7 +285,7 @@ fn covers(text: &str, ports: Ports) -> bool {
 mod tests {
     use super::*;
 
-    /// What the programs printed in a network namespace: nft 1.0.6, ufw 0.36.2, firewalld 1.3.3.
+    /// Prints of the programs in a network namespace: nft 1.0.6, ufw 0.36.2, firewalld 1.3.3.
     macro_rules! recorded {
         ($name:literal) => {
             include_str!(concat!("../../tests/firewalls/", $name))

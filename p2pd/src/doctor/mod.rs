@@ -36,7 +36,7 @@ const EPHEMERAL: Ports = Ports { first: 32_768, last: 60_999 };
 /// Folders of system programs that are not in every user's path.
 const FOLDERS: &str = "/usr/local/sbin:/usr/sbin:/sbin";
 
-/// What was examined before anything was opened.
+/// Findings that came before anything was opened.
 pub(crate) struct Patient {
     /// Servers of the list, which is read later on.
     pub(crate) listed: Listed,
@@ -211,7 +211,7 @@ async fn text(line: &str) -> Option<Result<String, String>> {
     }
 }
 
-/// What is this machine's own: firewall and clock.
+/// Findings about the machine itself: firewall and clock.
 async fn own(patient: &Patient, listed: &Listed) -> Vec<Finding> {
     let mut findings = firewalls(patient).await;
     findings.extend(others(std::env::consts::OS, patient.ports));
@@ -346,7 +346,7 @@ fn sets_clock(ahead: i64) -> Vec<String> {
     words(&format!("date --set={:+}seconds", -seconds))
 }
 
-/// What stands around this machine: names, NAT and router.
+/// Findings about the machine's network: names, NAT and router.
 async fn network(node: &Node, patient: &Patient, listed: &Listed) -> Vec<Finding> {
     let (router, names, nats) = tokio::join!(router(node.events(), patient), dns(listed), node.nats());
     let verdict = Verdict::of(&nats);

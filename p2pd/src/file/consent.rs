@@ -19,7 +19,7 @@ use crate::say::Say;
 use crate::talk::Input;
 
 /// Time to answer.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub(super) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Way to a yes or a no to what peers want to send.
 #[derive(Debug)]

@@ -2,8 +2,10 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::folder::next_data;
+use super::given::Given;
 use super::tree::Hashed;
 use super::walk::Opened;
 use super::wire::{CHUNK, Frame, MAX_HOLE};
@@ -14,6 +16,11 @@ const TRIED: u64 = 1 << 20;
 const LEAST: usize = 512;
 /// zstd's level: about as fast as a disk.
 const LEVEL: i32 = 1;
+
+/// Takes the bytes of a program, which one thread alone reads.
+pub(super) fn locked(bytes: &Mutex<Given>) -> MutexGuard<'_, Given> {
+    bytes.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Packs bytes while that makes a file smaller by a tenth.
 pub(super) struct Packer {
@@ -71,8 +78,10 @@ impl Content {
     /// Those of the file.
     pub(super) fn new(mut from: Opened, size: Option<u64>, hashed: Hashed, holes: bool) -> io::Result<Self> {
         let until = hashed.bytes;
-        if let Opened::File(file) = &mut from {
-            file.seek(SeekFrom::Start(until))?;
+        match &mut from {
+            Opened::File(file) => drop(file.seek(SeekFrom::Start(until))?),
+            Opened::Given(bytes) => locked(bytes).seek(until)?,
+            Opened::Stdin => {}
         }
         // Most files are small.
         let most = size.map_or(CHUNK, |size| usize::try_from(size).unwrap_or(CHUNK).min(CHUNK));
@@ -105,7 +114,8 @@ impl Content {
                 }
                 usize::try_from(self.until - at).unwrap_or(CHUNK).min(CHUNK)
             }
-            _ => CHUNK,
+            (_, Some(size)) => usize::try_from(size - at).unwrap_or(CHUNK).min(CHUNK),
+            (_, None) => CHUNK,
         };
         let mut n = 0;
         while n < most {
@@ -113,6 +123,7 @@ impl Content {
             let read = match &mut self.from {
                 Opened::File(file) => file.read(into),
                 Opened::Stdin => io::stdin().lock().read(into),
+                Opened::Given(bytes) => locked(bytes).read(into),
             };
             match read {
                 Ok(0) if self.size.is_some() => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -129,11 +140,11 @@ impl Content {
         Ok(Some(packer.frame(&self.buffer[..n])))
     }
 
-    /// Returns the open file; `None` for standard input.
+    /// Returns the open file; `None` for what is none.
     pub(super) fn file(&self) -> Option<&File> {
         match &self.from {
             Opened::File(file) => Some(file),
-            Opened::Stdin => None,
+            Opened::Stdin | Opened::Given(_) => None,
         }
     }
 }

@@ -5,6 +5,7 @@ mod channel;
 mod consent;
 mod content;
 mod folder;
+mod given;
 mod inbox;
 mod name;
 mod receive;
@@ -12,12 +13,15 @@ mod seats;
 mod send;
 mod show;
 mod stage;
+mod transfers;
 mod tree;
 mod walk;
+mod watcher;
 mod wire;
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,6 +32,7 @@ use p2pd_tokio::{ConnectError, Node, RecvStream, SendStream, Session, SessionCon
 use tokio::time::timeout;
 
 use crate::INTERRUPTED;
+use crate::arrivals::Arrivals;
 use crate::commands::close_pipes;
 use crate::forward;
 use crate::invitation::Invitation;
@@ -37,13 +42,16 @@ use crate::signals::interrupted;
 use crate::talk::Input;
 use channel::{Reader, Stop, Writer};
 use consent::{Consent, ask};
+pub(crate) use given::Given;
 use inbox::{Inbox, Limits};
 use name::FileName;
 use seats::{Moved, Seats};
-use show::Shown;
 use stage::Terms;
+pub(crate) use transfers::{NotThere, Progress, Transfers};
 use tree::HASH;
 pub(crate) use walk::Batch;
+pub(crate) use watcher::Watcher;
+pub(crate) use wire::protocol;
 use wire::{Listing, Refusal, Resume, TAG};
 
 /// Times for which a partial file is kept: for any sender, and for one that was named by `--accept`.
@@ -52,6 +60,10 @@ const KEEP: [Duration; 2] = [Duration::from_secs(7 * 86_400), Duration::from_sec
 const CALL: Duration = Duration::from_secs(30);
 /// Longest time for a peer to open the stream.
 const BEGIN: Duration = Duration::from_secs(10);
+/// Text behind the error of a send.
+const AGAIN: &str = "; the same command goes on from there";
+/// Files, folders and links that programs take in one run.
+const MAX_FILES: u64 = 1_000_000;
 /// Code of streams and sessions that are not served.
 const NOT_SERVED: u32 = 1;
 
@@ -112,7 +124,7 @@ pub(crate) struct Parcel {
     pub(crate) batch: Batch,
     /// True if bytes may be compressed.
     pub(crate) packs: bool,
-    /// True if the receiver has a code: its key is then one for a single run.
+    /// True if the receiver is to know the sender by what is sent alone: it has a code, and a key for a single run.
     pub(crate) by_code: bool,
 }
 
@@ -151,8 +163,9 @@ pub(crate) async fn send(
         say.opened("connected", &carrier);
     }
     let following = tokio::spawn(forward::follow(session.clone(), Arc::default(), say));
+    let watcher = Watcher::person(say, "send", session.peer());
     let sent = tokio::select! {
-        sent = over(&session, parcel, say) => Some(sent),
+        sent = over(&session, parcel, watcher) => Some(sent),
         // The receiver hears of it at once, and is free for the next send.
         () = interrupted() => None,
     };
@@ -160,40 +173,43 @@ pub(crate) async fn send(
     forward::close(&session).await;
     Ok(match sent {
         None => ExitCode::from(INTERRUPTED),
-        Some(Ok(0)) => ExitCode::SUCCESS,
-        Some(Ok(_)) => ExitCode::FAILURE,
-        Some(Err(why)) => {
-            say.error(&format!("{why}; the same command goes on from there"));
-            ExitCode::FAILURE
-        }
+        Some(0) => ExitCode::SUCCESS,
+        Some(_) => ExitCode::FAILURE,
     })
 }
 
-/// Sends a parcel over a session. Returns the number of entries that the peer does not have.
-async fn over(session: &Session, parcel: Parcel, say: Say) -> io::Result<usize> {
-    let (send, recv) = session.open_bi(TAG).await?;
+/// Sends a parcel over a session, and tells the watcher of it. Returns the number of entries that the peer does not have, at
+/// least one if the parcel was cut off.
+pub(crate) async fn over(session: &Session, parcel: Parcel, mut watcher: Watcher) -> usize {
+    let (send, recv) = match session.open_bi(TAG).await {
+        Ok(stream) => stream,
+        Err(why) => {
+            watcher.failed(&why, AGAIN);
+            return 1;
+        }
+    };
     let ends = (Reader::new(recv, Arc::default()), Writer::new(send));
-    let peer = session.peer();
     let Parcel { batch, packs, by_code } = parcel;
-    let resume = resume(peer, by_code.then_some(&batch)).unwrap_or_else(|why| {
-        say.error(&format!("{why}; a send that is cut off cannot be gone on with"));
-        None
+    let resume = batch.fresh.or_else(|| {
+        resume(session.peer(), by_code.then_some(&batch)).unwrap_or_else(|why| {
+            watcher.warn(&format!("{why}; a send that is cut off cannot be gone on with"));
+            None
+        })
     });
     let sending = tokio::task::spawn_blocking(move || {
-        let mut shown = Shown::new(say, "send", peer);
-        let sent = send::send(&batch, resume, packs, ends, |event| shown.tell(&event));
+        let sent = send::send(&batch, resume, packs, ends, |event| watcher.tell(&event));
         match sent {
             Ok(failed) => {
-                shown.finish();
-                Ok(failed + batch.skipped)
+                watcher.finish();
+                failed + batch.skipped
             }
             Err(why) => {
-                shown.clear();
-                Err(why)
+                watcher.failed(&why, AGAIN);
+                1
             }
         }
     });
-    sending.await.map_err(io::Error::other)?
+    sending.await.unwrap_or(1)
 }
 
 /// Returns the secret by which this receiver recognises this sender, independent of the node's key. Each receiver gets
@@ -222,6 +238,8 @@ pub(crate) struct Receiving {
     inbox: Inbox,
     terms: Terms,
     consent: Consent,
+    /// Programs that are asked in place of a user, and told of everything.
+    programs: Option<Arc<Transfers>>,
     once: bool,
     /// True once the one sender was let in that is received from (`--once`).
     taken: AtomicBool,
@@ -239,7 +257,25 @@ impl Receiving {
         let packed = options.yes || !options.common.accept.is_empty();
         let terms = Terms { max_size: options.max_size, outside_links: options.outside_links, packed };
         let consent = if options.yes { Consent::Given } else { Consent::FilesAlone };
-        Ok(Receiving { inbox, terms, consent, once: options.once, taken: AtomicBool::new(false) })
+        let taken = AtomicBool::new(false);
+        Ok(Receiving { inbox, terms, consent, programs: None, once: options.once, taken })
+    }
+
+    /// Makes a place that programs say yes for, within bounds in bytes: of one sender, and of all.
+    ///
+    /// # Errors
+    /// If the folder is none.
+    pub(crate) fn of_programs(
+        dir: &Path,
+        (max_size, max_bytes): (u64, u64),
+        programs: Arc<Transfers>,
+    ) -> Result<Self, String> {
+        let limits = Limits { files: MAX_FILES, bytes: max_bytes, parts: max_size, keep: KEEP[0] };
+        let inbox = Inbox::new(dir, false, limits);
+        let inbox = inbox.map_err(|why| format!("--files {}: {why}", dir.display()))?;
+        let terms = Terms { max_size, outside_links: false, packed: true };
+        let (consent, taken) = (Consent::FilesAlone, AtomicBool::new(false));
+        Ok(Receiving { inbox, terms, consent, programs: Some(programs), once: false, taken })
     }
 
     /// Has the user asked about each list, if there is one at a terminal and nothing else was said.
@@ -275,11 +311,15 @@ impl Receiving {
         say: Say,
     ) -> (bool, usize) {
         let peer = session.peer();
+        let mut watcher = match &self.programs {
+            Some(programs) => Watcher::Programs(Arc::new(programs.begin())),
+            None => Watcher::person(say, "receive", peer),
+        };
         let stream = match timeout(BEGIN, stream(&session)).await {
             Ok(Some(stream)) => stream,
             _ => {
                 session.close(NOT_SERVED, b"no files were sent");
-                say.error(&format!("{peer} sends no files"));
+                watcher.failed(&format!("{peer} sends no files"), "");
                 return (false, 1);
             }
         };
@@ -289,22 +329,25 @@ impl Receiving {
         let from =
             session.carrier().map_or(Ipv6Addr::UNSPECIFIED.into(), |carrier| carrier.remote_addr().ip());
         let working = tokio::task::spawn_blocking(move || {
-            let (mut shown, mut let_in) = (Shown::new(say, "receive", peer), false);
+            let mut let_in = false;
             let hung_up = async { drop(ours.closed().await) };
-            let consent = |list: &Listing| receiving.lets_in((peer, from), list, hung_up);
+            let programs = watcher.programs();
+            let consent = |list: &Listing| match programs {
+                Some(progress) => progress.offer(list, &ours, hung_up),
+                None => receiving.lets_in((peer, from), list, hung_up),
+            };
             let Receiving { inbox, terms, .. } = &*receiving;
             let received = receive::receive(inbox, *terms, (peer, stop), ends, consent, |event| {
                 let_in |= matches!(event, Event::Listed(_));
                 moved.tell(&event);
-                shown.tell(&event);
+                watcher.tell(&event);
             });
             match received {
                 Ok(refused) => {
-                    shown.finish();
+                    watcher.finish();
                     (let_in, refused)
                 }
                 Err(why) => {
-                    shown.clear();
                     // Of another kind are refusals, and peers that speak otherwise.
                     let is_cut = !matches!(why.kind(), io::ErrorKind::Other | io::ErrorKind::InvalidData);
                     let then = if is_cut && let_in {
@@ -312,7 +355,7 @@ impl Receiving {
                     } else {
                         ""
                     };
-                    say.error(&format!("{why}{then}"));
+                    watcher.failed(&why, then);
                     (let_in, 1)
                 }
             }
@@ -376,12 +419,12 @@ pub(crate) async fn receive(
     say.ready(&node.address().await, node.node_id(), Some(invitation));
     let draining = close_pipes(node);
     let once = receiving.once;
-    let mut seats = Seats::new(Arc::new(receiving), say);
+    let (mut seats, mut arrivals) = (Seats::new(Arc::new(receiving), say), Arrivals::Of(node.clone()));
     let failed = if once {
-        seats.serve(node).await
+        seats.serve(&mut arrivals).await
     } else {
         tokio::select! {
-            _ = seats.serve(node) => {}
+            _ = seats.serve(&mut arrivals) => {}
             () = interrupted() => {}
         }
         seats.failed()
@@ -389,6 +432,11 @@ pub(crate) async fn receive(
     seats.close().await;
     draining.abort();
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Receives from the peers of sessions that are handed on.
+pub(crate) async fn receive_from_all(receiving: Receiving, mut arrivals: Arrivals) {
+    Seats::new(Arc::new(receiving), Say::new(false, true)).serve(&mut arrivals).await;
 }
 
 #[cfg(test)]

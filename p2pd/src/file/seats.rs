@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use p2pd_tokio::{Node, Session};
+use p2pd_tokio::Session;
 use tokio::task::{Id, JoinError, JoinSet};
 
 use super::channel::Stop;
 use super::{Ended, Event, Receiving};
+use crate::arrivals::Arrivals;
 use crate::say::Say;
 use crate::talk::{Turns, place};
 
@@ -148,16 +149,16 @@ impl Seats {
         Seats { receiving, say, taken, running, waiting, failed: 0 }
     }
 
-    /// Receives until the node ends, or from one sender that is let in (`--once`): returns the number of its files that have
+    /// Receives until no more senders come, or from one sender that is let in (`--once`): returns the number of its files that have
     /// not arrived.
-    pub(super) async fn serve(&mut self, node: &Node) -> usize {
+    pub(super) async fn serve(&mut self, arrivals: &mut Arrivals) -> usize {
         let mut look = tokio::time::interval(Duration::from_secs(1));
         loop {
             while let Some(session) = self.next() {
                 self.seat(session);
             }
             tokio::select! {
-                session = node.accept_session() => match session {
+                session = arrivals.next() => match session {
                     // One whose connection has broken already is not worth a seat.
                     Some(session) => if let Some(carrier) = session.carrier() {
                         self.waiting.push(carrier.remote_addr().ip(), session);

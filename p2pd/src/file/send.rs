@@ -6,7 +6,7 @@ use std::io;
 use std::time::Duration;
 
 use super::channel::{Reader, Writer, patience};
-use super::content::{Content, Packer};
+use super::content::{Content, Packer, locked};
 use super::folder::found;
 use super::tree::{self, GROUPS_IN_FRAME, HASH, Hashed};
 use super::walk::{Batch, Opened, Step, Walk, show};
@@ -364,6 +364,7 @@ impl<T: FnMut(Event<'_>)> Sending<'_, T> {
         let hashes = match self.batch.open(&offer.path) {
             Ok(Opened::File(file)) => tree::of_file(&file, have, tree::group(offer.size)),
             Ok(Opened::Stdin) => Err(io::ErrorKind::Unsupported.into()),
+            Ok(Opened::Given(bytes)) => locked(&bytes).prove(have, tree::group(offer.size)),
             Err(why) => Err(why),
         };
         match hashes {

@@ -19,7 +19,7 @@ const LARGE: u64 = 16 << 20;
 
 /// The files of one transfer.
 #[derive(Debug)]
-pub(super) struct Shown {
+pub(crate) struct Shown {
     say: Say,
     direction: &'static str,
     peer: NodeId,

@@ -65,7 +65,7 @@ pub(super) struct Staged<'a> {
     folder: Folder,
     /// True if it was here before, from a send that was cut off.
     resumed: bool,
-    /// What the same sender has sent under the name before.
+    /// Folder that the same sender has sent under the name before.
     earlier: Option<Folder>,
     /// Names that have come, by folder, folded: only where the system takes such names for the same.
     twins: BTreeMap<Vec<u8>, BTreeSet<String>>,

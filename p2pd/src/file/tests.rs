@@ -431,7 +431,7 @@ async fn a_folder_that_is_there_whole_is_neither_sent_nor_kept_twice() {
     assert_eq!(said.last().unwrap(), "d kept Some(FileName(\"d (5)\"))");
 }
 
-/// Whoever takes no holes gets their zeros. A cut behind a hole goes on there.
+/// A receiver that takes no holes gets their zeros. A cut behind a hole goes on there.
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread")]
 async fn holes_arrive_as_holes_where_they_are_taken() {
@@ -984,7 +984,7 @@ async fn copies_of_what_was_sent_before_end_where_the_bytes_do_that_are_taken() 
     assert_eq!(inbox.room(), 0);
 }
 
-/// What a user puts into a folder that was received is not told to its sender.
+/// Files that a user puts into a received folder are not told to its sender.
 #[cfg(unix)]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sender_proves_nothing_by_files_that_it_never_sent() {

@@ -90,6 +90,13 @@ impl Hashed {
         }
     }
 
+    /// Returns the hashes of all groups, of which the last one may not be full.
+    pub(super) fn groups(&self) -> Vec<ChainingValue> {
+        let mut all = self.full.clone();
+        all.extend((self.filled > 0).then(|| self.current.finalize_non_root()));
+        all
+    }
+
     /// Returns BLAKE3's hash of all that passed.
     pub(super) fn digest(&self) -> [u8; HASH] {
         if self.full.is_empty() {

@@ -6,10 +6,12 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use super::folder::{self, Entries, Folder, Found, Kind};
+use super::given::Given;
 use super::name::{FileName, MAX_DEPTH, folded, portable};
-use super::wire::{Listing, MAX_NAME, MAX_NAMES, MAX_PATH, MAX_TARGET, Meta, Offer};
+use super::wire::{Listing, MAX_NAME, MAX_NAMES, MAX_PATH, MAX_TARGET, Meta, Offer, Resume};
 use crate::say::Say;
 
 /// Name that standard input has at the receiver.
@@ -27,6 +29,13 @@ enum Source {
     File(PathBuf),
     Folder(PathBuf),
     Stdin,
+    /// Bytes of a program, with what they are offered as, and what they are known again by.
+    Given {
+        bytes: Arc<Mutex<Given>>,
+        size: Option<u64>,
+        meta: Meta,
+        mark: Vec<u8>,
+    },
 }
 
 /// Files and folders to be sent, and how many of them were left out.
@@ -35,6 +44,8 @@ pub(crate) struct Batch {
     roots: Vec<Root>,
     pub(super) listing: Listing,
     pub(super) skipped: usize,
+    /// Secret of a sender whose bytes are others each time, so that nothing is gone on with.
+    pub(super) fresh: Option<Resume>,
 }
 
 /// Opened file that is sent.
@@ -42,6 +53,7 @@ pub(crate) struct Batch {
 pub(super) enum Opened {
     File(File),
     Stdin,
+    Given(Arc<Mutex<Given>>),
 }
 
 /// Step of a walk. Paths are those on the wire.
@@ -85,7 +97,7 @@ impl Batch {
         if roots.is_empty() {
             return Err(bad.pop().unwrap_or("no file".into()));
         }
-        let mut batch = Batch { roots, listing: Listing::default(), skipped: bad.len() };
+        let mut batch = Batch { roots, listing: Listing::default(), skipped: bad.len(), fresh: None };
         batch.list(&mut bad);
         if batch.listing.files + batch.listing.folders == 0 {
             return Err(bad.pop().unwrap_or("no file".into()));
@@ -94,6 +106,31 @@ impl Batch {
             say.error(&format!("{why}; it is left out"));
         }
         batch.skipped = bad.len();
+        Ok(batch)
+    }
+
+    /// Makes a batch of one file, whose bytes a program hands over. Of a file with a time of its last change, in seconds and
+    /// nanoseconds since 1970, a send that was cut off can be gone on with.
+    ///
+    /// # Errors
+    /// The error of the name, or of the system's random numbers.
+    pub(crate) fn given(
+        name: &str,
+        size: Option<u64>,
+        changed: Option<(i64, u32)>,
+        bytes: Given,
+    ) -> Result<Self, String> {
+        let name = FileName::new(name).map_err(|why| why.to_string())?;
+        let meta = changed.map_or_else(now, |(seconds, nanos)| Meta { seconds, nanos, ..now() });
+        let mark = format!("{name}/{size:?}/{changed:?}").into_bytes();
+        let fresh = match changed {
+            Some(_) => None,
+            None => p2pd_tokio::random_seed().map_err(|why| why.to_string())?.first_chunk().copied(),
+        };
+        let source = Source::Given { bytes: Arc::new(Mutex::new(bytes)), size, meta, mark };
+        let roots = vec![Root { name, source }];
+        let mut batch = Batch { roots, listing: Listing::default(), skipped: 0, fresh };
+        batch.list(&mut Vec::new());
         Ok(batch)
     }
 
@@ -150,6 +187,11 @@ impl Batch {
             let place = match &root.source {
                 Source::File(path) | Source::Folder(path) => path.canonicalize().unwrap_or(path.clone()),
                 Source::Stdin => PathBuf::from("-"),
+                // No path has a zero byte.
+                Source::Given { mark, .. } => {
+                    hash.update(&(mark.len() as u64 + 1).to_be_bytes()).update(&[0]).update(mark);
+                    continue;
+                }
             };
             let place = place.as_os_str().as_encoded_bytes();
             hash.update(&(place.len() as u64).to_be_bytes()).update(place);
@@ -173,6 +215,7 @@ impl Batch {
         match (root.map(|root| &root.source), names.split_last()) {
             (Some(Source::File(path)), None) => Ok(Opened::File(File::open(path)?)),
             (Some(Source::Stdin), None) => Ok(Opened::Stdin),
+            (Some(Source::Given { bytes, .. }), None) => Ok(Opened::Given(bytes.clone())),
             (Some(Source::Folder(path)), Some((last, between))) => {
                 let here = |name: &[u8]| folder::name(name).ok_or(io::ErrorKind::NotFound);
                 let mut folder = Folder::open(path)?;
@@ -218,6 +261,9 @@ impl Root {
         let path = self.name.as_str().as_bytes().to_vec();
         match &self.source {
             Source::Stdin => Step::File(Offer { path, size: None, meta: now(), sparse: false }),
+            Source::Given { size, meta, .. } => {
+                Step::File(Offer { path, size: *size, meta: *meta, sparse: false })
+            }
             Source::File(from) => match File::open(from).and_then(|file| folder::found(&file)) {
                 Ok(found) => file(path, &found),
                 Err(why) => Step::Left(path, why.to_string()),

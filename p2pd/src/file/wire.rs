@@ -37,7 +37,7 @@ pub(crate) type Resume = [u8; 16];
 pub(super) type Number = u32;
 
 /// Returns the protocol that calls name.
-pub(super) fn protocol() -> Option<ProtocolTag> {
+pub(crate) fn protocol() -> Option<ProtocolTag> {
     ProtocolTag::new(PROTOCOL)
 }
 

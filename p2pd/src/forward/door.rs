@@ -76,6 +76,16 @@ impl Wanted {
     }
 }
 
+impl Leads {
+    /// Returns the name of where it leads, for people.
+    pub(super) fn name(&self) -> String {
+        match self {
+            Leads::To(service) => service.to_string(),
+            Leads::Socks => "SOCKS5".into(),
+        }
+    }
+}
+
 /// Opens the doors, and then the session, and serves until interrupted.
 pub(super) async fn run(link: Arc<Link>, wanted: Vec<Wanted>, say: Say) -> ExitCode {
     let mut doors = Vec::new();
@@ -95,10 +105,7 @@ pub(super) async fn run(link: Arc<Link>, wanted: Vec<Wanted>, say: Say) -> ExitC
     let mut serving = JoinSet::new();
     for (door, wanted) in doors {
         let (at, is_private) = (door.at(&wanted.at), wanted.at.is_private());
-        let to = match &wanted.leads {
-            Leads::To(service) => service.to_string(),
-            Leads::Socks => "SOCKS5".into(),
-        };
+        let to = wanted.leads.name();
         say.line(
             || json!({"event": "forwards", "service": to, "at": at}),
             || format!("forwards: {at} to {to}"),
@@ -115,7 +122,8 @@ pub(super) async fn run(link: Arc<Link>, wanted: Vec<Wanted>, say: Say) -> ExitC
     ExitCode::SUCCESS
 }
 
-async fn serve(door: Door, leads: Leads, link: Arc<Link>, say: Say) {
+/// Serves a door until it is dropped.
+pub(super) async fn serve(door: Door, leads: Leads, link: Arc<Link>, say: Say) {
     let places = Arc::new(Semaphore::new(MOST));
     let of = |local, held| {
         let (link, leads) = (link.clone(), leads.clone());
@@ -179,7 +187,9 @@ async fn to_service(
     say: Say,
 ) -> bool {
     match link.open(&Wish::Stream(service.clone()), Some(&mut from)).await {
-        Ok((mut stream, ended)) => both(from, to, &mut stream, ended, |_, _| {}).await.is_ok(),
+        Ok((mut stream, ended)) => {
+            both(from, to, &mut stream, ended, |way, n| link.count(way, n)).await.is_ok()
+        }
         Err(why) => {
             if !matches!(why, NotOpen::NoSession | NotOpen::Left) {
                 say.error(&format!("{service}: {why}"));
@@ -197,7 +207,7 @@ async fn by_socks(mut client: impl AsyncRead + AsyncWrite + Unpin, link: &Link) 
     match (opened, told) {
         (Ok((mut stream, ended)), Ok(())) => {
             let (from, to) = tokio::io::split(client);
-            both(from, to, &mut stream, ended, |_, _| {}).await.is_ok()
+            both(from, to, &mut stream, ended, |way, n| link.count(way, n)).await.is_ok()
         }
         // The client has been told why.
         (Err(_), Ok(())) => true,

@@ -19,6 +19,7 @@ use super::copy::{Stream, join};
 use super::place::{Local, Place, Service, look_up};
 use super::wire::{Answer, CROWDED, Destination, Host, ServiceName, Wish};
 use super::{ask, datagrams, link, options};
+use crate::arrivals::Arrivals;
 use crate::commands::{addresses, close_pipes};
 use crate::invitation::Invitation;
 use crate::limits::{Held, Places};
@@ -74,12 +75,6 @@ impl Exposing {
         if options.services.is_empty() && options.allow.is_empty() {
             return Err("nothing to expose: give services as NAME=PLACE, or --allow".into());
         }
-        let mut services = BTreeMap::new();
-        for Service { name, place } in &options.services {
-            if services.insert(name.clone(), place.clone()).is_some() {
-                return Err(format!("the service {name} is given twice"));
-            }
-        }
         let who = match (options.common.accept.is_empty(), options.anyone) {
             (false, _) => Who::Listed,
             (true, true) => Who::Anyone,
@@ -91,8 +86,26 @@ impl Exposing {
                 );
             }
         };
-        let (allow, metrics) = (options.allow.clone(), Arc::default());
-        Ok(Exposing { services, allow, who, metrics })
+        Self::of(&options.services, options.allow.clone(), who)
+    }
+
+    /// Exposes services, and what the rules allow, to these peers.
+    ///
+    /// # Errors
+    /// If a service is given twice.
+    pub(crate) fn of(list: &[Service], allow: Vec<Rule>, who: Who) -> Result<Self, String> {
+        let mut services = BTreeMap::new();
+        for Service { name, place } in list {
+            if services.insert(name.clone(), place.clone()).is_some() {
+                return Err(format!("the service {name} is given twice"));
+            }
+        }
+        Ok(Exposing { services, allow, who, metrics: Arc::default() })
+    }
+
+    /// Returns the names of the services and their places.
+    pub(crate) fn services(&self) -> impl Iterator<Item = (String, String)> {
+        self.services.iter().map(|(name, place)| (name.to_string(), place.to_string()))
     }
 
     /// Returns the settings of sessions. Those of strangers hold less.
@@ -190,7 +203,7 @@ pub(crate) async fn run(node: &Node, exposing: Exposing, invitation: Invitation,
         (exposing.who == Who::Asked).then(|| tokio::spawn(ask::peers(node.clone(), node.events(), say)));
     let draining = close_pipes(node);
     tokio::select! {
-        () = serve(node, Arc::new(exposing), say) => {}
+        () = serve(Arrivals::Of(node.clone()), Arc::new(exposing), say) => {}
         () = interrupted() => {}
     }
     for task in [Some(telling), asking, Some(draining)].into_iter().flatten() {
@@ -201,11 +214,12 @@ pub(crate) async fn run(node: &Node, exposing: Exposing, invitation: Invitation,
     ExitCode::SUCCESS
 }
 
-async fn serve(node: &Node, exposing: Arc<Exposing>, say: Say) {
+/// Serves sessions as they come.
+pub(crate) async fn serve(mut arrivals: Arrivals, exposing: Arc<Exposing>, say: Say) {
     let sessions = Places::new(SESSIONS.0, SESSIONS.1);
     let of_one = if exposing.who == Who::Anyone { OF_STRANGERS } else { OF_PEER };
     let connections = Places::new(of_one, OF_ALL);
-    while let Some(session) = node.accept_session().await {
+    while let Some(session) = arrivals.next().await {
         let by = match session.carrier() {
             _ if exposing.who != Who::Anyone => By::Key(session.peer()),
             Some(carrier) => By::Place(place(carrier.remote_addr().ip())),

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use p2pd_core::{Plan, Target};
-use p2pd_tokio::{ConnectError, Node, Session};
+use p2pd_tokio::{ConnectError, Node, PipeInfo, Session};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
 use super::copy::{CHUNK, Stream, is_of_session};
 use super::wire::{Answer, Wish};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Way};
 use crate::say::Say;
 
 /// Bytes of a client that are sent before the exposer has answered. They are kept, for a session that turns out to be over.
@@ -41,6 +41,8 @@ struct State {
     session: Option<Session>,
     /// Time at which a call came to nothing.
     failed: Option<Instant>,
+    /// True once no session is opened any more.
+    over: bool,
 }
 
 /// Reason that a stream was not opened.
@@ -83,7 +85,7 @@ impl Link {
             return Ok(session.clone());
         }
         state.session = None;
-        if state.failed.is_some_and(|at| at >= asked) {
+        if state.over || state.failed.is_some_and(|at| at >= asked) {
             return Err(None);
         }
         match self.node.connect_session_with(&self.to, self.plan.clone()).await {
@@ -153,9 +155,27 @@ impl Link {
         }
     }
 
+    /// Returns the connection under the session; `None` where there is none now.
+    pub(super) fn carrier(&self) -> Option<PipeInfo> {
+        // Whoever holds it is opening a session.
+        self.state.try_lock().ok()?.session.as_ref()?.carrier()
+    }
+
+    /// Counts bytes among those of the connection that is under the session.
+    pub(super) fn count(&self, way: Way, bytes: usize) {
+        if let Some(carrier) = self.carrier() {
+            self.metrics.count(way, carrier.strategy(), bytes as u64);
+        }
+    }
+
     /// Ends the session, and waits until the peer has heard of it. With `whole`, all that was written arrives before.
     pub(super) async fn close(&self, whole: bool) {
-        if let Some(session) = self.state.lock().await.session.take() {
+        let session = {
+            let mut state = self.state.lock().await;
+            state.over = true;
+            state.session.take()
+        };
+        if let Some(session) = session {
             if whole {
                 let _ = session.delivered().await;
             }

@@ -7,6 +7,7 @@ mod copy;
 mod datagrams;
 mod door;
 mod expose;
+mod held;
 mod link;
 pub(crate) mod options;
 mod place;
@@ -27,13 +28,14 @@ use crate::metrics::Metrics;
 use crate::say::Say;
 use crate::talk::{self, Counted};
 use allow::Rule;
-pub(crate) use door::Wanted;
-pub(crate) use expose::{Exposing, Who, run as expose};
+pub(crate) use door::{Leads, Wanted};
+pub(crate) use expose::{Exposing, Who, run as expose, serve as expose_to};
+pub(crate) use held::{Held, NotBegun};
 pub(crate) use link::close;
 use link::{Link, NotOpen};
-use place::{Place, Service};
-pub(crate) use wire::ServiceName;
+pub(crate) use place::{Place, Service};
 use wire::Wish;
+pub(crate) use wire::{ServiceName, protocol};
 
 /// Most lines about the moves of one session in a minute.
 const TOLD: u32 = 20;

@@ -189,7 +189,7 @@ impl Place {
     }
 
     /// Returns true if the place is for datagrams.
-    pub(super) fn is_datagrams(&self) -> bool {
+    pub(crate) fn is_datagrams(&self) -> bool {
         matches!(self, Place::Udp(..))
     }
 }

@@ -16,7 +16,8 @@ pub(super) const RESET: u32 = 1;
 /// Code of a session that the exposer has no room for.
 pub(super) const CROWDED: u32 = 2;
 
-pub(super) fn protocol() -> Option<ProtocolTag> {
+/// Returns the protocol that calls name.
+pub(crate) fn protocol() -> Option<ProtocolTag> {
     ProtocolTag::new(PROTOCOL)
 }
 

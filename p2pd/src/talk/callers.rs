@@ -37,7 +37,7 @@ pub(super) struct Streamed {
     session: Session,
     pub(super) halves: (SendStream, RecvStream),
     pub(super) open: Open,
-    /// It is the first one of its session.
+    /// True for the first one of its session.
     is_first: bool,
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use p2pd_core::NodeId;
 use p2pd_core::relay::MAX_MESSAGE;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStderr, Command};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::messages::{Receiving, Sending};
@@ -23,8 +23,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Messages that are answered at once, and the time until one more is.
 const BURST: u32 = 64;
 const EVERY: Duration = Duration::from_millis(100);
-/// Longest wait for the rest of a program's complaints, once it has ended.
-const COMPLAINTS: Duration = Duration::from_millis(100);
+/// Longest wait for the rest of a program's complaints, once it has ended: processes that it has left behind may never end.
+const COMPLAINTS: Duration = Duration::from_millis(500);
+/// Longest line of a program's complaints.
+const COMPLAINT: usize = 4096;
 
 /// Rate at which programs are run. It goes on from caller to caller: an empty message costs its sender two bytes, a
 /// further call little more, and us a process.
@@ -115,26 +117,35 @@ async fn run(
         }
         child.wait().await
     };
+    let status = with_complaints(work, errors, complain).await?;
+    if status.success() { Ok(answer) } else { Err(io::Error::other(status.to_string())) }
+}
+
+/// Waits for the end of a program, and hands its complaints on, also those that it has left behind.
+///
+/// # Errors
+/// Those of `work`.
+pub(super) async fn with_complaints<T>(
+    work: impl Future<Output = io::Result<T>>,
+    errors: Option<ChildStderr>,
+    complain: impl Fn(&str),
+) -> io::Result<T> {
     let complained = async {
         let Some(mut errors) = errors else { return };
-        let mut piece = [0; 4096];
+        let mut piece = [0; COMPLAINT];
         while let Ok(n @ 1..) = errors.read(&mut piece).await {
             complain(String::from_utf8_lossy(&piece[..n]).trim_end());
         }
     };
-    let status = {
-        let mut work = pin!(work);
-        let mut complained = pin!(complained);
-        tokio::select! {
-            status = &mut work => {
-                // Processes that it has left behind may never end.
-                let _ = timeout(COMPLAINTS, complained).await;
-                status?
-            }
-            () = &mut complained => work.await?,
+    let mut complained = pin!(complained);
+    let mut work = pin!(work);
+    tokio::select! {
+        done = &mut work => {
+            let _ = timeout(COMPLAINTS, complained).await;
+            done
         }
-    };
-    if status.success() { Ok(answer) } else { Err(io::Error::other(status.to_string())) }
+        () = &mut complained => work.await,
+    }
 }
 
 /// A program that is run. Dropped before its end, it is killed together with what it has started.

@@ -20,7 +20,7 @@ use crate::say::Say;
 /// Wish for messages.
 #[derive(Clone, Debug)]
 pub(crate) struct Wanted {
-    /// Those that are shown, or answered.
+    /// Pattern of those that are shown, or answered.
     pub(crate) only: Pattern,
     /// Program that answers each, with its arguments; empty for none.
     pub(crate) each: Vec<OsString>,
@@ -64,7 +64,7 @@ enum Incoming {
     Beside {
         messages: Arc<Messages>,
         pipe: ReadHalf<Pipe>,
-        /// What came of the number of messages.
+        /// Digits that came of the number of messages.
         number: Vec<u8>,
         got: u64,
     },
@@ -148,7 +148,7 @@ pub(super) struct Sending {
 enum Outgoing {
     Framed {
         to: WriteHalf<Pipe>,
-        /// What is still to be written of a message.
+        /// Bytes of a message that are still to be written.
         rest: BytesMut,
     },
     Beside {

@@ -145,7 +145,7 @@ impl Theirs {
     }
 }
 
-/// Our half of a pipe.
+/// Half of a pipe that we write.
 enum Ours {
     Bytes(WriteHalf<Pipe>),
     /// With what says that it is open, of a stream that the peer opened.

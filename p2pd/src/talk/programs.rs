@@ -16,7 +16,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{interval, timeout};
 
 use super::callers::{Caller, Callers};
-use super::each::{Pace, Running};
+use super::each::{Pace, Running, with_complaints};
 use super::stdio::CHUNK;
 use super::waiting::Waiting;
 use super::{Counted, FAREWELL, PIPE, named, place, split};
@@ -28,8 +28,6 @@ use crate::secret::keep_secrets;
 /// Most programs at once, and most for callers of one place.
 const MOST: usize = 64;
 const MOST_OF_PLACE: usize = 8;
-/// Longest line of a program's complaints.
-const COMPLAINT: usize = 4096;
 
 /// A program that runs.
 struct Seat {
@@ -152,19 +150,10 @@ async fn one(
         }
         child.0.wait().await.map_err(|why| named(&shown, &why))
     };
-    let complained = async {
-        let mut piece = [0; COMPLAINT];
-        if let Some(mut errors) = errors {
-            while let Ok(n @ 1..) = errors.read(&mut piece).await {
-                say.error(&format!("{shown}: {}", String::from_utf8_lossy(&piece[..n]).trim_end()));
-            }
-        }
-        std::future::pending::<()>().await
-    };
+    let complain = |what: &str| say.error(&format!("{shown}: {what}"));
     let status = tokio::select! {
         broke = fed => return broke,
-        status = answered => status?,
-        () = complained => return Ok(()),
+        status = with_complaints(answered, errors, complain) => status?,
     };
     let farewell = async {
         ours.shutdown().await?;

@@ -67,7 +67,8 @@ impl Daemon {
         let dir = tempfile::tempdir().unwrap();
         let file: PathBuf = dir.path().join("token");
         let mut command = p2pd(&["daemon", "--json", "--bind", "127.0.0.1", "--api", "127.0.0.1:0"]);
-        command.args(args);
+        // Its secrets and the peers that it knows are its own.
+        command.args(args).env("HOME", dir.path());
         if !args.contains(&"--no-token") {
             command.arg("--token-file").arg(&file);
         }

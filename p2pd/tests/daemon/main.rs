@@ -5,6 +5,8 @@
 mod browser;
 mod common;
 mod documents;
+mod files;
+mod forwards;
 mod fuzz;
 mod hostile;
 mod javascript;

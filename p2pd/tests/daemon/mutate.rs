@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant, SystemTime};
 
 /// Well-formed requests. None names another machine: altered ones are sent, and must reach nobody.
-pub(crate) const REQUESTS: [&str; 16] = [
+pub(crate) const REQUESTS: [&str; 20] = [
     "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
     "GET /version HTTP/1.1\r\nHost: 127.0.0.1:12333\r\nOrigin: null\r\n\r\n",
     "GET /openapi.json?token=abc HTTP/1.1\r\nHost: [::1]:12333\r\n\r\n",
@@ -21,6 +21,10 @@ pub(crate) const REQUESTS: [&str; 16] = [
     "GET /p2p/pipe/a HTTP/1.1\r\nHost: localhost\r\n\r\nECHO bytes\nGET /version HTTP/1.1\r\n\r\n",
     "GET /p2p/pipe/b HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
      Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n\u{1}\u{2}",
+    "POST /p2p/file/send/self/a%20b.txt?modified=1700000000.5 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhello",
+    "POST /p2p/file/con/b/a.txt HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    "DELETE /p2p/file/1 HTTP/1.1\r\nHost: localhost\r\n\r\nPOST /p2p/file/1/accept HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "POST /p2p/forward/f/open/self?service=echo&timeout=0 HTTP/1.1\r\nHost: localhost\r\n\r\n",
     "OPTIONS /p2p/close/b HTTP/1.1\r\nHost: localhost\r\nOrigin: http://localhost:3000\r\n\
      Access-Control-Request-Method: DELETE\r\n\r\n",
 ];

@@ -180,3 +180,154 @@ fn sessions_are_shown_with_a_chart() {
     assert!(browser.requests.iter().all(inside), "{:?}", browser.requests);
     assert_eq!(browser.complaints, Vec::<Value>::new());
 }
+
+/// Drops a file on the page, which the other side's page is asked about by keyboard; and opens a door to a service.
+#[test]
+fn a_file_that_is_dropped_arrives_and_a_service_is_reached() {
+    let test = "page::a_file_that_is_dropped_arrives_and_a_service_is_reached";
+    let profiles = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let Some(mut browser) = Browser::start(test, profiles[0].path(), &[]) else { return };
+    let Some(mut other) = Browser::start(test, profiles[1].path(), &[]) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let into = dir.path().join("in");
+    let service = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let echo = format!("echo={}", service.local_addr().unwrap());
+    let there = ["--no-servers", "--files", into.to_str().unwrap(), "--expose", &echo, "--expose-to-anyone"];
+    let (here, there) = (Daemon::start(), Daemon::with(&there));
+    here.ok(&format!("/p2p/open/friend/{}", there.address));
+    for (browser, daemon) in [(&mut browser, &here), (&mut other, &there)] {
+        browser.call("Page.navigate", json!({"url": format!("http://{}/#{}", daemon.api, daemon.token)}));
+        browser.shows("address", &daemon.address);
+    }
+    browser.shows("list", "friend");
+    browser.shows("folder", "No files are received");
+    other.shows("folder", into.to_str().unwrap());
+    other.shows("services", "echo at 127.0.0.1:");
+
+    // The browser's own drag and drop, with a file of the disk.
+    let data: Vec<u8> = (0..9_000_000_u32).map(|n| (n.wrapping_mul(0x9e37_79b9) >> 24) as u8).collect();
+    let file = dir.path().join("<b>photo.jpg");
+    std::fs::write(&file, &data).unwrap();
+    let drop_at = |browser: &mut Browser, place: &str| {
+        let found = format!(
+            "(e => {{ e.scrollIntoView({{block: 'center'}}); const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]; }})({place})"
+        );
+        let at = browser.evaluate(&found);
+        let data = json!({"items": [], "files": [file.to_str().unwrap()], "dragOperationsMask": 1});
+        for kind in ["dragEnter", "dragOver", "drop"] {
+            let event = json!({"type": kind, "x": at[0], "y": at[1], "data": data});
+            browser.call("Input.dispatchDragEvent", event);
+        }
+    };
+    // Without a broker nobody can be met by a code.
+    drop_at(&mut browser, "document.getElementById('drop')");
+    browser.shows("file-outcome", "<b>photo.jpg: not connected: no broker is there to meet at");
+    drop_at(&mut browser, "document.getElementById('list').rows[0]");
+    browser.shows("file-outcome", "sending <b>photo.jpg");
+    other.shows("transfers", "wants to send 1 file, 9.0 MB: <b>photo.jpg");
+    other.shows("waiting", "1 peer would send files");
+    assert_eq!(other.evaluate("document.title"), "(1) p2pd");
+    browser.shows("transfers", "waiting for the peer's yes");
+    assert!(other.evaluate("document.querySelector('#transfers b')").is_null());
+    // Each button says what it is for, and is reached by key.
+    let label = "document.querySelector('#transfers button').getAttribute('aria-label')";
+    assert!(other.evaluate(label).as_str().unwrap().starts_with("Accept: "), "{label}");
+    other.evaluate("document.querySelector('#transfers button').focus()");
+    other.press("Enter", 13, "\r");
+    browser.shows("file-outcome", "<b>photo.jpg: sent");
+    browser.shows("transfers", "done, 9.0 MB");
+    other.shows("transfers", "done, 9.0 MB, as <b>photo.jpg");
+    assert!(std::fs::read(into.join("<b>photo.jpg")).unwrap() == data);
+    // What files and services carry is in the chart.
+    browser.becomes("looks.at(-1).sent >= 9000000");
+
+    // Chosen by the button's way, to an address, and refused.
+    browser.evaluate("document.getElementById('file-to').select()");
+    browser.evaluate("document.getElementById('file-to').focus()");
+    browser.write(&there.address);
+    let document = browser.call("DOM.getDocument", json!({}))["root"]["nodeId"].clone();
+    let pick = browser.call("DOM.querySelector", json!({"nodeId": document, "selector": "#pick"}));
+    let files = json!({"nodeId": pick["nodeId"], "files": [file.to_str().unwrap()]});
+    browser.call("DOM.setFileInputFiles", files);
+    other.shows("transfers", "wants to send");
+    other.evaluate(
+        "[...document.querySelectorAll('#transfers button')].find(b => b.textContent === 'Refuse').click()",
+    );
+    browser.shows("file-outcome", "the receiver's user said no");
+    other.becomes("!document.getElementById('transfers').innerText.includes('wants to send')");
+
+    // A service, by keyboard.
+    browser.evaluate("document.getElementById('f-to').focus()");
+    browser.write(&there.address);
+    browser.press("Tab", 9, "");
+    assert_eq!(browser.focus(), "f-service");
+    browser.write("echo");
+    browser.press("Enter", 13, "\r");
+    browser.shows("f-outcome", "forward: 127.0.0.1:");
+    browser.shows("forwards", "direct to 127.0.0.1:");
+    let at = here.ok("/p2p/forward/forward")["at"].as_str().unwrap().to_owned();
+    let _visit = std::net::TcpStream::connect(&at).unwrap();
+    service.accept().unwrap();
+    for (width, height) in [(360, 740), (1280, 900)] {
+        let size = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 400});
+        browser.call("Emulation.setDeviceMetricsOverride", size);
+        let shown = browser.evaluate("document.documentElement.scrollWidth").as_i64().unwrap();
+        assert!(shown <= width, "{shown} of {width}");
+        let unlabelled = "[...document.querySelectorAll('input')].filter(i => !i.labels.length && !i.getAttribute('aria-label')).length";
+        assert_eq!(browser.evaluate(unlabelled), 0);
+        if let Some(folder) = std::env::var_os("P2PD_SCREENSHOTS") {
+            let picture = browser.call("Page.captureScreenshot", json!({"captureBeyondViewport": true}));
+            let picture = data_encoding::BASE64.decode(picture["data"].as_str().unwrap().as_bytes()).unwrap();
+            std::fs::write(std::path::Path::new(&folder).join(format!("files-{width}.png")), picture)
+                .unwrap();
+        }
+    }
+    browser.evaluate("document.querySelector('#forwards button').click()");
+    browser.becomes("!document.getElementById('no-forwards').hidden");
+    let own = format!("http://{}/", here.api);
+    let inside = |url: &String| url.starts_with(&own) || url.starts_with("data:");
+    assert!(browser.requests.iter().all(inside), "{:?}", browser.requests);
+    // What is refused has a status, which the browser notes.
+    let is_noted = |of: &Value| {
+        of["entry"]["text"].as_str().is_some_and(|text| text.contains("409") || text.contains("502"))
+    };
+    assert!(browser.complaints.iter().all(is_noted), "{:?}", browser.complaints);
+    assert_eq!(other.complaints, Vec::<Value>::new());
+}
+
+/// Sends a file by a code from one page to another one.
+#[test]
+fn a_code_brings_a_file_from_page_to_page() {
+    let test = "page::a_code_brings_a_file_from_page_to_page";
+    let profiles = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let Some(mut browser) = Browser::start(test, profiles[0].path(), &[]) else { return };
+    let Some(mut other) = Browser::start(test, profiles[1].path(), &[]) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (list, into, file) =
+        (dir.path().join("servers.toml"), dir.path().join("in"), dir.path().join("file"));
+    let _serving = serve(&list, &["--no-turn"]);
+    let config = ["--config", list.to_str().unwrap()];
+    let (here, there) =
+        (Daemon::with(&config), Daemon::with(&[&config[..], &["--files", into.to_str().unwrap()]].concat()));
+    std::fs::write(&file, "by a code").unwrap();
+    for (browser, daemon) in [(&mut browser, &here), (&mut other, &there)] {
+        browser.call("Page.navigate", json!({"url": format!("http://{}/#{}", daemon.api, daemon.token)}));
+        browser.shows("address", &daemon.address);
+    }
+    assert_eq!(browser.evaluate("document.getElementById('receive').hidden"), true);
+    let document = browser.call("DOM.getDocument", json!({}))["root"]["nodeId"].clone();
+    let pick = browser.call("DOM.querySelector", json!({"nodeId": document, "selector": "#pick"}));
+    let files = json!({"nodeId": pick["nodeId"], "files": [file.to_str().unwrap()]});
+    browser.call("DOM.setFileInputFiles", files);
+    browser.shows("transfers", "Code: ");
+    let shown = browser.text("transfers");
+    let code = shown.split_once("Code: ").unwrap().1.split_once('.').unwrap().0.to_owned();
+    other.becomes("!document.getElementById('receive').hidden");
+    other.evaluate("document.getElementById('code').focus()");
+    other.write(&code);
+    other.press("Enter", 13, "\r");
+    other.shows("transfers", "done, 9 B, as file");
+    browser.shows("file-outcome", "file: sent");
+    assert_eq!(std::fs::read_to_string(into.join("file")).unwrap(), "by a code");
+    assert_eq!((browser.complaints, other.complaints), (Vec::<Value>::new(), Vec::<Value>::new()));
+}

@@ -13,7 +13,7 @@ const LONG: Duration = Duration::from_secs(30);
 
 impl Daemon {
     /// Status and body of a call with a body.
-    fn post(&self, path: &str, data: &str) -> (u16, Value) {
+    pub fn post(&self, path: &str, data: &str) -> (u16, Value) {
         self.curl(path, &["--data-binary", data])
     }
 
@@ -47,7 +47,7 @@ impl Daemon {
     }
 }
 
-fn until<T>(mut found: impl FnMut() -> Option<T>) -> T {
+pub fn until<T>(mut found: impl FnMut() -> Option<T>) -> T {
     let begin = Instant::now();
     loop {
         if let Some(found) = found() {

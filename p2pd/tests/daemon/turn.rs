@@ -58,7 +58,7 @@ fn a_relayed_address_sends_to_anybody_and_hears_whom_it_sent_to() {
     assert_eq!(Daemon::start().error("/p2p/turn/relay"), (502, 3));
 }
 
-/// Our server behind TLS, and the pin of its key; `None` without socat and openssl.
+/// A server of ours behind TLS, and the pin of its key; `None` without socat and openssl.
 fn behind_tls(dir: &Path, port: u16) -> Option<(Running, u16, String)> {
     let make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=a -days 9 \
         -keyout key -out cert && cat key cert > both && openssl x509 -in cert -noout -pubkey \

@@ -38,7 +38,9 @@ struct Peer {
 impl App for Peer {
     fn event(&mut self, cx: &mut Cx<'_>, event: HostEvent) {
         match event {
-            HostEvent::Connected(sock) => cx.host.send(cx.now, sock, &[7; 3_000]),
+            HostEvent::Connected(sock) => {
+                cx.host.send(cx.now, sock, &[7; 3_000]);
+            }
             HostEvent::Readable(sock) => {
                 self.heard += cx.host.read(sock, 10_000).len() as u64;
                 if cx.host.at_end(sock) {

@@ -24,7 +24,7 @@ struct Peer {
 impl App for Peer {
     fn event(&mut self, cx: &mut Cx<'_>, event: HostEvent) {
         match event {
-            HostEvent::Connected(sock) => cx.host.send(cx.now, sock, b"hello"),
+            HostEvent::Connected(sock) => _ = cx.host.send(cx.now, sock, b"hello"),
             HostEvent::Readable(sock) => self.heard.extend(cx.host.read(sock, 100)),
             HostEvent::Failed(_, why) | HostEvent::Broken(_, why) => self.failed = Some(why.to_string()),
             _ => {}

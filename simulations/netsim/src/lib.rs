@@ -40,8 +40,12 @@
 //! assert_eq!(hosts.map(|host| world.app(host).0), [1, 1]);
 //! ```
 //!
+//! Programs here are polled by hand. The feature `aio` has the module `aio`, for async ones with sockets as tokio's.
+//!
 //! The rules of NATs and TCP are read off Linux; `docs/src/adr/032` of the repository says how they are held against it.
 
+#[cfg(feature = "aio")]
+pub mod aio;
 pub mod dial;
 pub mod engine;
 pub mod host;

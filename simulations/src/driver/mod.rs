@@ -9,10 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use p2pd_core::{
-    ClockFix, ConnectError, ConnectId, Event, Input, Instant, IoFailure, Name, Node, NodeId, Output,
-    PeerAddress, Plan, SockId, WallTime,
-};
+use p2pd_core::{ClockFix, Event, Input, Instant, IoFailure, Node, Output, PeerAddress, SockId, WallTime};
 
 use crate::domain;
 use crate::engine::Nanos;
@@ -187,43 +184,16 @@ impl NodeProgram {
         self.drain(cx);
     }
 
-    /// Opens a pipe.
-    ///
-    /// # Errors
-    /// As the core says.
-    pub fn connect(
-        &mut self,
-        cx: &mut Cx<'_>,
-        to: &PeerAddress,
-        plan: Plan,
-    ) -> Result<ConnectId, ConnectError> {
-        let id = self.node.connect(self.clocks.instant(cx.now), to, plan);
+    /// Makes a call of the node, at its time, and carries out what follows.
+    pub fn call<R>(&mut self, cx: &mut Cx<'_>, call: impl FnOnce(&mut Node, Instant) -> R) -> R {
+        let result = call(&mut self.node, self.clocks.instant(cx.now));
         self.drain(cx);
-        id
-    }
-
-    /// Takes a name, unless the node holds too many; its news are events.
-    pub fn register(&mut self, cx: &mut Cx<'_>, name: Name) {
-        // The node has a name's news or none.
-        let _ = self.node.register(self.clocks.instant(cx.now), name);
-        self.drain(cx);
-    }
-
-    /// Answers for the user that this peer may call.
-    pub fn approve(&mut self, cx: &mut Cx<'_>, peer: NodeId) {
-        self.node.answer(self.clocks.instant(cx.now), peer, true);
-        self.drain(cx);
+        result
     }
 
     /// Returns the reading of the node's wall clock.
     pub fn wall(&self, now: Nanos) -> WallTime {
         self.clocks.fix(now).wall
-    }
-
-    /// Ends the node.
-    pub fn shutdown(&mut self, cx: &mut Cx<'_>) {
-        self.node.shutdown(self.clocks.instant(cx.now));
-        self.drain(cx);
     }
 
     fn tell(&mut self, cx: &mut Cx<'_>, input: Input<'_>) {
@@ -444,6 +414,8 @@ impl App for NodeProgram {
                 }
             }
             HostEvent::Failed(s, why) | HostEvent::Broken(s, why) => {
+                // Of a broken stream nothing more is read.
+                cx.host.close(cx.now, s, Close::Drop);
                 if let Some(pipe) = self.pipes.iter_mut().find(|p| p.is_on(s)) {
                     pipe.broken = Some(failure(why).to_string());
                 }
@@ -470,6 +442,8 @@ impl App for NodeProgram {
                     self.tell(cx, Input::Datagram { sock, from, data: &data });
                 }
             }
+            // Its send buffers have no limit, and its UDP sockets are not connected.
+            HostEvent::Writable(_) | HostEvent::Bounced { .. } => {}
         }
         self.drain(cx);
     }

@@ -64,7 +64,7 @@ impl NodeProgram {
             }
         };
         match &mut start.keys {
-            PipeKeys::Plain | PipeKeys::Relayed(_) => cx.host.send(cx.now, *sock, data),
+            PipeKeys::Plain | PipeKeys::Relayed(_) => _ = cx.host.send(cx.now, *sock, data),
             PipeKeys::Encrypted(sealer, _) => {
                 let (mut wire, mut done) = (Vec::new(), 0);
                 while done < data.len() {
@@ -110,6 +110,23 @@ impl NodeProgram {
         }
         for (sock, _) in core::mem::take(&mut self.handed_out) {
             self.tell(cx, Input::Released { sock });
+        }
+        self.drain(cx);
+    }
+
+    /// Closes a pipe.
+    pub fn close_pipe(&mut self, cx: &mut Cx<'_>, pipe: usize) {
+        match self.pipes.get(pipe).map(|pipe| &pipe.way) {
+            Some(Way::Socket(sock)) => {
+                let sock = *sock;
+                cx.host.close(cx.now, sock, Close::Graceful);
+                if let Some(place) = self.handed_out.iter().position(|(_, out)| *out == sock) {
+                    let (sock, _) = self.handed_out.remove(place);
+                    self.tell(cx, Input::Released { sock });
+                }
+            }
+            Some(Way::Relay(out)) => self.node.pipe_close(self.clocks.instant(cx.now), out.pipe),
+            None => {}
         }
         self.drain(cx);
     }

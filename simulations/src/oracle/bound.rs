@@ -200,7 +200,7 @@ fn keeps_well_known(nat: &NatSpec) -> bool {
     !nat.translate || (matches!(nat.alloc, Alloc::Preserve(_)) && nat.range == NatSpec::LINUX.range)
 }
 
-/// This end is dialled from any port.
+/// Bound of an end that is dialled from any port.
 fn dialled(to: End, budget: Budget) -> Bound {
     match to.filtering {
         // The port of a mapping to a STUN server is told by that server, and open to all.

@@ -1,4 +1,4 @@
-//! What punches and reports state, held against what is so. Pairs are drawn of the kinds of the grid and of NATs that
+//! Statements of punches and reports, held against the truth. Pairs are drawn of the kinds of the grid and of NATs that
 //! nobody has hypotheses about.
 
 use p2pd_core::nat::{Allocation, Filtering, Mapping, NatReport, Rule};
@@ -124,7 +124,7 @@ fn name(alloc: Alloc) -> String {
     text.split(['(', ' ']).next().unwrap_or_default().to_owned()
 }
 
-/// What a report claims of a NAT, each with the truth where that is another.
+/// Claims of a report about a NAT, each with the truth where that is another.
 fn claims(report: &NatReport, nat: &NatSpec) -> Vec<(String, Option<String>)> {
     let behaviour = report.behaviour;
     let mut claims = Vec::new();

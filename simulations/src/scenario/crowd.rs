@@ -1,15 +1,13 @@
 //! A crowd: many nodes with names, each behind a NAT of its own, at the same brokers. They start, idle, and call each
 //! other, and the brokers count what passes.
 
-use core::net::Ipv4Addr;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use p2pd_core::{
-    Broker as BrokerConfig, Config, ConnectId, Event, NameNews, Node, Plan, SecretKey, StunServer,
-};
+use p2pd_core::{Config, ConnectId, Event, NameNews, Node, Plan, SecretKey};
 
 use super::pair::Program;
+use super::standing;
 use crate::domain;
 use crate::driver::{Clocks, NodeProgram};
 use crate::engine::{Keyed, MILLI, Nanos, SECOND};
@@ -37,18 +35,18 @@ pub struct Crowd {
     pub calls: (u32, Nanos),
 }
 
-/// What happened to a crowd.
+/// Outcome of a crowd.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
     /// Nodes with an address.
     pub ready: usize,
     /// Nodes with their name.
     pub named: usize,
-    /// What each broker carried from the start of the first node to the beginning of the idle time.
+    /// Traffic of each broker from the start of the first node to the beginning of the idle time.
     pub starting: Vec<Traffic>,
-    /// What each broker carried in the idle time.
+    /// Traffic of each broker in the idle time.
     pub idle: Vec<Traffic>,
-    /// What each broker carried while calls were made, and for how long.
+    /// Traffic of each broker while calls were made, and for how long.
     pub calling: (Vec<Traffic>, Nanos),
     /// Calls that opened a pipe, by their strategy.
     pub opened: BTreeMap<&'static str, usize>,
@@ -60,23 +58,17 @@ pub struct Outcome {
     pub violations: Vec<String>,
 }
 
-const STUN: [IpAddr; 2] =
-    [IpAddr::V4(Ipv4Addr::new(203, 0, 113, 10)), IpAddr::V4(Ipv4Addr::new(203, 0, 113, 11))];
 /// Time from the last node's start until all are registered.
 const REGISTERED: Nanos = 15 * SECOND;
 /// Time from the last call until all are over.
 const OVER: Nanos = 30 * SECOND;
 const DELAY: Nanos = 5 * MILLI;
 
-fn broker_address(n: u16) -> IpAddr {
-    [203, 0, 113, 20 + n as u8].into()
-}
-
 struct Run {
     world: World<Program>,
     brokers: Vec<HostId>,
     nodes: Vec<HostId>,
-    /// What each broker had carried at the last look.
+    /// Traffic of each broker at the last look.
     carried: Vec<Traffic>,
 }
 
@@ -117,14 +109,17 @@ pub fn run(crowd: &Crowd) -> Outcome {
 
 fn build(crowd: &Crowd) -> Run {
     let mut world: World<Program> = World::new(crowd.seed);
-    let (internet, link) = (world.internet(), LinkSpec::with_delay(DELAY));
-    let stun = ServerProgram::new(Box::new(Stun::new(STUN, StunFaults::default())));
-    let host = world.add_host(internet, STUN[0], link, Program::Server(stun));
-    world.add_address(host, internet, STUN[1], link);
+    let stun = ServerProgram::new(Box::new(Stun::new(standing::stun(false), StunFaults::default())));
+    standing::add_stun(&mut world, false, stun);
     let brokers = (0..crowd.brokers)
         .map(|n| {
             let broker = ServerProgram::new(Box::new(Broker::new(BrokerFaults::default())));
-            world.add_host(internet, broker_address(n), link, Program::Server(broker))
+            world.add_host(
+                world.internet(),
+                standing::broker(false, n),
+                standing::LINK,
+                Program::Server(broker),
+            )
         })
         .collect();
     let mut run = Run { world, brokers, nodes: Vec::new(), carried: Vec::new() };
@@ -140,10 +135,8 @@ impl Run {
     /// Adds a node at a home of its own, which takes a name.
     fn add(&mut self, crowd: &Crowd, n: u32) {
         let rng = Keyed::new(crowd.seed);
-        let mut config = Config::new(SecretKey::from_bytes(rng.bytes(domain::NODE, 2 * u64::from(n))));
-        config.stun = STUN.iter().map(|ip| StunServer { host: ip.to_string().into(), port: 3478 }).collect();
-        config.brokers =
-            (0..crowd.brokers).map(|n| BrokerConfig::new(n, &broker_address(n).to_string(), 1883)).collect();
+        let config = Config::new(SecretKey::from_bytes(rng.bytes(domain::NODE, 2 * u64::from(n))));
+        let config = standing::configure(config, false, crowd.brokers, false);
         let mono = rng.below(domain::CLOCK, u64::from(n), 0, 1 << 40);
         let clocks = Clocks { mono, drift_ppm: 0, wall_ahead: 0 };
         let seed = rng.bytes(domain::NODE, 2 * u64::from(n) + 1);
@@ -163,7 +156,9 @@ impl Run {
         let inside = if crowd.chain.0.is_empty() { link } else { LinkSpec::default() };
         let host = self.world.add_host(net, ip, inside, program);
         if let Ok(name) = format!("node-{n}").parse() {
-            self.world.with(host, |p, cx| p.node_mut().register(cx, name));
+            // It has the name's news or none.
+            let _ =
+                self.world.with(host, |p, cx| p.node_mut().call(cx, |node, now| node.register(now, name)));
         }
         self.nodes.push(host);
     }
@@ -193,8 +188,9 @@ impl Run {
             let (caller, listener) = (self.nodes[caller], self.nodes[listener]);
             let address = self.world.app(listener).node().address().cloned();
             if let Some(address) = address {
-                let call =
-                    |p: &mut Program, cx: &mut Cx<'_>| p.node_mut().connect(cx, &address, Plan::default());
+                let call = |p: &mut Program, cx: &mut Cx<'_>| {
+                    p.node_mut().call(cx, |node, now| node.connect(now, &address, Plan::default()))
+                };
                 calls.extend(self.world.with(caller, call).ok().map(|id| (caller, id)));
             }
             self.world.run_until(self.world.now() + apart);

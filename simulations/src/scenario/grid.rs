@@ -85,7 +85,7 @@ pub fn least_time(bound: Bound) -> Nanos {
 pub struct Tried {
     /// The NATs of the listener and of the caller.
     pub chains: [Chain; 2],
-    /// What can be reached.
+    /// Bound of what can be reached.
     pub bound: Bound,
     /// Number of runs.
     pub runs: u32,

@@ -18,7 +18,9 @@ pub fn node_bytes(pair: &Pair, after_call: Option<Nanos>, allocated: &dyn Fn() -
         let plan =
             Plan::new().strategies(pair.strategies.iter().copied()).mode(pair.mode).timeout(pair.timeout);
         // It is refused for a plan without strategies only, and then nothing is measured but two idle nodes.
-        let _ = run.world.with(caller, |p, cx| p.node_mut().connect(cx, &address, plan));
+        let _ = run
+            .world
+            .with(caller, |p, cx| p.node_mut().call(cx, |node, now| node.connect(now, &address, plan)));
         let until = run.world.now() + after;
         run.world.run_until(until);
     }

@@ -11,4 +11,5 @@ pub mod plan;
 pub mod relay;
 pub mod reliability;
 pub mod rivals;
+pub(crate) mod standing;
 pub mod swarm;

@@ -11,9 +11,7 @@ use std::time::Duration;
 
 use p2pd_core::nat::NatReport;
 use p2pd_core::pipe::PipeMode;
-use p2pd_core::{
-    Accept, Broker as BrokerConfig, Config, Event, Node, PortState, SecretKey, Strategy, StunServer,
-};
+use p2pd_core::{Accept, Config, Event, Node, PortState, SecretKey, Strategy};
 
 use crate::domain;
 use crate::driver::{Clocks, NodeProgram};
@@ -22,6 +20,7 @@ use crate::host::HostEvent;
 use crate::nat::Chain;
 use crate::net::{Blackout, LinkSpec};
 use crate::scenario::flood::{Flood, Named, Stranger};
+use crate::scenario::standing;
 use crate::service::router::RouterSpec;
 use crate::service::{
     Broker, BrokerFaults, LIE, RealBroker, RealStun, ServerProgram, Service, StunFaults, TurnFaults,
@@ -49,14 +48,14 @@ pub enum Program {
 }
 
 impl Program {
-    pub(super) fn node(&self) -> &NodeProgram {
+    pub(crate) fn node(&self) -> &NodeProgram {
         match self {
             Program::Node(node) => node,
             Program::Server(_) | Program::Stranger(_) => unreachable!("asked of a node's host only"),
         }
     }
 
-    pub(super) fn node_mut(&mut self) -> &mut NodeProgram {
+    pub(crate) fn node_mut(&mut self) -> &mut NodeProgram {
         match self {
             Program::Node(node) => node,
             Program::Server(_) | Program::Stranger(_) => unreachable!("asked of a node's host only"),
@@ -140,8 +139,6 @@ pub struct Pair {
     /// Number of calls while the nodes stay up, 10 s apart. The report is about the first call that failed, or about
     /// the last.
     pub calls: u32,
-    /// The nodes measure also how their NATs treat a dial to themselves.
-    pub hairpin: bool,
     /// The world is one of IPv6: sites behind firewalls, STUN servers and brokers. TURN servers and routers are not.
     pub six: bool,
     /// Port of the nodes' listeners, and the external one that they ask routers for; 0 for any.
@@ -177,7 +174,6 @@ impl Pair {
             late: 0,
             again: false,
             calls: 1,
-            hairpin: false,
             port: 0,
             six: false,
             trace: false,
@@ -239,22 +235,6 @@ const MEASURED_WITHIN: Nanos = 60 * SECOND;
 /// Longer than a closed stream repeats its last bytes where nobody answers.
 const GONE_WITHIN: Nanos = 600 * SECOND;
 
-/// Returns the address of the server of this number.
-fn server_address(pair: &Pair, number: u8) -> IpAddr {
-    match pair.six {
-        true => [0x2a11, 0, 0, 0, 0, 0, 0, u16::from(number)].into(),
-        false => [203, 0, 113, number].into(),
-    }
-}
-
-fn stun_addresses(pair: &Pair) -> [IpAddr; 2] {
-    [10, 11].map(|number| server_address(pair, number))
-}
-
-fn broker_address(pair: &Pair, n: usize) -> IpAddr {
-    server_address(pair, 20 + n as u8)
-}
-
 pub(super) struct Run {
     pub(super) world: World<Program>,
     pub(super) hosts: [HostId; 2],
@@ -264,14 +244,6 @@ pub(super) struct Run {
     strangers: Strangers,
     calls: usize,
     violations: Vec<String>,
-}
-
-/// Returns the reports of the listening node of a pair on its NATs.
-pub fn measured(pair: &Pair) -> Vec<NatReport> {
-    let mut run = build(pair);
-    let listener = run.hosts[0];
-    run.world.run_while(READY_WITHIN, |w| w.app(listener).node().address().is_some());
-    run.world.app(listener).node().node.nats().cloned().collect()
 }
 
 /// Runs a pair to its end.
@@ -331,32 +303,30 @@ pub(super) fn build(pair: &Pair) -> Run {
         world.record();
     }
     let internet = world.internet();
-    let at = stun_addresses(pair);
+    let at = standing::stun(pair.six);
     let stun: Box<dyn Service> = match pair.rendezvous {
         true => Box::new(RealStun::new(at, pair.stun)),
         false => Box::new(crate::service::StunServer::new(at, pair.stun)),
     };
     let narrow = pair.chains.each_ref().map(is_narrow);
     let also = narrow.contains(&true);
-    let server = |service| Program::Server(ServerProgram::new(service).also_at_443(also));
-    let host = world.add_host(internet, at[0], LinkSpec::with_delay(5 * MILLI), server(stun));
-    let mut servers = vec![host];
-    world.add_address(host, internet, at[1], LinkSpec::with_delay(5 * MILLI));
+    let server = |service| ServerProgram::new(service).also_at_443(also);
+    let mut servers = vec![standing::add_stun(&mut world, pair.six, server(stun))];
     for (n, faults) in pair.brokers.iter().enumerate() {
         let broker: Box<dyn Service> = match pair.rendezvous {
             true => Box::new(RealBroker::new(*faults)),
             false => Box::new(Broker::new(*faults)),
         };
-        let broker = server(broker);
-        let link = LinkSpec::with_delay(pair.broker_delay);
-        servers.push(world.add_host(internet, broker_address(pair, n), link, broker));
+        let (broker, link) = (Program::Server(server(broker)), LinkSpec::with_delay(pair.broker_delay));
+        servers.push(world.add_host(internet, standing::broker(pair.six, n as u16), link, broker));
     }
     let mut violations = Vec::new();
     let program = |n: usize| {
         let rng = Keyed::new(pair.seed);
         let key = |n: u64| SecretKey::from_bytes(rng.bytes(domain::NODE, n));
-        let mut config = Config::new(key(n as u64));
-        (config.hairpin, config.port, config.external_port) = (pair.hairpin, pair.port, pair.port);
+        let config = Config::new(key(n as u64));
+        let mut config = standing::configure(config, pair.six, pair.brokers.len() as u16, narrow[n]);
+        (config.port, config.external_port) = (pair.port, pair.port);
         config.portmap = pair.asks_router(n);
         let other = key(1 - n as u64).node_id();
         let named = pair.flood.as_ref().map(|f| f.named);
@@ -365,12 +335,7 @@ pub(super) fn build(pair: &Pair) -> Run {
         } else if named == Some(Named::Approved) {
             config.accept = Accept::Ask;
         }
-        let [stun, mqtt, turn] = if narrow[n] { [443; 3] } else { [3478, 1883, 3478] };
-        config.stun = at.iter().map(|ip| StunServer { host: ip.to_string().into(), port: stun }).collect();
-        config.brokers = (0..pair.brokers.len())
-            .map(|n| BrokerConfig::new(n as u16, &broker_address(pair, n).to_string(), mqtt))
-            .collect();
-        config.turn = pair.relay.iter().map(|relay| relay.configured(turn)).collect();
+        config.turn = pair.relay.iter().map(|relay| relay.configured(narrow[n])).collect();
         let seed = rng.bytes(domain::NODE, 100 + n as u64);
         let node = match Node::new(config, seed, pair.clocks[n].instant(0)) {
             Ok(node) => node,
@@ -420,7 +385,7 @@ fn end(mut run: Run, pair: &Pair, first: Call, again: Option<Result<Strategy, St
     }
     relaying::leave(&mut run, hosts);
     for host in hosts {
-        run.world.with(*host, |p, cx| p.node_mut().shutdown(cx));
+        run.world.with(*host, |p, cx| p.node_mut().call(cx, Node::shutdown));
     }
     // Nobody dials any more, so that once nothing is on its way and no socket is left, none will come back.
     let over =
@@ -435,9 +400,9 @@ fn end(mut run: Run, pair: &Pair, first: Call, again: Option<Result<Strategy, St
     run.violations.extend(left);
     let left = homes::left_behind(&mut run, pair);
     run.violations.extend(left);
-    let mut known: Vec<IpAddr> = stun_addresses(pair).to_vec();
-    known.extend(pair.relay.map(|relay| relay.known()));
-    known.extend((0..pair.brokers.len()).map(|n| broker_address(pair, n)));
+    let mut known: Vec<IpAddr> = standing::stun(pair.six).to_vec();
+    known.extend(pair.relay.map(|_| standing::TURN));
+    known.extend((0..pair.brokers.len()).map(|n| standing::broker(pair.six, n as u16)));
     known.extend(run.homes.gateways());
     // A request may name our address before that is settled and announced, and so a lie that is found out later.
     if pair.stun.wrong_address_ppm > 0 {

@@ -121,7 +121,7 @@ impl App for Program {
     fn event(&mut self, cx: &mut Cx<'_>, event: HostEvent) {
         match event {
             HostEvent::Accepted { sock, .. } if self.server => self.seen.extend(cx.host.remote(sock)),
-            HostEvent::Accepted { sock, .. } => cx.host.send(cx.now, sock, HELLO),
+            HostEvent::Accepted { sock, .. } => _ = cx.host.send(cx.now, sock, HELLO),
             HostEvent::Connected(sock) if self.live.remove(&sock).is_some() => {
                 cx.host.send(cx.now, sock, HELLO);
             }

@@ -115,7 +115,7 @@ impl ServiceCx {
     }
 }
 
-/// What a server carried, both ways.
+/// Traffic of a server, both ways.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Traffic {
     /// Packets of the server's protocol.
@@ -303,8 +303,12 @@ impl App for ServerProgram {
                     self.conns.remove(&conn);
                     self.tell(cx, Input::Closed { conn });
                 }
+                cx.host.close(cx.now, sock, Close::Drop);
             }
-            HostEvent::Connected(_) | HostEvent::Failed(..) => {}
+            HostEvent::Connected(_)
+            | HostEvent::Failed(..)
+            | HostEvent::Writable(_)
+            | HostEvent::Bounced { .. } => {}
         }
     }
 

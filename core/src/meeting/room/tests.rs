@@ -11,7 +11,7 @@ const S: Duration = Duration::from_secs(1);
 const DELAY: Duration = Duration::from_millis(20);
 const WITHIN: Duration = Duration::from_secs(60);
 
-/// What a broker makes of a message: those that it delivers.
+/// Messages that a broker delivers of one that it takes.
 type Broker = Box<dyn FnMut(&Message) -> Vec<Bytes>>;
 
 struct Member {
@@ -25,7 +25,7 @@ struct Member {
 struct World {
     now: Instant,
     members: Vec<Member>,
-    /// What is under way, and to whom if not to all.
+    /// Messages under way, and their receiver if not all.
     flying: VecDeque<(Instant, Option<usize>, Box<str>, Bytes)>,
     broker: Broker,
     /// Messages that rooms have published: room and message.

@@ -1,4 +1,4 @@
-//! Our address: what we announce of our interfaces.
+//! The node's address: what it announces of its interfaces.
 
 use std::net::SocketAddr;
 

@@ -1,4 +1,4 @@
-//! Our network: the interfaces that are used, the listeners on them, the outside addresses and NATs in front, ports that
+//! The node's network: the interfaces that are used, the listeners on them, the outside addresses and NATs in front, ports that
 //! routers open, the network's NAT64, and the time. Others read it, and are told by [`NetworkEvent`].
 
 mod announcing;
@@ -55,7 +55,7 @@ pub(super) enum NetworkEvent {
     Sampled(Sampled),
     /// The network's NAT64 was looked up; true if there is another one than was known.
     Nat64(bool),
-    /// What waits for the right time need not wait longer.
+    /// The right time is known: nothing needs to wait longer for it.
     TimeKnown,
     /// The clock to go by was set.
     TimeSet,

@@ -50,7 +50,7 @@ pub(super) struct Timekeeper {
     state: State,
     /// Time of the last question to the servers.
     asked: Option<Instant>,
-    /// What waits for the right time may go on; true if the clock to go by was set by more than [`TOLERATED`].
+    /// Set where the right time has become known; true if the clock to go by was set by more than [`TOLERATED`].
     news: Option<bool>,
 }
 

@@ -40,7 +40,7 @@ pub(super) struct Signalling {
     brokers: Vec<Broker>,
     /// Brokers in our address, by their ids.
     announced: Vec<u16>,
-    /// What calls were told last: whether a server has said where we are outside, and the brokers that a request could
+    /// Facts that calls were told last: whether a server has said where we are outside, and the brokers that a request could
     /// go out on, one bit each; no brokers before our address was settled.
     told: (bool, Option<u16>),
     /// Distinguishes us from another process with the same key.
@@ -57,10 +57,10 @@ pub(super) struct Signalling {
 #[derive(Debug)]
 struct Broker {
     id: u16,
-    /// Its login can be renewed.
+    /// True if the broker's login can be renewed.
     renews: bool,
     session: Session,
-    /// It worked or failed at least once.
+    /// True once the broker worked or failed.
     settled: bool,
 }
 

@@ -150,7 +150,7 @@ pub(super) struct Met {
     connect: Option<ConnectId>,
     /// Places of the brokers that reach the peer.
     via: SmallVec<[u8; 2]>,
-    /// Our end and the peer's.
+    /// Ends of the path: ours and the peer's.
     path: [SocketAddr; 2],
     sock: SockId,
     /// The stream and its window, where the peer has begun it.

@@ -38,7 +38,7 @@ pub(super) struct Carrier {
     pub(super) doubted: bool,
 }
 
-/// What a carrier's silence comes to.
+/// Judgement of a carrier's silence.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Silence {
     None,

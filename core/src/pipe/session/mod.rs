@@ -226,7 +226,7 @@ pub enum SessionEvent {
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum SessionEnd {
-    /// This end closed it.
+    /// The user closed it here.
     Closed,
     /// The peer closed it, with this code and reason.
     ClosedByPeer(u32, Bytes),

@@ -20,7 +20,7 @@ pub(super) struct Stream {
     /// Protocol tag of a stream that the peer opened.
     pub(super) tag: Bytes,
     pub(super) priority: i32,
-    /// Our direction; none of a stream that only the peer sends on.
+    /// Direction from us; none of a stream that only the peer sends on.
     pub(super) sending: Option<Sending>,
     /// The peer's direction.
     pub(super) receiving: Option<Receiving>,

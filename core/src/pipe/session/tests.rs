@@ -540,7 +540,7 @@ fn silence_is_asked_about_doubted_and_the_end_of_the_carrier() {
     assert_eq!(two.ends[0].poll_timeout(), None);
 }
 
-/// Its sockets are full, so that it takes nothing: neither what was asked for nor what is to be asked.
+/// Full sockets take nothing: neither what was asked for nor what is to be asked.
 #[test]
 fn a_path_that_dies_and_takes_nothing_is_left_after_a_second() {
     let second = Duration::from_secs(1);

@@ -1,4 +1,4 @@
-//! How long a session may be idle, as broker and NATs allow.
+//! Time that a session may be idle, as broker and NATs allow.
 
 use core::time::Duration;
 
@@ -19,7 +19,7 @@ pub(super) struct Idling {
     place: u8,
     /// Place of the keep-alive in [`KEEP_ALIVE`].
     keep_alive: usize,
-    /// What the broker allows, whatever the keep-alive says.
+    /// Time that the broker allows, whatever the keep-alive says.
     patience: Patience,
     suspect: Option<Suspect>,
 }
@@ -93,7 +93,7 @@ impl Idling {
         }
     }
 
-    /// We are in another network.
+    /// Forgets what the last network was suspected of.
     pub(super) fn moved(&mut self) {
         self.suspect = None;
     }

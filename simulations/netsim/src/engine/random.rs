@@ -22,6 +22,8 @@ pub enum Domain {
     Sequence,
     /// A host's ephemeral ports.
     Ephemeral,
+    /// The draws of an async program.
+    Program,
     /// A purpose of the programs and scenarios that use this crate, by a number of theirs.
     User(u32),
 }
@@ -40,6 +42,7 @@ impl Domain {
             Domain::Background => 6,
             Domain::Sequence => 7,
             Domain::Ephemeral => 8,
+            Domain::Program => Domain::USER + (1 << 32),
             Domain::User(n) => Domain::USER + n as u64,
         }
     }

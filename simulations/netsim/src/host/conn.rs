@@ -1,19 +1,20 @@
 //! An end of a TCP connection (RFC 9293), as a machine that takes segments and gives segments.
 //!
 //! There is no congestion control: a connection sends up to 64 KiB beyond the acknowledged bytes. Sequence numbers on
-//! the wire are 32 bits. Inside, each position is an offset from the SYN, which has offset 0.
+//! the wire are 32 bits. Inside, each position is an offset from the SYN, which has offset 0. A closed window is probed, by a
+//! byte that was acknowledged before, for as long as the peer answers.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
-use super::{Failure, Profile};
+use super::{Buffers, Failure, Profile};
 use crate::engine::{MILLI, Nanos, SECOND};
 use crate::net::{Flags, Segment};
 
 /// Bytes of payload per segment.
 const MSS: usize = 1400;
-/// Most bytes in flight, and the receive window.
+/// Most bytes in flight.
 const WINDOW: u32 = 64 * 1024;
 /// The window field of a SYN, which is never scaled.
 const SYN_WINDOW: u32 = 64_240;
@@ -60,8 +61,11 @@ pub(super) struct Conn {
     /// First offset that the peer has not acknowledged, and first that was not sent.
     una: u64,
     next: u64,
+    buffers: Buffers,
     /// Bytes from `una` on, at the earliest from offset 1.
     output: VecDeque<u8>,
+    /// True once the output has filled its buffer, until the program is told of room.
+    full: bool,
     /// A FIN follows once the output is empty.
     finish: bool,
     peer_window: u32,
@@ -87,14 +91,16 @@ pub(super) struct Conn {
 }
 
 impl Conn {
-    fn new(state: State, iss: u32, irs: u32, now: Nanos) -> Conn {
+    fn new(state: State, iss: u32, irs: u32, now: Nanos, buffers: Buffers) -> Conn {
         Conn {
             state,
             iss,
             irs,
             una: 0,
             next: 1,
+            buffers,
             output: VecDeque::new(),
+            full: false,
             finish: false,
             peer_window: WINDOW,
             expected: 1,
@@ -114,16 +120,28 @@ impl Conn {
     }
 
     /// A dial; its SYN goes to `out`.
-    pub(super) fn dial(iss: u32, now: Nanos, profile: &Profile, out: &mut Vec<Segment>) -> Conn {
-        let mut conn = Conn::new(State::SynSent, iss, 0, now);
+    pub(super) fn dial(
+        iss: u32,
+        now: Nanos,
+        profile: &Profile,
+        buffers: Buffers,
+        out: &mut Vec<Segment>,
+    ) -> Conn {
+        let mut conn = Conn::new(State::SynSent, iss, 0, now, buffers);
         conn.due = Some(now + profile.syn_gap(0));
         out.push(conn.syn());
         conn
     }
 
     /// The answer to a SYN at a listener.
-    pub(super) fn answer(iss: u32, syn: &Segment, now: Nanos, out: &mut Vec<Segment>) -> Conn {
-        let mut conn = Conn::new(State::SynReceived, iss, syn.seq, now);
+    pub(super) fn answer(
+        iss: u32,
+        syn: &Segment,
+        now: Nanos,
+        buffers: Buffers,
+        out: &mut Vec<Segment>,
+    ) -> Conn {
+        let mut conn = Conn::new(State::SynReceived, iss, syn.seq, now, buffers);
         conn.peer_window = syn.window;
         conn.due = Some(now + SECOND);
         out.push(conn.syn());
@@ -154,9 +172,15 @@ impl Conn {
     }
 
     fn make(&self, flags: Flags, offset: u64, data: Bytes) -> Segment {
-        let window = if flags.syn() { SYN_WINDOW } else { WINDOW.saturating_sub(self.input.len() as u32) };
+        let window = u32::try_from(self.window()).unwrap_or(u32::MAX);
+        let window = if flags.syn() { window.min(SYN_WINDOW) } else { window };
         let ack = if flags.ack() { self.irs.wrapping_add(self.expected as u32) } else { 0 };
         Segment { flags, seq: self.seq(offset), ack, window, data }
+    }
+
+    /// Bytes that the receive buffer has room for.
+    fn window(&self) -> usize {
+        self.buffers.receive.saturating_sub(self.input.len())
     }
 
     fn syn(&self) -> Segment {
@@ -185,7 +209,7 @@ impl Conn {
             return match seq {
                 _ if self.state == State::TimeWait => Change::Nothing,
                 n if n == self.expected as i64 => Change::Failed(Failure::Reset),
-                n if n > self.expected as i64 && n < self.expected as i64 + i64::from(WINDOW) => {
+                n if n > self.expected as i64 && n < self.expected as i64 + self.buffers.receive as i64 => {
                     out.push(self.ack());
                     Change::Nothing
                 }
@@ -295,6 +319,9 @@ impl Conn {
             return false;
         }
         if ack <= self.una as i64 {
+            if ack == self.una as i64 && self.next == self.una && !self.output.is_empty() {
+                self.probed(s.window);
+            }
             let duplicate = ack == self.una as i64 && s.data.is_empty() && self.next > self.una;
             self.repeats = if duplicate { self.repeats.saturating_add(1) } else { self.repeats };
             if self.repeats == 3 {
@@ -332,10 +359,26 @@ impl Conn {
         false
     }
 
+    /// Takes the answer to a probe: it proves that the peer is there, and may open the window.
+    fn probed(&mut self, window: u32) {
+        if window == 0 {
+            self.tries = self.tries.min(TRIES.2 - 1);
+        } else {
+            self.tries = 0;
+            self.due = None;
+        }
+    }
+
     fn gone(&mut self) -> Change {
         self.state = State::Closed;
         self.due = None;
         Change::Gone
+    }
+
+    /// Ends with an error; how many bytes are left to read.
+    pub(super) fn fail(&mut self) -> usize {
+        self.gone();
+        self.input.len()
     }
 
     fn fin_sent(&self) -> bool {
@@ -365,10 +408,11 @@ impl Conn {
         }
         if !s.data.is_empty() {
             let skip = (before as i64 - seq).clamp(0, s.data.len() as i64);
-            let room = (WINDOW as usize).saturating_sub(self.input.len());
             let start = (seq + skip) as u64;
+            let room = (before + self.window() as u64).saturating_sub(start);
             let fresh = s.data.slice(skip as usize..);
-            if !fresh.is_empty() && start < before + room as u64 {
+            let fresh = fresh.slice(..fresh.len().min(room as usize));
+            if !fresh.is_empty() {
                 self.early.insert(start, fresh);
             }
         }
@@ -468,24 +512,41 @@ impl Conn {
                 if self.tries > if self.orphan { TRIES.2 } else { TRIES.1 } {
                     return Change::Failed(Failure::TimedOut);
                 }
-                // A probe of a closed window: one byte that nothing has acknowledged.
                 if self.next == self.una && !self.output.is_empty() {
-                    self.next += 1;
+                    // A probe of a closed window, as Linux's: no bytes, of a number that wants an answer.
+                    out.push(self.make(Flags::ACK, self.una - 1, Bytes::new()));
+                } else {
+                    self.recover = self.next;
+                    self.timed = None;
+                    out.extend(self.first_unacknowledged());
                 }
-                self.recover = self.next;
-                self.timed = None;
-                out.extend(self.first_unacknowledged());
                 self.due = Some(now + (self.rto << self.tries.min(8)).min(120 * SECOND));
             }
         }
         Change::Nothing
     }
 
-    pub(super) fn send(&mut self, now: Nanos, data: &[u8], out: &mut Vec<Segment>) {
-        if !self.finish {
-            self.output.extend(data);
+    /// Bytes that the send buffer has room for.
+    pub(super) fn room(&self) -> usize {
+        if self.finish { 0 } else { self.buffers.send.saturating_sub(self.output.len()) }
+    }
+
+    /// Takes what there is room for; how many bytes.
+    pub(super) fn send(&mut self, now: Nanos, data: &[u8], out: &mut Vec<Segment>) -> usize {
+        let taken = data.len().min(self.room());
+        if taken > 0 {
+            self.output.extend(&data[..taken]);
+            self.full = self.room() == 0;
             self.push(now, out);
         }
+        taken
+    }
+
+    /// Returns true once when there is room again after the buffer was full: as on Linux half as much as is taken.
+    pub(super) fn roomy(&mut self) -> bool {
+        let roomy = self.full && self.room() >= self.output.len() / 2;
+        self.full &= !roomy;
+        roomy
     }
 
     /// Sends FIN after the queue.
@@ -500,13 +561,14 @@ impl Conn {
 
     /// Takes up to `most` bytes out of the input.
     pub(super) fn read(&mut self, most: usize, out: &mut Vec<Segment>) -> Vec<u8> {
-        let was_full = self.input.len() + MSS > WINDOW as usize;
+        let before = self.window();
         let count = most.min(self.input.len());
         let (first, second) = self.input.as_slices();
         let mut taken = first[..count.min(first.len())].to_vec();
         taken.extend_from_slice(&second[..count - taken.len()]);
         self.input.drain(..count);
-        if was_full && !taken.is_empty() {
+        // RFC 9293 section 3.8.6.2.2: no news of a window that opens by less than a segment.
+        if before < MSS && self.window() >= MSS.min(self.buffers.receive / 2) {
             out.push(self.ack());
         }
         taken

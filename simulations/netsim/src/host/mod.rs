@@ -18,14 +18,14 @@ use bytes::Bytes;
 
 use crate::engine::{Digest, Domain, Keyed, Nanos};
 use crate::nat::Order;
-use crate::net::{Body, IcmpKind, Packet, Quote, Segment};
+use crate::net::{Body, IcmpKind, Packet, Proto, Quote, Segment};
 use conn::{Change, Conn, State};
 pub(crate) use icmp::IcmpBudget;
 pub use ledger::{Ledger, Sent};
 pub use profile::Profile;
 pub use sockets::Sock;
 use sockets::{Kind, Owner, Socket};
-pub use words::{Close, Failure, Interface, Reuse};
+pub use words::{Buffers, Close, Failure, Interface, Reuse};
 
 /// The index of a host's first interface; 1 is loopback's.
 const FIRST_INDEX: u32 = 2;
@@ -46,7 +46,9 @@ pub enum HostEvent {
     },
     /// Bytes are to be read on a stream, or its end.
     Readable(Sock),
-    /// A stream broke; the socket is gone.
+    /// A stream's send buffer was full, and a third of it is free again.
+    Writable(Sock),
+    /// A stream broke. The socket is gone, unless bytes wait to be read: then it is left until it is closed.
     Broken(Sock, Failure),
     /// A datagram came.
     Datagram {
@@ -58,6 +60,15 @@ pub enum HostEvent {
         local: SocketAddr,
         /// The payload.
         data: Bytes,
+    },
+    /// An ICMP error came about a datagram, and says that none gets there. Others, as of an unknown host, pass in silence.
+    Bounced {
+        /// The socket that sent it.
+        sock: Sock,
+        /// Address to which it went.
+        to: SocketAddr,
+        /// Error of the next call on Linux, if the socket is connected to that address.
+        cause: Failure,
     },
 }
 
@@ -85,6 +96,7 @@ pub struct Host {
     /// Interfaces that there were.
     indexes: u32,
     profile: Profile,
+    buffers: Buffers,
     sockets: BTreeMap<Sock, Socket>,
     next: u32,
     /// Connections by their two ends.
@@ -112,6 +124,7 @@ impl Host {
             cards: BTreeMap::new(),
             indexes: FIRST_INDEX,
             profile,
+            buffers: Buffers::default(),
             sockets: BTreeMap::new(),
             next: 0,
             tuples: BTreeMap::new(),
@@ -168,6 +181,11 @@ impl Host {
         &self.addresses
     }
 
+    /// Changes the buffers of the streams that begin from now on.
+    pub fn set_buffers(&mut self, buffers: Buffers) {
+        self.buffers = buffers;
+    }
+
     /// SYNs it has sent, repeats included.
     pub fn syns_sent(&self) -> u64 {
         self.syns
@@ -218,25 +236,26 @@ impl Host {
     pub(crate) fn arrive(&mut self, now: Nanos, packet: &Packet) {
         match packet.body {
             Body::Tcp(ref segment) => self.arrive_tcp(now, packet, segment),
-            Body::Udp(ref data) => {
-                let found = self.udp.get(&packet.dst.port()).and_then(|socks| {
-                    socks.iter().find(|s| self.sockets.get(s).is_some_and(|x| x.takes(packet.dst)))
-                });
-                match found {
-                    Some(&sock) => self.out.events.push_back(HostEvent::Datagram {
-                        sock,
-                        from: packet.src,
-                        local: packet.dst,
-                        data: data.clone(),
-                    }),
-                    None if self.icmp_budget.allows(now, packet.src.ip()) => {
-                        self.out.packets.extend(packet.icmp(IcmpKind::Port, packet.dst.ip()));
-                    }
-                    None => {}
+            Body::Udp(ref data) => match self.udp_at(packet.dst) {
+                Some(sock) => self.out.events.push_back(HostEvent::Datagram {
+                    sock,
+                    from: packet.src,
+                    local: packet.dst,
+                    data: data.clone(),
+                }),
+                None if self.icmp_budget.allows(now, packet.src.ip()) => {
+                    self.out.packets.extend(packet.icmp(IcmpKind::Port, packet.dst.ip()));
                 }
-            }
+                None => {}
+            },
             Body::Icmp(kind, quote) => self.arrive_icmp(kind, quote),
         }
+    }
+
+    /// Returns the UDP socket that has a local address.
+    fn udp_at(&self, local: SocketAddr) -> Option<Sock> {
+        let socks = self.udp.get(&local.port())?;
+        socks.iter().copied().find(|s| self.sockets.get(s).is_some_and(|x| x.takes(local)))
     }
 
     fn arrive_tcp(&mut self, now: Nanos, packet: &Packet, segment: &Segment) {
@@ -254,8 +273,12 @@ impl Host {
                     return;
                 };
                 let change = conn.segment(now, segment, &mut out);
+                let roomy = conn.roomy();
                 self.emit(sock, out);
                 self.changed(sock, change);
+                if roomy {
+                    self.out.events.push_back(HostEvent::Writable(sock));
+                }
                 return;
             }
         }
@@ -280,13 +303,24 @@ impl Host {
         *waiting += 1;
         let iss = self.initial_sequence(now, ends.0, ends.1);
         let mut out = core::mem::take(&mut self.scratch);
-        let conn = Conn::answer(iss, syn, now, &mut out);
+        let conn = Conn::answer(iss, syn, now, self.buffers, &mut out);
         let sock = self.add(Socket::conn(ends.0, ends.1, conn, Some(listener)));
         self.tuples.insert(ends, sock);
         self.emit(sock, out);
     }
 
     fn arrive_icmp(&mut self, kind: IcmpKind, quote: Quote) {
+        if quote.proto == Proto::Udp {
+            let cause = match kind {
+                IcmpKind::Port => Failure::Refused,
+                IcmpKind::Admin => Failure::Unreachable,
+                IcmpKind::Host | IcmpKind::TimeExceeded => return,
+            };
+            if let Some(sock) = self.udp_at(quote.src) {
+                self.out.events.push_back(HostEvent::Bounced { sock, to: quote.dst, cause });
+            }
+            return;
+        }
         let Some(&sock) = self.tuples.get(&(quote.src, quote.dst)) else { return };
         let Some(Socket { kind: Kind::Conn { conn, parent, .. }, .. }) = self.sockets.get(&sock) else {
             return;
@@ -387,6 +421,7 @@ impl Host {
             Change::Failed(cause) => {
                 let dialling =
                     parent_of.is_none() && matches!(conn.state, State::SynSent | State::SynReceived);
+                let left = conn.fail() > 0;
                 if was == Owner::Program {
                     self.out.events.push_back(if dialling {
                         HostEvent::Failed(sock, cause)
@@ -396,7 +431,11 @@ impl Host {
                 } else if let (Owner::Listener, Some(listener)) = (was, parent_of) {
                     self.leave_queue(listener);
                 }
-                self.forget(sock);
+                if left && was == Owner::Program {
+                    self.release(sock);
+                } else {
+                    self.forget(sock);
+                }
             }
             // The program's descriptor stays until it closes it; the 4-tuple is free.
             Change::Gone if was == Owner::Program => self.release(sock),

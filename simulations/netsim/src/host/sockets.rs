@@ -267,7 +267,7 @@ impl Host {
         }
         let iss = self.initial_sequence(now, local, remote);
         let mut out = core::mem::take(&mut self.scratch);
-        let conn = Conn::dial(iss, now, &self.profile, &mut out);
+        let conn = Conn::dial(iss, now, &self.profile, self.buffers, &mut out);
         if let Some(socket) = self.sockets.get_mut(&sock) {
             socket.kind =
                 Kind::Conn { remote, conn: Box::new(conn), parent: None, owner: Owner::Program, armed: None };
@@ -277,12 +277,23 @@ impl Host {
         Ok(())
     }
 
-    /// Appends to a stream's output.
-    pub fn send(&mut self, now: Nanos, sock: Sock, data: &[u8]) {
-        if let Some(Socket { kind: Kind::Conn { conn, .. }, .. }) = self.sockets.get_mut(&sock) {
-            let mut out = core::mem::take(&mut self.scratch);
-            conn.send(now, data, &mut out);
-            self.emit(sock, out);
+    /// Appends to a stream's output what its send buffer has room for, and returns how many bytes. By default that is all: a
+    /// program is to watch this after [`set_buffers`](Self::set_buffers), and to go on at [`HostEvent::Writable`].
+    pub fn send(&mut self, now: Nanos, sock: Sock, data: &[u8]) -> usize {
+        let Some(Socket { kind: Kind::Conn { conn, .. }, .. }) = self.sockets.get_mut(&sock) else {
+            return 0;
+        };
+        let mut out = core::mem::take(&mut self.scratch);
+        let taken = conn.send(now, data, &mut out);
+        self.emit(sock, out);
+        taken
+    }
+
+    /// Bytes that a stream's send buffer has room for; 0 once it was finished.
+    pub fn room(&self, sock: Sock) -> usize {
+        match self.sockets.get(&sock) {
+            Some(Socket { kind: Kind::Conn { conn, .. }, .. }) => conn.room(),
+            _ => 0,
         }
     }
 
@@ -322,7 +333,8 @@ impl Host {
     /// Closes a socket. As on Linux, closing a stream with unread input sends RST.
     pub fn close(&mut self, now: Nanos, sock: Sock, how: Close) {
         self.out.events.retain(|e| !matches!(e,
-            HostEvent::Connected(s) | HostEvent::Failed(s, _) | HostEvent::Readable(s) | HostEvent::Broken(s, _)
+            HostEvent::Connected(s) | HostEvent::Failed(s, _) | HostEvent::Readable(s) | HostEvent::Writable(s)
+                    | HostEvent::Broken(s, _)
                 if *s == sock));
         let Some(socket) = self.sockets.get_mut(&sock) else { return };
         let Kind::Conn { conn, owner, .. } = &mut socket.kind else { return self.forget(sock) };

@@ -1,4 +1,4 @@
-//! What a host's sockets are asked for, and what they fail with.
+//! Wishes to a host's sockets, and their failures.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -50,6 +50,29 @@ pub enum Reuse {
     Address,
     /// `SO_REUSEADDR` and `SO_REUSEPORT`: listeners and dials on one port, each of which has to ask for it.
     AddressAndPort,
+}
+
+/// Room for a stream's bytes at a host, on each side of its program.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+// Exhaustive: as Linux has it.
+pub struct Buffers {
+    /// Bytes that are sent and not acknowledged, or wait to be sent (`SO_SNDBUF`).
+    pub send: usize,
+    /// Bytes that arrived and were not read (`SO_RCVBUF`): the window.
+    pub receive: usize,
+}
+
+impl Buffers {
+    /// 128 KiB to send, twice the most that is in flight, as Linux's autotuning has it; 64 KiB to receive, as Linux begins with.
+    /// Neither grows.
+    pub const LINUX: Buffers = Buffers { send: 128 * 1024, receive: 64 * 1024 };
+}
+
+/// A send buffer without a limit, for programs that are not told to wait, and a receive buffer of 64 KiB.
+impl Default for Buffers {
+    fn default() -> Buffers {
+        Buffers { send: usize::MAX, ..Buffers::LINUX }
+    }
 }
 
 /// Way in which a socket ends.

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 pub use build::{Site, SiteSpec};
-pub use trace::Trace;
+pub use trace::{Hop, Note, Trace};
 
 use crate::engine::{Digest, Keyed, MICRO, Nanos, Queue};
 use crate::host::{Host, HostEvent, Profile, Sock};
@@ -56,6 +56,13 @@ impl Cx<'_> {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct HostId(usize);
 
+impl HostId {
+    /// Returns the host's name in traces.
+    pub fn place(self) -> String {
+        format!("host{}", self.0)
+    }
+}
+
 /// A network in a world.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct NetId(usize);
@@ -63,6 +70,13 @@ pub struct NetId(usize);
 /// A NAT in a world.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct NatId(usize);
+
+impl NatId {
+    /// Returns the NAT's name in traces.
+    pub fn place(self) -> String {
+        format!("nat{}", self.0)
+    }
+}
 
 /// A plug of a device in a network.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -158,6 +172,11 @@ impl<A: App> World<A> {
         self.now
     }
 
+    /// Returns the time of the next event; `None` if nothing is left to happen.
+    pub fn next_at(&self) -> Option<Nanos> {
+        self.queue.next_at()
+    }
+
     /// Returns the world's randomness.
     pub fn rng(&self) -> Keyed {
         self.rng
@@ -191,8 +210,13 @@ impl<A: App> World<A> {
     /// Writes a line into the trace, if there is one.
     pub fn note(&mut self, host: HostId, line: &str) {
         if let Some(trace) = &mut self.trace {
-            trace.note(self.now, &format!("host{}", host.0), line);
+            trace.note(self.now, &host.place(), line);
         }
+    }
+
+    /// Returns the hosts, in the order in which they were added.
+    pub fn hosts(&self) -> impl Iterator<Item = HostId> + use<A> {
+        (0..self.hosts.len()).map(HostId)
     }
 
     /// A host.
@@ -445,6 +469,7 @@ impl<A: App> World<A> {
         }
         if let Some(trace) = &mut self.trace {
             let ends = || [from, to].map(|plug| self.plugs[plug.0].device.name());
+            trace.way(self.now, ends(), &packet, &delays);
             let came = delays.iter().map(|delay| Some(self.now + delay));
             let lost = delays.is_empty().then_some(None);
             came.chain(lost).for_each(|came| trace.hop(self.now, ends(), came, &packet));

@@ -15,8 +15,40 @@ pub struct Trace {
     places: Vec<String>,
     /// Time, number of the place, and bytes from the IP header on.
     packets: Vec<(Nanos, usize, Vec<u8>)>,
-    /// What a chart has.
+    hops: Vec<Hop>,
+    notes: Vec<Note>,
+    /// The parts of a chart.
     marks: Vec<Mark>,
+}
+
+/// Line that [`World::note`](super::World::note) wrote.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Note {
+    /// Time of the note.
+    pub at: Nanos,
+    /// Place of the note.
+    pub place: String,
+    /// Text of the note.
+    pub what: String,
+    /// Number of hops that had begun before it.
+    pub after: usize,
+}
+
+/// Way of a packet from one host or NAT to the next.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Hop {
+    /// Time at which the packet left.
+    pub sent: Nanos,
+    /// Time of its arrival; `None` if the link lost it.
+    pub arrives: Option<Nanos>,
+    /// Place that it left.
+    pub from: String,
+    /// Place that it goes to.
+    pub to: String,
+    /// Text of the packet, as in the lines.
+    pub packet: String,
 }
 
 /// Milliseconds with three places.
@@ -79,6 +111,25 @@ impl Trace {
         pcap::file(&self.places, packets)
     }
 
+    /// Returns the ways of all packets between hosts and NATs, in the order in which they left; a copy has its own.
+    pub fn hops(&self) -> &[Hop] {
+        &self.hops
+    }
+
+    /// Returns the notes, in order.
+    pub fn notes(&self) -> &[Note] {
+        &self.notes
+    }
+
+    pub(super) fn way(&mut self, now: Nanos, [from, to]: [String; 2], packet: &Packet, delays: &[Nanos]) {
+        let hop = Hop { sent: now, arrives: None, from, to, packet: packet.to_string() };
+        if delays.is_empty() {
+            self.hops.push(hop.clone());
+        }
+        let copies = delays.iter().map(|delay| Hop { arrives: Some(now + delay), ..hop.clone() });
+        self.hops.extend(copies);
+    }
+
     /// Returns the trace as an SVG sequence chart without anything from elsewhere. Time runs down. Each host and NAT has a
     /// column, in the order of `places` or, where that is empty, next to its neighbours. Packets are arrows, in their whole length
     /// where the pointer is; lost and dropped ones have a cross.
@@ -116,6 +167,7 @@ impl Trace {
 
     pub(super) fn note(&mut self, now: Nanos, at: &str, line: &str) {
         self.line(now, at, line);
+        self.notes.push(Note { at: now, place: at.into(), what: line.into(), after: self.hops.len() });
         self.marks.push(Mark::Note { at: at.into(), when: now, what: line.into() });
     }
 
@@ -139,6 +191,27 @@ mod tests {
         assert!(page.contains("<h1>A &amp; B</h1>") && page.contains("<th>host0<th>nat0"));
         assert!(page.contains("<tr><td>1.500<td class=out>&gt; a &lt;b&gt;<td>"));
         assert!(page.contains("<tr><td>2.000<td><td class=drop>x a: unsolicited"));
+    }
+
+    #[test]
+    fn each_copy_of_a_packet_has_its_way_and_a_lost_one_no_arrival() {
+        let mut trace = Trace::default();
+        let packet = Packet {
+            src: ([192, 0, 2, 1], 7).into(),
+            dst: ([192, 0, 2, 2], 9).into(),
+            ttl: 64,
+            body: Body::Udp((&b"ping"[..]).into()),
+        };
+        for delays in [&[3, 5][..], &[]] {
+            trace.way(10, ["host0".into(), "nat0".into()], &packet, delays);
+        }
+        let ways: Vec<_> = trace.hops().iter().map(|hop| (hop.sent, hop.arrives)).collect();
+        assert_eq!(ways, [(10, Some(13)), (10, Some(15)), (10, None)]);
+        assert_eq!(trace.hops()[2].packet, "192.0.2.1:7 > 192.0.2.2:9 udp len 4");
+        trace.line(11, "host0", "> a packet");
+        trace.note(12, "host0", "a note");
+        let note = Note { at: 12, place: "host0".into(), what: "a note".into(), after: 3 };
+        assert_eq!((trace.notes(), trace.text().lines().count()), (&[note][..], 2));
     }
 
     #[test]

@@ -37,7 +37,7 @@ pub fn print(crowd: &Crowd) -> bool {
     all && *failed == 0 && outcome.violations.is_empty()
 }
 
-/// What was carried in `during` beyond an idle crowd's share.
+/// Traffic in `during` beyond an idle crowd's share.
 fn more(all: Traffic, idle: Traffic, during: Nanos, idled: Nanos) -> Traffic {
     let share = |idle: u64| (u128::from(idle) * u128::from(during) / u128::from(idled.max(MILLI))) as u64;
     let beyond = |all: u64, idle: u64| all.saturating_sub(share(idle));

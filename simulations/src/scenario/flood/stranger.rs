@@ -338,8 +338,11 @@ impl App for Stranger {
                 self.lines.insert(sock, Line::Held);
             }
             HostEvent::Readable(sock) => self.readable(cx, sock),
-            HostEvent::Failed(sock, _) | HostEvent::Broken(sock, _) => self.lose(sock),
-            HostEvent::Datagram { .. } => {}
+            HostEvent::Failed(sock, _) | HostEvent::Broken(sock, _) => {
+                cx.host.close(cx.now, sock, Close::Drop);
+                self.lose(sock);
+            }
+            HostEvent::Datagram { .. } | HostEvent::Writable(_) | HostEvent::Bounced { .. } => {}
         }
     }
 

@@ -67,7 +67,10 @@ fn call_now(run: &mut Run, pair: &Pair) -> Call {
     let (syns, pipes) = (syns_of(run), run.world.app(listener).node().pipes.len());
     let plan = Plan::new().strategies(pair.strategies.iter().copied()).mode(pair.mode).timeout(pair.timeout);
     let begin = run.world.now();
-    let id = match run.world.with(caller, |p, cx| p.node_mut().connect(cx, &address, plan)) {
+    let id = match run
+        .world
+        .with(caller, |p, cx| p.node_mut().call(cx, |node, now| node.connect(now, &address, plan)))
+    {
         Ok(id) => id,
         Err(why) => {
             run.violations.push(format!("connect: {why}"));

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use super::{Pair, Place, Program, Run, broker_address};
+use super::{Pair, Place, Program, Run};
 use crate::engine::{MILLI, Nanos};
 use crate::host::Sent;
 use crate::net::LinkSpec;
@@ -11,6 +11,7 @@ use crate::scenario::flood::{
     Aim, BYSTANDER, INSIDE_PORT, MOST_BYTES, MOST_DATAGRAMS, MOST_SYNS, NOBODY, Named, OPEN, Stranger,
     stranger_ip,
 };
+use crate::scenario::standing;
 use crate::service::{Input, ServerProgram, Service, ServiceCx};
 use crate::world::{HostId, World};
 
@@ -90,8 +91,8 @@ impl Strangers {
                 Place::Oneself => vec![0],
                 Place::SameSite | Place::Apart => (0..2).filter(|n| flood.victims[*n]).collect(),
             },
-            brokers: (0..pair.brokers.len()).map(|n| broker_address(pair, n)).collect(),
-            relay: pair.relay.map(|relay| relay.known()),
+            brokers: (0..pair.brokers.len()).map(|n| standing::broker(pair.six, n as u16)).collect(),
+            relay: pair.relay.map(|_| standing::TURN),
             floods: 0,
             look: None,
         }
@@ -118,7 +119,7 @@ pub(super) fn introduce(run: &mut Run, pair: &Pair) {
     if pair.flood.as_ref().is_some_and(|f| matches!(f.named, Named::Approved | Named::Remembered)) {
         let ids = run.hosts.map(|host| run.world.app(host).node().node.node_id());
         for (host, peer) in run.hosts.into_iter().zip(ids.into_iter().rev()) {
-            run.world.with(host, |p, cx| p.node_mut().approve(cx, peer));
+            run.world.with(host, |p, cx| p.node_mut().call(cx, |node, now| node.answer(now, peer, true)));
         }
     }
 }

@@ -9,7 +9,7 @@ use super::{Pair, build};
 use crate::engine::{Nanos, SECOND};
 use crate::nat::Timers;
 
-/// What a node did in the hours in which nobody called it.
+/// Work of a node in the hours in which nobody called it.
 #[derive(Clone, Debug, Default)]
 pub struct Idle {
     /// Packets to the node and from it, in each hour.
@@ -18,7 +18,7 @@ pub struct Idle {
     pub lost: Vec<u64>,
     /// Times at which the outside address of its listener changed, as it is kept, in seconds.
     pub remapped: Vec<u64>,
-    /// What it said of its NAT's memory.
+    /// Sayings of the node about its NAT's memory.
     pub memory: Vec<NatMemory>,
 }
 

@@ -1,21 +1,17 @@
 //! The TURN server of a pair's world, and the invariants of pipes through it.
 
 use core::time::Duration;
-use std::net::IpAddr;
 
 use p2pd_core::Transport;
 use p2pd_core::TurnServer;
-use p2pd_core::turn::Credentials;
-use p2pd_rendezvous::turn::{Config, Users};
+use p2pd_rendezvous::turn::Config;
 
 use super::{Program, Run};
-use crate::engine::{MILLI, Nanos, SECOND};
-use crate::net::LinkSpec;
-use crate::service::{RealTurn, ServerProgram, TurnFaults};
+use crate::engine::{Nanos, SECOND};
+use crate::scenario::standing;
+use crate::service::TurnFaults;
 use crate::world::{HostId, World};
 
-const IP: IpAddr = IpAddr::V4(core::net::Ipv4Addr::new(203, 0, 113, 12));
-const USER: (&str, &str) = ("alice", "secret");
 /// Longest time that a server keeps an allocation that nobody refreshes or gives back. It is TURN's default lifetime
 /// (RFC 8656 section 3.2), and a request of a node that was under way when it ended.
 const KEPT_WITHIN: Nanos = 660 * SECOND;
@@ -45,21 +41,12 @@ impl Default for Relaying {
 
 impl Relaying {
     pub(super) fn add_server(&self, world: &mut World<Program>, at_443: bool) -> HostId {
-        let users = Users { named: vec![(USER.0.into(), USER.1.into())], ..Users::default() };
-        let config = Config { nonce: Duration::from_nanos(self.nonce), ..Config::new(users, IP) };
-        let service = Box::new(RealTurn::new(IP, config, self.faults));
-        let internet = world.internet();
-        let program = Program::Server(ServerProgram::new(service).also_at_443(at_443));
-        world.add_host(internet, IP, LinkSpec::with_delay(5 * MILLI), program)
+        let config = Config { nonce: Duration::from_nanos(self.nonce), ..standing::turn_config() };
+        standing::add_turn(world, config, self.faults, at_443)
     }
 
-    pub(super) fn configured(&self, port: u16) -> TurnServer {
-        let credentials = Credentials::new(USER.0, USER.1);
-        TurnServer { transport: self.over, ..TurnServer::new(&IP.to_string(), port, credentials) }
-    }
-
-    pub(super) fn known(&self) -> IpAddr {
-        IP
+    pub(super) fn configured(&self, narrow: bool) -> TurnServer {
+        TurnServer { transport: self.over, ..standing::turn_server(narrow) }
     }
 }
 

@@ -68,9 +68,9 @@ pub(in crate::node) struct Proof {
 }
 
 enum Side {
-    /// We ask the peer.
+    /// The peer is being asked.
     Asks(Box<Asks>),
-    /// We have asked, and the server is being told that we need it no longer.
+    /// The peer was asked, and the server is being told that we need it no longer.
     Leaves(Box<Servers>),
     /// The peer asks us.
     Shows(Shows),
@@ -100,7 +100,7 @@ struct Shows {
     answers: u8,
 }
 
-/// What an [`Asks`] has come to.
+/// Outcome of an [`Asks`].
 enum Found {
     Nothing,
     Relayed(SocketAddr),
