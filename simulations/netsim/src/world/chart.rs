@@ -28,7 +28,7 @@ const MOST_GAP: usize = 60;
 #[derive(Debug)]
 pub(super) struct Label {
     kind: &'static str,
-    /// What fits beside an arrow.
+    /// The part that fits beside an arrow.
     short: String,
     whole: String,
 }

@@ -17,7 +17,7 @@ pub struct Trace {
     packets: Vec<(Nanos, usize, Vec<u8>)>,
     hops: Vec<Hop>,
     notes: Vec<Note>,
-    /// What a chart has.
+    /// The parts of a chart.
     marks: Vec<Mark>,
 }
 
