@@ -457,10 +457,14 @@ fn a_pipe_is_released_once_when_its_user_has_dropped_it_or_never_got_it() {
     assert_eq!(told(), 2);
 }
 
-/// Spans by their ids, and a line for each value that became known: `strategy direct outcome=failed`.
+/// Names of spans by their ids.
+#[cfg(feature = "tracing")]
+type Names = HashMap<u64, String>;
+
+/// Spans, and a line for each value that became known: `strategy direct outcome=failed`.
 #[cfg(feature = "tracing")]
 #[derive(Clone, Default)]
-struct Spans(Arc<Mutex<(HashMap<u64, String>, Vec<String>)>>);
+struct Spans(Arc<Mutex<(Names, Vec<String>)>>);
 
 #[cfg(feature = "tracing")]
 impl<S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>>
