@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use super::carrier::{Carrier, Silence};
+use super::carrier::{self, Carrier, Silence};
 use super::datagrams::Datagrams;
 use super::frame::{DATA_HEADER, Frame};
 use super::log::Log;
@@ -114,22 +114,15 @@ impl Session {
 
     // ---- carriers
 
-    /// Attaches a carrier. On the side of the caller frames go over it from now on if it is the best. Beyond [`MAX_CARRIERS`] it takes
-    /// the place of the one that was heard longest ago, about which [`SessionEvent::Silent`] follows: a caller whose network
-    /// changes again and again leaves carriers behind, of which the listener hears nothing.
-    ///
-    /// Returns false if the session is over: close the carrier.
+    /// Attaches a carrier. On the side of the caller frames go over it from now on if it is the best. Returns false if the session
+    /// is over: close the carrier. Of more than [`MAX_CARRIERS`] the one heard longest ago is [`SessionEvent::Silent`].
     pub fn attach(&mut self, now: Instant, id: CarrierId, kind: CarrierKind) -> bool {
         self.advance(now);
         if self.state != State::Open {
             return false;
         }
-        if self.carriers.len() >= MAX_CARRIERS
-            && let Some(at) = (0..self.carriers.len()).min_by_key(|at| self.carriers[*at].heard_last())
-        {
-            let silent = self.carriers.remove(at);
-            self.news.push_back(SessionEvent::Silent(silent.id));
-        }
+        let silent = carrier::make_room(&mut self.carriers);
+        self.news.extend(silent.map(SessionEvent::Silent));
         let mut carrier = Carrier::new(id, kind, self.now);
         if !core::mem::replace(&mut self.begun, true) {
             // Nothing can have come yet, so the first frames need not wait for HAVE.
