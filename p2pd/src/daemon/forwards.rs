@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures_util::future::join_all;
 use p2pd_core::{Plan, Target};
 use serde_json::{Value, json};
 
@@ -108,11 +109,11 @@ impl Forwards {
     /// Closes all of them, so that the peers are told.
     pub(super) async fn close(&self) {
         let all = std::mem::take(&mut *self.all());
-        for (_, slot) in all {
-            if let Slot::Open(forward) = slot {
-                forward.held.close().await;
-            }
-        }
+        let open = all.into_values().filter_map(|slot| match slot {
+            Slot::Open(forward) => Some(forward),
+            Slot::Opening => None,
+        });
+        join_all(open.map(|forward| async move { forward.held.close().await })).await;
     }
 }
 
