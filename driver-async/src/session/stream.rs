@@ -1,9 +1,9 @@
 //! Ends of a stream, each with the traits of the runtimes that the crate's features name.
 
-use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+#[cfg(any(feature = "futures-io", feature = "tokio"))]
+use std::{io, pin::Pin};
 
 use bytes::Bytes;
 use p2pd_core::pipe::session::{ReadResult, StreamId, WriteError};
