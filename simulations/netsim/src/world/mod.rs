@@ -274,6 +274,11 @@ impl<A: App> World<A> {
         }
     }
 
+    /// A NAT, to read its tables.
+    pub fn nat(&self, id: NatId) -> &Nat {
+        &self.nats[id.0].0
+    }
+
     /// Makes a NAT forget everything, as a power cut does.
     pub fn reboot_nat(&mut self, nat: NatId) {
         self.nats[nat.0].0.reboot();

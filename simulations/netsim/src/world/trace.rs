@@ -17,11 +17,12 @@ pub struct Trace {
     packets: Vec<(Nanos, usize, Vec<u8>)>,
     hops: Vec<Hop>,
     notes: Vec<Note>,
+    drops: Vec<Note>,
     /// What a chart has.
     marks: Vec<Mark>,
 }
 
-/// Line that [`World::note`](super::World::note) wrote.
+/// Line that [`World::note`](super::World::note) wrote, or a dropped packet.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Note {
@@ -29,7 +30,7 @@ pub struct Note {
     pub at: Nanos,
     /// Place of the note.
     pub place: String,
-    /// Text of the note.
+    /// Text of the note; of a dropped packet the reason, a colon and the packet.
     pub what: String,
     /// Number of hops that had begun before it.
     pub after: usize,
@@ -121,6 +122,11 @@ impl Trace {
         &self.notes
     }
 
+    /// Returns the dropped packets, in order. One that a link lost has the place `link`.
+    pub fn drops(&self) -> &[Note] {
+        &self.drops
+    }
+
     pub(super) fn way(&mut self, now: Nanos, [from, to]: [String; 2], packet: &Packet, delays: &[Nanos]) {
         let hop = Hop { sent: now, arrives: None, from, to, packet: packet.to_string() };
         if delays.is_empty() {
@@ -162,7 +168,9 @@ impl Trace {
 
     pub(super) fn dropped(&mut self, now: Nanos, at: &str, packet: &Packet, why: &str) {
         self.line(now, at, &format!("x {packet}: {why}"));
-        self.marks.push(Mark::Drop { at: at.into(), when: now, what: format!("{why}: {packet}") });
+        let what = format!("{why}: {packet}");
+        self.drops.push(Note { at: now, place: at.into(), what: what.clone(), after: self.hops.len() });
+        self.marks.push(Mark::Drop { at: at.into(), when: now, what });
     }
 
     pub(super) fn note(&mut self, now: Nanos, at: &str, line: &str) {
@@ -212,6 +220,9 @@ mod tests {
         trace.note(12, "host0", "a note");
         let note = Note { at: 12, place: "host0".into(), what: "a note".into(), after: 3 };
         assert_eq!((trace.notes(), trace.text().lines().count()), (&[note][..], 2));
+        trace.dropped(13, "nat0", &packet, "unsolicited");
+        let what = "unsolicited: 192.0.2.1:7 > 192.0.2.2:9 udp len 4".into();
+        assert_eq!(trace.drops(), [Note { at: 13, place: "nat0".into(), what, after: 3 }]);
     }
 
     #[test]

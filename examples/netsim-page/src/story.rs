@@ -1,0 +1,308 @@
+//! A run, told: where each packet went and when, why some were dropped, and each NAT's table after each change.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use p2pd_netsim::dial::{Dials, Ending};
+use p2pd_netsim::engine::{MILLI, Nanos};
+use p2pd_netsim::nat::Entry;
+use p2pd_netsim::net::{Blackout, LinkSpec};
+use p2pd_netsim::world::{Hop, Note};
+
+use crate::json::Json;
+use crate::wish::Wish;
+
+/// Most packets and tables that are told; a run of 14 s has fewer.
+const MOST: usize = 3_000;
+const NAMES: [&str; 2] = ["A", "B"];
+
+/// A host or a NAT.
+struct Place {
+    id: String,
+    side: usize,
+    name: String,
+    nat: bool,
+}
+
+/// The tables of all NATs at a time.
+struct Frame {
+    at: Nanos,
+    tables: Vec<Vec<Entry>>,
+}
+
+/// Returns the dials, with the faults that are wished.
+fn prepare(wish: &Wish) -> Dials {
+    let attempt = &wish.attempt;
+    let mut dials = Dials::new(wish.seed, attempt, true);
+    for side in 0..2 {
+        let (mut home, mut uplink) = (LinkSpec::default(), LinkSpec::with_delay(attempt.one_way / 2));
+        // Each packet between the two crosses A's link once.
+        if side == 0 {
+            uplink.loss_ppm = wish.loss_ppm;
+        }
+        if wish.drop == Some(side) {
+            let from = dials.begin() + if side == 1 { attempt.offset } else { 0 };
+            let first = if attempt.chains[side].0.is_empty() { &mut uplink } else { &mut home };
+            first.blackout = Blackout { from, until: from + 1 };
+        }
+        dials.set_links(side, home, uplink);
+    }
+    dials
+}
+
+/// Returns hosts and NATs from left to right: A, A's NATs, B's NATs, B.
+fn places(dials: &Dials) -> Vec<Place> {
+    let side = |side: usize| {
+        let whose = NAMES[side];
+        let host = Place { id: dials.hosts()[side].place(), side, name: whose.into(), nat: false };
+        let nats = dials.nats(side).enumerate().map(move |(n, (id, nat))| {
+            let name = match (n, nat.spec().translate) {
+                (0, true) => format!("{whose}'s router"),
+                (0, false) => format!("{whose}'s firewall"),
+                (1, _) => format!("{whose}'s provider"),
+                _ => format!("{whose}'s provider, NAT {n}"),
+            };
+            Place { id: id.place(), side, name, nat: true }
+        });
+        std::iter::once(host).chain(nats).collect::<Vec<_>>()
+    };
+    let (left, mut right) = (side(0), side(1));
+    right.reverse();
+    left.into_iter().chain(right).collect()
+}
+
+fn tables(dials: &Dials) -> Vec<Vec<Entry>> {
+    let now = dials.now();
+    let of = |side| dials.nats(side).map(|(_, nat)| nat.entries(now)).collect::<Vec<_>>();
+    let (left, mut right) = (of(0), of(1));
+    right.reverse();
+    left.into_iter().chain(right).collect()
+}
+
+/// Returns a packet's kind in a word or two, from its text in the trace.
+fn kind(packet: &str) -> String {
+    let mut words = packet.split(' ').skip(3);
+    match (words.next(), words.next()) {
+        (Some("icmp"), Some(what)) => format!("ICMP {what}"),
+        (Some("tcp"), Some(flags)) => match flags {
+            "S" => "SYN".into(),
+            "S." => "SYN-ACK".into(),
+            "." if packet.contains(" len ") => "data".into(),
+            "." => "ACK".into(),
+            "R" | "R." => "RST".into(),
+            "F" | "F." => "FIN".into(),
+            other => other.into(),
+        },
+        (Some(protocol), _) => protocol.to_uppercase(),
+        _ => packet.into(),
+    }
+}
+
+/// Returns the whole sentences that say how it ended, and why.
+fn why(
+    wish: &Wish,
+    dials: &Dials,
+    ending: &Ending,
+    frames: &[Frame],
+    drops: &[Note],
+    places: &[Place],
+) -> Vec<String> {
+    // Without floating-point numbers, whose printing is an eighth of the file.
+    let ms = |at: Nanos| format!("{}.{} ms", at / MILLI, at % MILLI * 10 / MILLI);
+    let connected = ending.letter == 'o' || ending.letter.is_ascii_digit();
+    let mut said = Vec::new();
+    if let ([Some(a), Some(b)], true) = (ending.connected, connected) {
+        let listener = NAMES.iter().zip(ending.accepted).find(|(_, accepted)| *accepted);
+        said.push(match listener {
+            Some((name, _)) => {
+                format!("Connected after {}: {name}'s listener accepted the other's dial.", ms(a.max(b)))
+            }
+            None => format!(
+                "Connected after {}: each side's SYN came in by the way that its own SYN had opened.",
+                ms(a.max(b))
+            ),
+        });
+    } else if let [Some(_), Some(_)] = ending.connected {
+        said.push("Both sides report a connection, but no byte came through it.".into());
+    } else {
+        said.push("Not connected.".into());
+    }
+    if !connected {
+        for side in 0..2 {
+            let (aimed, used) = (dials.aims()[1 - side], used(dials, side, frames));
+            if let Some(used) = used.filter(|used| *used != aimed) {
+                said.push(format!(
+                    "{} dials {aimed}, where two servers' answers let it expect {}. But {}'s NAT sends this dial from {used}: it takes another port for each destination, and the guess was wrong.",
+                    NAMES[1 - side], NAMES[side], NAMES[side]
+                ));
+            }
+        }
+    }
+    let mut counts: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    for drop in drops {
+        let reason = drop.what.split(": ").next().unwrap_or_default();
+        *counts.entry((&drop.place, reason)).or_default() += 1;
+    }
+    for ((place, reason), count) in counts {
+        let packets = if count == 1 { "1 packet".to_owned() } else { format!("{count} packets") };
+        let Some(place) = places.iter().find(|other| other.id == place) else {
+            said.push(format!("{packets} got lost on the way."));
+            continue;
+        };
+        said.push(match reason {
+            "unsolicited" => format!(
+                "{} dropped {packets}: {} had not sent anything to the address and port that they came from.",
+                place.name, NAMES[place.side]
+            ),
+            other => format!("{} dropped {packets}: {other}.", place.name),
+        });
+    }
+    for (name, error) in NAMES.iter().zip(ending.errors) {
+        if let Some((failure, at)) = error {
+            said.push(format!("{name}'s first dial ended after {}: {failure}.", ms(at)));
+        }
+    }
+    if !connected && ending.errors.iter().flatten().next().is_some() && wish.attempt.retry.is_none() {
+        said.push("A program that dials again after an error may still get through: try that.".into());
+    }
+    said
+}
+
+/// Returns the end from which a side's outermost NAT has sent its dials; `None` where there is no NAT, or no dial came so far.
+fn used(dials: &Dials, side: usize, frames: &[Frame]) -> Option<SocketAddr> {
+    let left = dials.nats(0).count();
+    let outermost = match (side, dials.nats(side).count()) {
+        (_, 0) => return None,
+        (0, count) => count - 1,
+        _ => left,
+    };
+    let to = dials.aims()[side];
+    let mut all = frames.iter().flat_map(|frame| &frame.tables[outermost]);
+    all.find(|entry| entry.remote == Some(to)).map(|entry| entry.external)
+}
+
+/// Runs what is wished and tells it. Times are in microseconds from the first dial on.
+pub(crate) fn tell(wish: &Wish) -> Json {
+    let mut dials = prepare(wish);
+    let mut frames = vec![Frame { at: dials.begin(), tables: tables(&dials) }];
+    while dials.step() {
+        let tables = tables(&dials);
+        if frames.len() < MOST && frames.last().is_none_or(|last| last.tables != tables) {
+            frames.push(Frame { at: dials.now(), tables });
+        }
+    }
+    let (ending, begin) = (dials.ending(), dials.begin());
+    let micros = |at: Nanos| Json::from((at as i64 - begin as i64) / 1_000);
+    let places = places(&dials);
+    // The trace was asked for.
+    let (hops, drops): (&[Hop], &[Note]) =
+        dials.trace().map(|trace| (trace.hops(), trace.drops())).unwrap_or_default();
+    let end = |end: SocketAddr| Json::from(end.to_string());
+    let entry = |entry: &Entry| {
+        Json::array([
+            end(entry.inside),
+            end(entry.external),
+            entry.remote.map(end).into(),
+            entry.state.into(),
+            micros(entry.expires),
+        ])
+    };
+    let table = |table: &Vec<Entry>| Json::array(table.iter().map(entry));
+    let reasons = why(wish, &dials, &ending, &frames, drops, &places);
+    Json::object([
+        ("connected", (ending.letter == 'o' || ending.letter.is_ascii_digit()).into()),
+        ("at", Json::array(ending.connected.map(|at| Json::from(at.map(|at| (at / 1_000) as i64))))),
+        ("digest", format!("{:016x}", ending.digest).into()),
+        ("why", Json::array(reasons.into_iter().map(Json::from))),
+        ("aims", Json::array(dials.aims().map(end))),
+        ("from", Json::array([0, 1].map(|side| Json::from(used(&dials, side, &frames).map(end))))),
+        ("end", micros(dials.now())),
+        (
+            "places",
+            Json::array(places.iter().map(|place| {
+                Json::object([
+                    ("id", place.id.as_str().into()),
+                    ("name", place.name.as_str().into()),
+                    ("side", (place.side as i64).into()),
+                    ("nat", place.nat.into()),
+                ])
+            })),
+        ),
+        (
+            "hops",
+            Json::array(hops.iter().take(MOST).map(|hop| {
+                Json::array([
+                    hop.from.as_str().into(),
+                    hop.to.as_str().into(),
+                    micros(hop.sent),
+                    hop.arrives.map(micros).into(),
+                    kind(&hop.packet).into(),
+                    hop.packet.as_str().into(),
+                ])
+            })),
+        ),
+        (
+            "drops",
+            Json::array(drops.iter().take(MOST).map(|drop| {
+                Json::array([drop.place.as_str().into(), micros(drop.at), drop.what.as_str().into()])
+            })),
+        ),
+        (
+            "frames",
+            Json::array(
+                frames.iter().map(|frame| {
+                    Json::array([micros(frame.at), Json::array(frame.tables.iter().map(table))])
+                }),
+            ),
+        ),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use p2pd_netsim::dial::attempt;
+
+    use super::*;
+
+    fn told(query: &str) -> (Wish, String) {
+        let wish: Wish = query.parse().unwrap();
+        let text = tell(&wish).text();
+        (wish, text)
+    }
+
+    #[test]
+    fn a_run_without_faults_is_the_attempt_of_the_library() {
+        for query in [
+            "seed=7&a=openwrt&b=linux&late=50",
+            "seed=3&a=linux-random&b=linux-random",
+            "a=double&b=fullcone",
+        ] {
+            let (wish, text) = told(query);
+            let digest = attempt(wish.seed, &wish.attempt, false).0.digest;
+            assert!(text.contains(&format!("\"digest\":\"{digest:016x}\"")), "{query}: {text}");
+        }
+    }
+
+    #[test]
+    fn it_says_why_it_failed() {
+        let (_, text) = told("a=linux-random&b=linux-random");
+        assert!(text.starts_with("{\"connected\":false") && text.contains("the guess was wrong"), "{text}");
+        assert!(
+            text.contains("A's router dropped 4 packets: A had not sent anything to the address"),
+            "{text}"
+        );
+        let (_, text) = told("a=linux&b=linux&late=50&rst=b&delay=40");
+        assert!(
+            text.contains("\"RST\"") && text.contains("first dial ended after 80.0 ms: connection refused."),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn the_first_packet_is_lost_at_home_alone() {
+        let (_, text) = told("a=linux&b=linux&drop=a");
+        assert!(text.starts_with("{\"connected\":true"), "{text}");
+        assert_eq!(text.matches(",null,\"SYN\"").count(), 1, "{text}");
+        assert!(text.contains("1 packet got lost on the way."), "{text}");
+    }
+}
