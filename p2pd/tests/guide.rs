@@ -309,7 +309,9 @@ fn the_rest_api_of_the_guide() {
 #[test]
 fn watching_of_the_guide() {
     let commands = document!("docs/src/guide/watching.md").commands();
-    let [(_, daemon), (_, status), (_, curl)] = commands[..] else { panic!("{commands:?}") };
+    // The last one is for a program with another feature: `p2pd/tests/otlp.rs` has what it does.
+    let [(_, daemon), (_, status), (_, curl), (_, spans)] = commands[..] else { panic!("{commands:?}") };
+    assert!(spans.starts_with("OTEL_EXPORTER_OTLP_ENDPOINT=") && spans.ends_with(" p2pd daemon"), "{spans}");
     let here = Machine::new(PROGRAM);
     let _serving = serves(SERVE, &here.path("servers.toml"));
     let daemon = here.types(daemon);

@@ -218,7 +218,7 @@ fn a_run_is_there_as_text_packets_and_picture() {
     assert_eq!(lab.pcap()[..4], [0x0a, 0x0d, 0x0d, 0x0a]);
     let picture = lab.picture();
     for part in
-        [">a</text>", ">linux</text>", ">b</text>", "writes 5 bytes: hello", "reads 5 bytes: hello", "✕ lost"]
+        [">a</text>", ">linux</text>", ">b</text>", "writes 5 bytes: hello", "reads 5 bytes: hello", "× lost"]
     {
         assert!(picture.contains(part), "{part}: {picture}");
     }

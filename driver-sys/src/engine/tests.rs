@@ -457,122 +457,120 @@ fn a_pipe_is_released_once_when_its_user_has_dropped_it_or_never_got_it() {
     assert_eq!(told(), 2);
 }
 
-/// Spans by their ids, and a line for each value that became known: `strategy direct outcome=failed`.
 #[cfg(feature = "tracing")]
-#[derive(Clone, Default)]
-struct Spans(Arc<Mutex<(HashMap<u64, String>, Vec<String>)>>);
+mod spans {
+    use core::fmt::{Debug, Write};
 
-#[cfg(feature = "tracing")]
-impl<S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>>
-    tracing_subscriber::Layer<S> for Spans
-{
-    fn on_new_span(
-        &self,
-        of: &tracing::span::Attributes<'_>,
-        id: &tracing::Id,
-        cx: tracing_subscriber::layer::Context<'_, S>,
-    ) {
-        let parent = cx.span(id).unwrap().parent().map(|span| span.id().into_u64());
-        let mut values = Values::default();
-        of.record(&mut values);
-        let mut inner = self.0.lock().unwrap();
-        let above = parent.map_or(String::new(), |parent| format!("{} / ", inner.0[&parent]));
-        inner.0.insert(id.into_u64(), format!("{above}{}{}", of.metadata().name(), values.0));
-    }
+    use p2pd_core::{FailReason, Outcome, Report, Stage, StrategyReport};
+    use tracing::field::{Field, Visit};
+    use tracing::span::{Attributes, Record};
+    use tracing::{Id, Subscriber};
+    use tracing_subscriber::layer::Context;
+    use tracing_subscriber::prelude::*;
+    use tracing_subscriber::registry::LookupSpan;
+    use tracing_subscriber::{Layer, registry};
 
-    fn on_record(
-        &self,
-        id: &tracing::Id,
-        values: &tracing::span::Record<'_>,
-        _: tracing_subscriber::layer::Context<'_, S>,
-    ) {
-        let mut said = Values::default();
-        values.record(&mut said);
-        let mut inner = self.0.lock().unwrap();
-        let line = format!("{}:{}", inner.0[&id.into_u64()], said.0);
-        inner.1.push(line);
-    }
+    use super::*;
 
-    fn on_event(&self, of: &tracing::Event<'_>, cx: tracing_subscriber::layer::Context<'_, S>) {
-        let mut values = Values::default();
-        of.record(&mut values);
-        let mut inner = self.0.lock().unwrap();
-        let inside =
-            cx.event_span(of).map_or("nowhere".to_owned(), |span| inner.0[&span.id().into_u64()].clone());
-        inner.1.push(format!("{inside}!{}", values.0));
-    }
+    /// Names of spans by their ids.
+    type Names = HashMap<u64, String>;
 
-    fn on_close(&self, id: tracing::Id, _: tracing_subscriber::layer::Context<'_, S>) {
-        let mut inner = self.0.lock().unwrap();
-        let line = format!("{} ends", inner.0[&id.into_u64()]);
-        inner.1.push(line);
-    }
-}
+    /// Spans, and a line for each value that became known: `strategy direct outcome=failed`.
+    #[derive(Clone, Default)]
+    struct Spans(Arc<Mutex<(Names, Vec<String>)>>);
 
-#[cfg(feature = "tracing")]
-#[derive(Default)]
-struct Values(String);
+    impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Spans {
+        fn on_new_span(&self, of: &Attributes<'_>, id: &Id, cx: Context<'_, S>) {
+            let parent = cx.span(id).unwrap().parent().map(|span| span.id().into_u64());
+            let mut values = Values::default();
+            of.record(&mut values);
+            let mut inner = self.0.lock().unwrap();
+            let above = parent.map_or(String::new(), |parent| format!("{} / ", inner.0[&parent]));
+            inner.0.insert(id.into_u64(), format!("{above}{}{}", of.metadata().name(), values.0));
+        }
 
-#[cfg(feature = "tracing")]
-impl tracing::field::Visit for Values {
-    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn core::fmt::Debug) {
-        use core::fmt::Write;
-        // Ids of connects count on in the process's tests.
-        if field.name() != "connect" {
-            write!(self.0, " {field}={value:?}").unwrap();
+        fn on_record(&self, id: &Id, values: &Record<'_>, _: Context<'_, S>) {
+            let mut said = Values::default();
+            values.record(&mut said);
+            let mut inner = self.0.lock().unwrap();
+            let line = format!("{}:{}", inner.0[&id.into_u64()], said.0);
+            inner.1.push(line);
+        }
+
+        fn on_event(&self, of: &tracing::Event<'_>, cx: Context<'_, S>) {
+            let mut values = Values::default();
+            of.record(&mut values);
+            let mut inner = self.0.lock().unwrap();
+            let inside =
+                cx.event_span(of).map_or("nowhere".to_owned(), |span| inner.0[&span.id().into_u64()].clone());
+            inner.1.push(format!("{inside}!{}", values.0));
+        }
+
+        fn on_close(&self, id: Id, _: Context<'_, S>) {
+            let mut inner = self.0.lock().unwrap();
+            let line = format!("{} ends", inner.0[&id.into_u64()]);
+            inner.1.push(line);
         }
     }
-}
 
-#[cfg(feature = "tracing")]
-#[test]
-fn a_call_is_a_span_and_its_strategies_are_spans_in_it() {
-    use p2pd_core::{FailReason, Outcome, Report, Stage, StrategyReport};
-    use tracing_subscriber::prelude::*;
+    #[derive(Default)]
+    struct Values(String);
 
-    let spans = Spans::default();
-    let subscriber = tracing_subscriber::registry().with(spans.clone());
-    tracing::subscriber::with_default(subscriber, || {
-        let (mut engine, _far) = engine();
-        spans.0.lock().unwrap().1.clear();
-        let id = call(&mut engine);
-        engine.news.clear();
-        let stage = Stage::Started;
-        engine.news.push_back(News::Event(Event::Progress {
-            connect: id,
-            strategy: Strategy::Direct,
-            stage,
-        }));
-        let report =
-            |strategy, outcome, detail: &str| StrategyReport { strategy, outcome, detail: detail.into() };
-        let strategies = [
-            report(Strategy::Direct, Outcome::Failed, "refused"),
-            report(Strategy::Punch, Outcome::Skipped, "no broker"),
-        ];
-        let report = Report { elapsed: Duration::ZERO, strategies: strategies.into(), advice: None };
-        let why = ConnectError::Failed(FailReason::AllStrategiesFailed, Box::new(report));
-        engine.news.push_back(News::NotOpened(id, why));
-        while engine.take_news().is_some() {}
-        let given_up = call(&mut engine);
-        engine.news.clear();
-        engine.cancel(given_up);
-    });
-    let said = std::mem::take(&mut spans.0.lock().unwrap().1);
-    assert_eq!(
-        said,
-        [
-            r#"connect / strategy strategy="direct"! message=progress strategy=direct stage=started"#,
-            r#"connect: outcome="failed""#,
-            "connect: detail=every strategy failed",
-            r#"connect / strategy strategy="direct": outcome="failed""#,
-            r#"connect / strategy strategy="direct": detail="refused""#,
-            r#"connect / strategy strategy="punch": outcome="skipped""#,
-            r#"connect / strategy strategy="punch": detail="no broker""#,
-            r#"connect / strategy strategy="direct" ends"#,
-            r#"connect / strategy strategy="punch" ends"#,
-            "connect ends",
-            r#"connect: outcome="cancelled""#,
-            "connect ends",
-        ]
-    );
+    impl Visit for Values {
+        fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+            // Ids of connects count on in the process's tests.
+            if field.name() != "connect" {
+                write!(self.0, " {field}={value:?}").unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn a_call_is_a_span_and_its_strategies_are_spans_in_it() {
+        let spans = Spans::default();
+        let subscriber = registry().with(spans.clone());
+        tracing::subscriber::with_default(subscriber, || {
+            let (mut engine, _far) = engine();
+            spans.0.lock().unwrap().1.clear();
+            let id = call(&mut engine);
+            engine.news.clear();
+            let stage = Stage::Started;
+            engine.news.push_back(News::Event(Event::Progress {
+                connect: id,
+                strategy: Strategy::Direct,
+                stage,
+            }));
+            let report =
+                |strategy, outcome, detail: &str| StrategyReport { strategy, outcome, detail: detail.into() };
+            let strategies = [
+                report(Strategy::Direct, Outcome::Failed, "refused"),
+                report(Strategy::Punch, Outcome::Skipped, "no broker"),
+            ];
+            let report = Report { elapsed: Duration::ZERO, strategies: strategies.into(), advice: None };
+            let why = ConnectError::Failed(FailReason::AllStrategiesFailed, Box::new(report));
+            engine.news.push_back(News::NotOpened(id, why));
+            while engine.take_news().is_some() {}
+            let given_up = call(&mut engine);
+            engine.news.clear();
+            engine.cancel(given_up);
+        });
+        let said = std::mem::take(&mut spans.0.lock().unwrap().1);
+        assert_eq!(
+            said,
+            [
+                r#"connect / strategy strategy="direct"! message=progress strategy=direct stage=started"#,
+                r#"connect: outcome="failed""#,
+                "connect: detail=every strategy failed",
+                r#"connect / strategy strategy="direct": outcome="failed""#,
+                r#"connect / strategy strategy="direct": detail="refused""#,
+                r#"connect / strategy strategy="punch": outcome="skipped""#,
+                r#"connect / strategy strategy="punch": detail="no broker""#,
+                r#"connect / strategy strategy="direct" ends"#,
+                r#"connect / strategy strategy="punch" ends"#,
+                "connect ends",
+                r#"connect: outcome="cancelled""#,
+                "connect ends",
+            ]
+        );
+    }
 }

@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use p2pd_netsim::dial::{Dials, Ending};
 use p2pd_netsim::engine::{MILLI, Nanos};
 use p2pd_netsim::nat::Entry;
-use p2pd_netsim::net::{Blackout, LinkSpec};
-use p2pd_netsim::world::{Hop, Note};
+use p2pd_netsim::net::{Blackout, Body, LinkSpec, Packet};
+use p2pd_netsim::world::{Record, Trace, What};
 
 use crate::json::Json;
 use crate::wish::Wish;
@@ -79,23 +79,23 @@ fn tables(dials: &Dials) -> Vec<Vec<Entry>> {
     left.into_iter().chain(right).collect()
 }
 
-/// Returns a packet's kind in a word or two, from its text in the trace.
-fn kind(packet: &str) -> String {
-    let mut words = packet.split(' ').skip(3);
-    match (words.next(), words.next()) {
-        (Some("icmp"), Some(what)) => format!("ICMP {what}"),
-        (Some("tcp"), Some(flags)) => match flags {
-            "S" => "SYN".into(),
-            "S." => "SYN-ACK".into(),
-            "." if packet.contains(" len ") => "data".into(),
-            "." => "ACK".into(),
-            "R" | "R." => "RST".into(),
-            "F" | "F." => "FIN".into(),
-            other => other.into(),
-        },
-        (Some(protocol), _) => protocol.to_uppercase(),
-        _ => packet.into(),
-    }
+/// Returns a packet's kind in a word or two.
+fn kind(packet: &Packet) -> String {
+    let segment = match &packet.body {
+        Body::Tcp(segment) => segment,
+        Body::Udp(_) => return "UDP".into(),
+        Body::Icmp(kind, _) => return format!("ICMP {kind:?}"),
+    };
+    let flags = segment.flags;
+    let kind = match (flags.syn(), flags.ack()) {
+        _ if flags.rst() => "RST",
+        _ if flags.fin() => "FIN",
+        (true, true) => "SYN-ACK",
+        (true, false) => "SYN",
+        _ if segment.data.is_empty() => "ACK",
+        _ => "data",
+    };
+    kind.into()
 }
 
 /// Returns the whole sentences that say how it ended, and why.
@@ -104,7 +104,7 @@ fn why(
     dials: &Dials,
     ending: &Ending,
     frames: &[Frame],
-    drops: &[Note],
+    records: &[Record],
     places: &[Place],
 ) -> Vec<String> {
     // Without floating-point numbers, whose printing is an eighth of the file.
@@ -139,9 +139,10 @@ fn why(
         }
     }
     let mut counts: BTreeMap<(&str, &str), usize> = BTreeMap::new();
-    for drop in drops {
-        let reason = drop.what.split(": ").next().unwrap_or_default();
-        *counts.entry((&drop.place, reason)).or_default() += 1;
+    for record in records {
+        if let What::Drop { why, .. } = record.what {
+            *counts.entry((&record.place, why)).or_default() += 1;
+        }
     }
     for ((place, reason), count) in counts {
         let packets = if count == 1 { "1 packet".to_owned() } else { format!("{count} packets") };
@@ -195,8 +196,25 @@ pub(crate) fn tell(wish: &Wish) -> Json {
     let micros = |at: Nanos| Json::from((at as i64 - begin as i64) / 1_000);
     let places = places(&dials);
     // The trace was asked for.
-    let (hops, drops): (&[Hop], &[Note]) =
-        dials.trace().map(|trace| (trace.hops(), trace.drops())).unwrap_or_default();
+    let records = dials.trace().map(Trace::records).unwrap_or_default();
+    let hops = records.iter().filter_map(|record| match &record.what {
+        What::Hop { to, arrives, packet } => Some(Json::array([
+            record.place.as_str().into(),
+            to.as_str().into(),
+            micros(record.at),
+            arrives.map(micros).into(),
+            kind(packet).into(),
+            packet.to_string().into(),
+        ])),
+        _ => None,
+    });
+    // A packet that a link lost is a hop without an arrival.
+    let drops = records.iter().filter_map(|record| match record.what {
+        What::Drop { why, .. } if places.iter().any(|place| place.id == record.place) => {
+            Some(Json::array([record.place.as_str().into(), micros(record.at), why.into()]))
+        }
+        _ => None,
+    });
     let end = |end: SocketAddr| Json::from(end.to_string());
     let entry = |entry: &Entry| {
         Json::array([
@@ -208,7 +226,7 @@ pub(crate) fn tell(wish: &Wish) -> Json {
         ])
     };
     let table = |table: &Vec<Entry>| Json::array(table.iter().map(entry));
-    let reasons = why(wish, &dials, &ending, &frames, drops, &places);
+    let reasons = why(wish, &dials, &ending, &frames, records, &places);
     Json::object([
         ("connected", (ending.letter == 'o' || ending.letter.is_ascii_digit()).into()),
         ("at", Json::array(ending.connected.map(|at| Json::from(at.map(|at| (at / 1_000) as i64))))),
@@ -228,25 +246,8 @@ pub(crate) fn tell(wish: &Wish) -> Json {
                 ])
             })),
         ),
-        (
-            "hops",
-            Json::array(hops.iter().take(MOST).map(|hop| {
-                Json::array([
-                    hop.from.as_str().into(),
-                    hop.to.as_str().into(),
-                    micros(hop.sent),
-                    hop.arrives.map(micros).into(),
-                    kind(&hop.packet).into(),
-                    hop.packet.as_str().into(),
-                ])
-            })),
-        ),
-        (
-            "drops",
-            Json::array(drops.iter().take(MOST).map(|drop| {
-                Json::array([drop.place.as_str().into(), micros(drop.at), drop.what.as_str().into()])
-            })),
-        ),
+        ("hops", Json::array(hops.take(MOST))),
+        ("drops", Json::array(drops.take(MOST))),
         (
             "frames",
             Json::array(

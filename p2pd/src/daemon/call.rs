@@ -254,6 +254,11 @@ fn file(
     Ok((allowed, call.map(Call::File)))
 }
 
+/// Returns the text of a peer that a call names: the reverse of [`peer`].
+pub(super) fn told(to: Option<&Target>) -> String {
+    to.map_or_else(|| "self".into(), ToString::to_string)
+}
+
 /// An address, a node id, a name that ends with `.peer`, or `None` for `self`.
 fn peer(to: &str) -> Result<Option<Target>, Refused> {
     let bad = |why| Refused::BadAddress(Box::new(why));

@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures_util::future::join_all;
 use p2pd_core::{Plan, Target};
 use serde_json::{Value, json};
 
 use super::Daemon;
 use super::answer::Refused;
-use super::call::Name;
+use super::call::{self, Name};
 use super::events::failure;
 use super::guard::Query;
+use super::place;
 use crate::forward::{Exposing, Held, Leads, NotBegun, Wanted};
 
 /// Forwards at a time.
@@ -45,16 +47,20 @@ struct Forward {
 
 impl Forward {
     fn to_json(&self, name: &Name) -> Value {
-        let carrier = self.held.carrier().map(|carrier| {
-            json!({
-                "strategy": carrier.strategy().name(), "local": carrier.local_addr().to_string(),
-                "remote": carrier.remote_addr().to_string(),
-            })
-        });
+        let carrier = self.held.carrier().as_ref().map(place::carrier);
         json!({
             "name": name.0, "to": self.to, "service": self.held.leads, "at": self.held.at,
             "private": self.held.is_private, "carrier": carrier,
         })
+    }
+}
+
+impl Slot {
+    fn open(&self) -> Option<&Arc<Forward>> {
+        match self {
+            Slot::Open(forward) => Some(forward),
+            Slot::Opening => None,
+        }
     }
 }
 
@@ -65,29 +71,22 @@ impl Forwards {
 
     /// Lists the forwards.
     pub(super) fn list(&self) -> Vec<Value> {
-        let open = |(name, slot): (&Name, &Slot)| match slot {
-            Slot::Open(forward) => Some(forward.to_json(name)),
-            Slot::Opening => None,
-        };
+        let open = |(name, slot): (&Name, &Slot)| Some(slot.open()?.to_json(name));
         self.all().iter().filter_map(open).collect()
     }
 
     /// Shows one.
     pub(super) fn show(&self, name: &Name) -> Result<Value, Refused> {
-        match self.all().get(name) {
-            Some(Slot::Open(forward)) => Ok(forward.to_json(name)),
-            _ => Err(Refused::NoSuchForward(name.0.clone())),
-        }
+        let all = self.all();
+        let forward = all.get(name).and_then(Slot::open);
+        forward.map(|forward| forward.to_json(name)).ok_or_else(|| Refused::NoSuchForward(name.0.clone()))
     }
 
     fn take(&self, name: &Name) -> Option<Arc<Forward>> {
-        match self.all().entry(name.clone()) {
-            Entry::Occupied(slot) if matches!(slot.get(), Slot::Open(_)) => match slot.remove() {
-                Slot::Open(forward) => Some(forward),
-                Slot::Opening => None,
-            },
-            _ => None,
-        }
+        let mut all = self.all();
+        let forward = all.get(name)?.open()?.clone();
+        all.remove(name);
+        Some(forward)
     }
 
     fn reserve(&self, name: &Name) -> Result<Reserved<'_>, Refused> {
@@ -108,11 +107,7 @@ impl Forwards {
     /// Closes all of them, so that the peers are told.
     pub(super) async fn close(&self) {
         let all = std::mem::take(&mut *self.all());
-        for (_, slot) in all {
-            if let Slot::Open(forward) = slot {
-                forward.held.close().await;
-            }
-        }
+        join_all(all.values().filter_map(Slot::open).map(|forward| forward.held.close())).await;
     }
 }
 
@@ -137,7 +132,7 @@ pub(super) async fn open(
 ) -> Result<Value, Refused> {
     let wanted = wanted(query)?;
     let reserved = daemon.forwards.reserve(&name)?;
-    let told = to.as_ref().map_or_else(|| "self".into(), ToString::to_string);
+    let told = call::told(to.as_ref());
     let to = daemon.target(to).await?;
     let held = Held::begin(&daemon.node, (&to, plan), wanted, daemon.metrics.clone()).await;
     let held = held.map_err(|why| match why {

@@ -20,7 +20,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::answer::{Answer, Refused, ok, typed};
-use super::call::{Call, LONGEST, Name, seconds};
+use super::call::{self, Call, LONGEST, Name, seconds};
 use super::connection::BesideCall;
 use super::files::{self, FileCall, Receiver};
 use super::forwards::{self, ForwardCall};
@@ -368,7 +368,7 @@ async fn file(
         FileCall::Refuse(number) => return daemon.files.answer(number, false),
         FileCall::End(number) => return daemon.files.end(number),
         FileCall::Send(to, name) => {
-            let told = to.as_ref().map_or_else(|| "self".into(), ToString::to_string);
+            let told = call::told(to.as_ref());
             (Receiver::Peer(to, told), name)
         }
         FileCall::SendOn(con, name) => {

@@ -8,6 +8,7 @@ use p2pd_core::io::Interface;
 use p2pd_core::{Interfaces, PeerAddress};
 use p2pd_sys::Card;
 use p2pd_sys::messages::{IpRange, RouteTable};
+use p2pd_tokio::PipeInfo;
 use serde_json::{Value, json};
 
 use crate::interfaces::{af, listed_route, route};
@@ -47,6 +48,14 @@ pub(super) struct Place {
     pub(super) interface: Value,
     /// The socket's number in this process, where sockets have any.
     pub(super) fd: Option<i32>,
+}
+
+/// Returns the connection under a session: its strategy and its two ends.
+pub(super) fn carrier(of: &PipeInfo) -> Value {
+    json!({
+        "strategy": of.strategy().name(), "local": of.local_addr().to_string(),
+        "remote": of.remote_addr().to_string(),
+    })
 }
 
 impl Places {

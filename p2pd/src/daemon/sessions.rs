@@ -20,6 +20,7 @@ use super::Daemon;
 use super::answer::Refused;
 use super::call::Name;
 use super::events::failure;
+use super::place;
 use crate::arrivals::Arrivals;
 use crate::limits::Places;
 use crate::talk::place;
@@ -294,12 +295,7 @@ impl Held {
 
     /// Returns the session with what is under it now.
     pub(super) fn to_json(&self) -> Value {
-        let carrier = self.session.carrier().map(|carrier| {
-            json!({
-                "strategy": carrier.strategy().name(), "local": carrier.local_addr().to_string(),
-                "remote": carrier.remote_addr().to_string(),
-            })
-        });
+        let carrier = self.session.carrier().as_ref().map(place::carrier);
         json!({
             "name": self.name.0, "incoming": self.incoming.is_some(), "peer": self.session.peer().to_string(),
             "carrier": carrier, "moves": self.session.moves(),

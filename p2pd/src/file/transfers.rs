@@ -256,10 +256,14 @@ impl Progress {
         change(transfer);
         transfer.last = Instant::now();
         let told = json!({"event": "transfer", "transfer": transfer.to_json(self.number)});
+        let mut ended = None;
         if transfer.is_over() {
+            // A session ends with its last handle, which the history is not to be.
+            ended = transfer.session.take();
             all.prune();
         }
         drop(all);
+        drop(ended);
         (self.transfers.tell)(&told);
     }
 

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use p2pd_core::{Plan, Target};
 use p2pd_tokio::{ConnectError, Node, PipeInfo};
@@ -66,5 +67,9 @@ impl Held {
     pub(crate) async fn close(&self) {
         self.serving.abort();
         self.link.close(false).await;
+        // The place is free, and a socket's file removed, before somebody opens it anew.
+        while !self.serving.is_finished() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 }

@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 use p2pd_core::{Plan, Target};
 use p2pd_tokio::{ConnectError, Node, PipeInfo, Session};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, timeout};
 
 use super::copy::{CHUNK, Stream, is_of_session};
@@ -34,6 +34,8 @@ pub(super) struct Link {
     metrics: Arc<Metrics>,
     say: Say,
     state: Mutex<State>,
+    /// True once no session is opened any more. A call under way ends by it.
+    over: watch::Sender<bool>,
 }
 
 #[derive(Debug, Default)]
@@ -41,8 +43,6 @@ struct State {
     session: Option<Session>,
     /// Time at which a call came to nothing.
     failed: Option<Instant>,
-    /// True once no session is opened any more.
-    over: bool,
 }
 
 /// Reason that a stream was not opened.
@@ -69,7 +69,15 @@ impl std::fmt::Display for NotOpen {
 
 impl Link {
     pub(super) fn new(node: &Node, (to, plan): (&Target, Plan), metrics: Arc<Metrics>, say: Say) -> Self {
-        Link { node: node.clone(), to: to.clone(), plan, metrics, say, state: Mutex::default() }
+        Link {
+            node: node.clone(),
+            to: to.clone(),
+            plan,
+            metrics,
+            say,
+            state: Mutex::default(),
+            over: watch::Sender::new(false),
+        }
     }
 
     /// Returns the session, opened if there is none. Whoever waits for a call that comes to nothing makes none.
@@ -85,10 +93,16 @@ impl Link {
             return Ok(session.clone());
         }
         state.session = None;
-        if state.over || state.failed.is_some_and(|at| at >= asked) {
+        if state.failed.is_some_and(|at| at >= asked) {
             return Err(None);
         }
-        match self.node.connect_session_with(&self.to, self.plan.clone()).await {
+        let mut over = self.over.subscribe();
+        let opened = tokio::select! {
+            biased;
+            _ = over.wait_for(|over| *over) => return Err(None),
+            opened = self.node.connect_session_with(&self.to, self.plan.clone()) => opened,
+        };
+        match opened {
             Ok(session) => {
                 state.session = Some(session.clone());
                 if let Some(carrier) = session.carrier() {
@@ -170,11 +184,8 @@ impl Link {
 
     /// Ends the session, and waits until the peer has heard of it. With `whole`, all that was written arrives before.
     pub(super) async fn close(&self, whole: bool) {
-        let session = {
-            let mut state = self.state.lock().await;
-            state.over = true;
-            state.session.take()
-        };
+        self.over.send_replace(true);
+        let session = self.state.lock().await.session.take();
         if let Some(session) = session {
             if whole {
                 let _ = session.delivered().await;

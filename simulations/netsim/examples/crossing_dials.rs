@@ -62,7 +62,7 @@ fn main() {
     print!("{}", trace.text());
     if let Some(file) = args.next() {
         let written = match file.strip_suffix(".svg") {
-            Some(_) => std::fs::write(file, trace.svg(&format!("{} and {}", names[0], names[1]), &[])),
+            Some(_) => std::fs::write(file, trace.svg(&format!("{} and {}", names[0], names[1]), &[], 0)),
             None => std::fs::write(file, trace.pcapng()),
         };
         written.expect("the file can be written");

@@ -38,7 +38,7 @@ fn late() -> String {
         world.note(host, "is connected");
     }
     world.run_until(SECOND / 2);
-    world.trace().unwrap().svg("The second end dials 50 ms later", &[])
+    world.trace().unwrap().svg("The second end dials 50 ms later", &[], 0)
 }
 
 #[test]

@@ -418,7 +418,7 @@ impl Lab {
     }
 
     /// Returns the packets between nodes, with notes of what the user did, as an SVG: from the first pipe on, or from the
-    /// beginning where there is none. Time runs down, each host and NAT has a line.
+    /// beginning where there is none. Time runs down, each host and NAT has a line where something happens at it. [`Trace::svg`] has the bounds.
     pub fn picture(&self) -> String {
         picture::svg(self)
     }

@@ -1,10 +1,8 @@
 //! Homes of nodes, and how a node gets there.
 
-use p2pd_core::{Config, Node, SecretKey};
+use p2pd_core::Config;
 
 use super::{LINK, Lab, Peer, Standing};
-use crate::domain;
-use crate::driver::{Clocks, NodeProgram};
 use crate::engine::{MILLI, Nanos};
 use crate::nat::{Chain, PRESETS};
 use crate::net::LinkSpec;
@@ -109,16 +107,11 @@ impl Lab {
         let n = self.peers.len() as u64;
         let rng = self.world.rng();
         let narrow = self.homes[home].text.parse::<Chain>().is_ok_and(|c| c.0.iter().any(|nat| nat.narrow));
-        let config = Config::new(SecretKey::from_bytes(rng.bytes(domain::NODE, 2 * n)));
-        let config = adjust(standing::configure_all(config, narrow));
-        let mono = rng.below(domain::CLOCK, n, 0, 1 << 40);
-        let clocks = Clocks { mono, drift_ppm: 0, wall_ahead: 0 };
-        let seed = rng.bytes(domain::NODE, 2 * n + 1);
-        let node = match Node::new(config, seed, clocks.instant(self.world.now())) {
-            Ok(node) => node,
+        let configure = |config| adjust(standing::configure_all(config, narrow));
+        let program = match standing::node(rng, n, self.world.now(), configure) {
+            Ok(program) => program,
             Err(why) => panic!("the node's configuration: {why}"),
         };
-        let program = Program::Node(Box::new(NodeProgram::new(node, clocks, 0)));
         let host = self.world.add_host_at(&mut self.homes[home].site, program);
         self.peers.push(Standing { host, home, heard: 0 });
         Peer(n as usize)

@@ -4,12 +4,11 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use p2pd_core::{Config, ConnectId, Event, NameNews, Node, Plan, SecretKey};
+use p2pd_core::{ConnectId, Event, NameNews, Plan};
 
 use super::pair::Program;
 use super::standing;
 use crate::domain;
-use crate::driver::{Clocks, NodeProgram};
 use crate::engine::{Keyed, MILLI, Nanos, SECOND};
 use crate::nat::Chain;
 use crate::net::LinkSpec;
@@ -135,16 +134,11 @@ impl Run {
     /// Adds a node at a home of its own, which takes a name.
     fn add(&mut self, crowd: &Crowd, n: u32) {
         let rng = Keyed::new(crowd.seed);
-        let config = Config::new(SecretKey::from_bytes(rng.bytes(domain::NODE, 2 * u64::from(n))));
-        let config = standing::configure(config, false, crowd.brokers, false);
-        let mono = rng.below(domain::CLOCK, u64::from(n), 0, 1 << 40);
-        let clocks = Clocks { mono, drift_ppm: 0, wall_ahead: 0 };
-        let seed = rng.bytes(domain::NODE, 2 * u64::from(n) + 1);
-        let node = match Node::new(config, seed, clocks.instant(self.world.now())) {
-            Ok(node) => node,
+        let configure = |config| standing::configure(config, false, crowd.brokers, false);
+        let program = match standing::node(rng, n.into(), self.world.now(), configure) {
+            Ok(program) => program,
             Err(why) => unreachable!("the scenario's configuration is good: {why}"),
         };
-        let program = Program::Node(Box::new(NodeProgram::new(node, clocks, 0)));
         let [_, a, b, c] = n.to_be_bytes();
         let (outside, link) = (IpAddr::from([45, a, b, c]), LinkSpec::with_delay(DELAY));
         let mut net = self.world.internet();

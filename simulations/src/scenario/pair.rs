@@ -444,7 +444,7 @@ fn end(mut run: Run, pair: &Pair, first: Call, again: Option<Result<Strategy, St
         trace = run.world.trace().map(Trace::text).unwrap_or_default();
         let title = format!("{} calls {}", pair.chains[1], pair.chains[0]);
         page = run.world.trace().map(|t| t.html(&title, &[])).unwrap_or_default();
-        chart = run.world.trace().map(|t| t.svg(&title, &[])).unwrap_or_default();
+        chart = run.world.trace().map(|t| t.svg(&title, &[], 0)).unwrap_or_default();
         for host in hosts {
             let number = run.world.host(*host).id();
             let lines = run.world.with(*host, |p, _| p.node_mut().take_lines());

@@ -4,11 +4,15 @@ use core::net::Ipv4Addr;
 use std::net::IpAddr;
 
 use p2pd_core::turn::Credentials;
-use p2pd_core::{Broker as BrokerConfig, Config, StunServer as StunConfig, TurnServer};
+use p2pd_core::{
+    Broker as BrokerConfig, Config, ConfigError, Node, SecretKey, StunServer as StunConfig, TurnServer,
+};
 use p2pd_rendezvous::turn;
 
 use super::pair::Program;
-use crate::engine::MILLI;
+use crate::domain;
+use crate::driver::{Clocks, NodeProgram};
+use crate::engine::{Keyed, MILLI, Nanos};
 use crate::net::LinkSpec;
 use crate::service::{
     Broker, BrokerFaults, RealTurn, ServerProgram, Service, StunFaults, StunServer, TurnFaults,
@@ -37,6 +41,22 @@ pub(crate) fn stun(six: bool) -> [IpAddr; 2] {
 /// Returns the address of the broker of this number, of which there are at most 200.
 pub(crate) fn broker(six: bool, n: u16) -> IpAddr {
     address(six, 20 + n as u8)
+}
+
+/// Makes the node of this number, whose key, clock and seed are drawn by it. The function gets a configuration that names no server.
+///
+/// # Errors
+/// The configuration's.
+pub(crate) fn node(
+    rng: Keyed,
+    n: u64,
+    now: Nanos,
+    configure: impl FnOnce(Config) -> Config,
+) -> Result<Program, ConfigError> {
+    let config = configure(Config::new(SecretKey::from_bytes(rng.bytes(domain::NODE, 2 * n))));
+    let clocks = Clocks { mono: rng.below(domain::CLOCK, n, 0, 1 << 40), drift_ppm: 0, wall_ahead: 0 };
+    let node = Node::new(config, rng.bytes(domain::NODE, 2 * n + 1), clocks.instant(now))?;
+    Ok(Program::Node(Box::new(NodeProgram::new(node, clocks, 0))))
 }
 
 /// Puts a STUN server at its two addresses.

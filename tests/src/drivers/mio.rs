@@ -377,6 +377,11 @@ impl Talk {
         self.work(move |looped| looped.said.get(&id).and_then(|(_, end)| end.clone()))
     }
 
+    /// Returns the reason that a stream is not there any more.
+    fn gone(&self) -> io::Error {
+        self.end().map_or(SessionError::Closed, SessionError::Ended).into()
+    }
+
     fn ends(&self, id: StreamId, tag: &[u8]) -> Box<dyn Stream> {
         let talk = Talk { id: self.id, asks: self.asks.clone() };
         Box::new(Ends { talk, id, tag: tag.to_vec() })
@@ -454,7 +459,7 @@ impl Read for Ends {
                 Ok(bytes.len())
             }
             ReadResult::Reset(code) => Err(SessionError::Reset(code).into()),
-            ReadResult::Gone => Err(SessionError::Closed.into()),
+            ReadResult::Gone => Err(self.talk.gone()),
             ReadResult::End | ReadResult::Empty => Ok(0),
         }
     }
@@ -472,7 +477,7 @@ impl Write for Ends {
         })?;
         written.map_err(|why| match why {
             WriteError::Ended => io::ErrorKind::ConnectionAborted.into(),
-            _ => SessionError::Closed.into(),
+            _ => self.talk.gone(),
         })
     }
 

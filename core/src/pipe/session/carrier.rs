@@ -3,8 +3,10 @@
 use core::cmp::Reverse;
 use core::time::Duration;
 
+use smallvec::SmallVec;
+
 use super::frame::Parser;
-use super::{CarrierId, CarrierKind, SessionConfig};
+use super::{CarrierId, CarrierKind, MAX_CARRIERS, SessionConfig};
 use crate::time::Instant;
 
 #[derive(Debug)]
@@ -46,6 +48,14 @@ pub(super) enum Silence {
     Ask,
     Doubt,
     Broken,
+}
+
+/// Makes room for one more: gives up the carrier that was heard longest ago, if there are [`MAX_CARRIERS`]. A caller whose
+/// network changes again and again leaves carriers behind, of which the listener hears nothing.
+pub(super) fn make_room(carriers: &mut SmallVec<[Carrier; 1]>) -> Option<CarrierId> {
+    let full = carriers.len() >= MAX_CARRIERS;
+    let at = (0..carriers.len()).filter(|_| full).min_by_key(|at| carriers[*at].heard)?;
+    Some(carriers.remove(at).id)
 }
 
 impl Carrier {

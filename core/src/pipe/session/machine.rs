@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use super::carrier::{Carrier, Silence};
+use super::carrier::{self, Carrier, Silence};
 use super::datagrams::Datagrams;
 use super::frame::{DATA_HEADER, Frame};
 use super::log::Log;
@@ -114,14 +114,15 @@ impl Session {
 
     // ---- carriers
 
-    /// Attaches a carrier. On the side of the caller frames go over it from now on if it is the best.
-    ///
-    /// Returns false if there are [`MAX_CARRIERS`], or the session is over: close the carrier.
+    /// Attaches a carrier. On the side of the caller frames go over it from now on if it is the best. Returns false if the session
+    /// is over: close the carrier. Of more than [`MAX_CARRIERS`] the one heard longest ago is [`SessionEvent::Silent`].
     pub fn attach(&mut self, now: Instant, id: CarrierId, kind: CarrierKind) -> bool {
         self.advance(now);
-        if self.carriers.len() >= MAX_CARRIERS || self.state != State::Open {
+        if self.state != State::Open {
             return false;
         }
+        let silent = carrier::make_room(&mut self.carriers);
+        self.news.extend(silent.map(SessionEvent::Silent));
         let mut carrier = Carrier::new(id, kind, self.now);
         if !core::mem::replace(&mut self.begun, true) {
             // Nothing can have come yet, so the first frames need not wait for HAVE.

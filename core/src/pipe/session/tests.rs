@@ -481,8 +481,31 @@ fn the_caller_chooses_by_kind_then_round_trip_and_the_listener_follows() {
     assert_eq!(on(&two), [3, 3]);
     let moves: Vec<_> = [1, 2, 4, 2, 4, 3].map(|n| SessionEvent::Moved(CarrierId(n))).into();
     assert_eq!(two.events, [moves.clone(), moves]);
-    let fifth = (0..3).map(|n| two.ends[0].attach(two.now, CarrierId(n + 10), CarrierKind::Direct));
-    assert_eq!(fifth.collect::<Vec<_>>(), [true, true, false]);
+}
+
+/// A change of the network takes a connection from the caller, of which the listener hears nothing.
+#[test]
+fn a_caller_that_moves_faster_than_its_listener_notices_goes_on_at_once() {
+    let mut two = Two::joined(SessionConfig::default());
+    let id = two.open(0, Direction::Both);
+    two.settle();
+    two.events = Default::default();
+    for n in 2..=12 {
+        two.wires.remove(&CarrierId(n - 1));
+        two.ends[0].handle_broken(two.now, CarrierId(n - 1));
+        two.wait(100 * MS);
+        two.attach(n, CarrierKind::Direct);
+        two.write(0, id, b"on");
+        two.settle();
+        assert_eq!(two.read(1, id).0, b"on");
+        assert_eq!(two.ends[1].carrier(), Some((CarrierId(n), CarrierKind::Direct)));
+    }
+    let silent = |event: &SessionEvent| match event {
+        SessionEvent::Silent(CarrierId(n)) => Some(*n),
+        _ => None,
+    };
+    assert_eq!(two.events[1].iter().filter_map(silent).collect::<Vec<_>>(), (1..=8).collect::<Vec<_>>());
+    assert_eq!(two.ends[1].carriers.len(), MAX_CARRIERS);
 }
 
 #[test]

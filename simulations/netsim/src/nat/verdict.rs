@@ -1,4 +1,4 @@
-//! What a NAT does with a packet.
+//! Decisions of a NAT about packets.
 
 use core::fmt;
 
@@ -64,9 +64,9 @@ pub enum Reason {
     Unsolicited,
     /// The same, and the inside has dialled out while the answer waited (RFC 5382 REQ-4).
     Forgotten,
-    /// It was sent from inside to an external address, and the NAT does not turn it back.
+    /// Sent from inside to an external address, and the NAT does not turn it back.
     Hairpin,
-    /// It belongs to no session and begins none.
+    /// Part of no session, and not the beginning of one.
     NoSession,
     /// As many sessions exist as the NAT may have, or one inside address.
     SessionLimit,

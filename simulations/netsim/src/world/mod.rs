@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 pub use build::{Site, SiteSpec};
-pub use trace::{Hop, Note, Trace};
+pub use trace::{Record, Trace, What};
 
 use crate::engine::{Digest, Keyed, MICRO, Nanos, Queue};
 use crate::host::{Host, HostEvent, Profile, Sock};
@@ -18,6 +18,8 @@ use crate::net::{IcmpKind, LinkSpec, Packet};
 
 /// Time of a packet to its sender's own address.
 const LOOPBACK: Nanos = 20 * MICRO;
+/// Place in traces of what a link loses.
+const LINK: &str = "link";
 /// Most events while time stands still; beyond, the world stops and [`World::check`] reports it.
 const MOST_AT_ONCE: u32 = 100_000;
 
@@ -210,7 +212,7 @@ impl<A: App> World<A> {
     /// Writes a line into the trace, if there is one.
     pub fn note(&mut self, host: HostId, line: &str) {
         if let Some(trace) = &mut self.trace {
-            trace.note(self.now, &host.place(), line);
+            trace.push(self.now, host.place(), What::Note(line.into()));
         }
     }
 
@@ -378,7 +380,7 @@ impl<A: App> World<A> {
     fn drop(&mut self, at: &str, packet: &Packet, why: &'static str) {
         *self.counts.dropped.entry(why).or_default() += 1;
         if let Some(trace) = &mut self.trace {
-            trace.dropped(self.now, at, packet, why);
+            trace.push(self.now, at, What::Drop { packet: packet.clone(), why });
         }
     }
 
@@ -400,7 +402,7 @@ impl<A: App> World<A> {
                 let mut traced = None;
                 if let Some(trace) = &mut self.trace {
                     let way = if side == Side::Inside { "in  <" } else { "out <" };
-                    trace.packet(self.now, &format!("nat{nat}"), way, &packet);
+                    trace.seen(self.now, format!("nat{nat}"), way, &packet);
                     traced = Some(packet.clone());
                 }
                 let verdict = self.nats[nat].0.translate(self.now, side, packet);
@@ -434,7 +436,7 @@ impl<A: App> World<A> {
     fn deliver(&mut self, host: usize, packet: Box<Packet>) {
         self.counts.delivered += 1;
         if let Some(trace) = &mut self.trace {
-            trace.packet(self.now, &format!("host{host}"), "<", &packet);
+            trace.seen(self.now, format!("host{host}"), "<", &packet);
         }
         self.hosts[host].0.arrive(self.now, &packet);
         self.flush(host);
@@ -473,14 +475,11 @@ impl<A: App> World<A> {
             delays = delays.iter().flat_map(|d| fate.iter().map(move |f| d + f)).collect();
         }
         if let Some(trace) = &mut self.trace {
-            let ends = || [from, to].map(|plug| self.plugs[plug.0].device.name());
-            trace.way(self.now, ends(), &packet, &delays);
-            let came = delays.iter().map(|delay| Some(self.now + delay));
-            let lost = delays.is_empty().then_some(None);
-            came.chain(lost).for_each(|came| trace.hop(self.now, ends(), came, &packet));
+            let ends = [from, to].map(|plug| self.plugs[plug.0].device.name());
+            trace.hop(self.now, ends, &packet, &delays);
         }
         if delays.is_empty() {
-            return self.drop("link", &packet, "link");
+            return self.drop(LINK, &packet, "link");
         }
         self.counts.copied += delays.len() as u64 - 1;
         self.in_flight += delays.len() as u64;
@@ -513,15 +512,14 @@ impl<A: App> World<A> {
         }
         for packet in packets.drain(..) {
             if let Some(trace) = &mut self.trace {
-                trace.packet(self.now, &format!("host{n}"), ">", &packet);
+                trace.seen(self.now, format!("host{n}"), ">", &packet);
             }
             let (host, _, plugs) = &self.hosts[n];
             if host.addresses().contains(&packet.dst.ip()) {
                 self.counts.sent += 1;
                 self.in_flight += 1;
                 if let Some(trace) = &mut self.trace {
-                    let place = format!("host{n}");
-                    trace.hop(self.now, [place.clone(), place], Some(self.now + LOOPBACK), &packet);
+                    trace.hop(self.now, [(); 2].map(|()| format!("host{n}")), &packet, &[LOOPBACK]);
                 }
                 self.queue.put(self.now + LOOPBACK, Event::Loopback(n, packet));
             } else {
