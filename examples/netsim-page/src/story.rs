@@ -12,14 +12,15 @@ use p2pd_netsim::world::{Record, Trace, What};
 use crate::json::Json;
 use crate::wish::Wish;
 
-/// Most packets and tables that are told; a run of 14 s has fewer.
-const MOST: usize = 3_000;
+/// Most packets, drops and tables that are told; a usual run has some 50.
+const MOST: usize = 1_000;
+/// Most entries of all these tables.
+const MOST_ENTRIES: usize = 10_000;
 const NAMES: [&str; 2] = ["A", "B"];
 
 /// A host or a NAT.
 struct Place {
     id: String,
-    side: usize,
     name: String,
     nat: bool,
 }
@@ -54,7 +55,7 @@ fn prepare(wish: &Wish) -> Dials {
 fn places(dials: &Dials) -> Vec<Place> {
     let side = |side: usize| {
         let whose = NAMES[side];
-        let host = Place { id: dials.hosts()[side].place(), side, name: whose.into(), nat: false };
+        let host = Place { id: dials.hosts()[side].place(), name: whose.into(), nat: false };
         let nats = dials.nats(side).enumerate().map(move |(n, (id, nat))| {
             let name = match (n, nat.spec().translate) {
                 (0, true) => format!("{whose}'s router"),
@@ -62,7 +63,7 @@ fn places(dials: &Dials) -> Vec<Place> {
                 (1, _) => format!("{whose}'s provider"),
                 _ => format!("{whose}'s provider, NAT {n}"),
             };
-            Place { id: id.place(), side, name, nat: true }
+            Place { id: id.place(), name, nat: true }
         });
         std::iter::once(host).chain(nats).collect::<Vec<_>>()
     };
@@ -124,13 +125,17 @@ fn why(
         });
     } else if let [Some(_), Some(_)] = ending.connected {
         said.push("Both sides report a connection, but no byte came through it.".into());
-    } else {
-        said.push("Not connected.".into());
     }
     if !connected {
         for side in 0..2 {
-            let (aimed, used) = (dials.aims()[1 - side], used(dials, side, frames));
-            if let Some(used) = used.filter(|used| *used != aimed) {
+            let Some(aimed) = dials.aims()[1 - side] else {
+                said.push(format!(
+                    "No server saw {0}, for {0}'s NATs let no connection through.",
+                    NAMES[side]
+                ));
+                continue;
+            };
+            if let Some(used) = used(dials, side, frames).filter(|used| *used != aimed) {
                 said.push(format!(
                     "{} dials {aimed}, where two servers' answers let it expect {}. But {}'s NAT sends this dial from {used}: it takes another port for each destination, and the guess was wrong.",
                     NAMES[1 - side], NAMES[side], NAMES[side]
@@ -151,10 +156,9 @@ fn why(
             continue;
         };
         said.push(match reason {
-            "unsolicited" => format!(
-                "{} dropped {packets}: {} had not sent anything to the address and port that they came from.",
-                place.name, NAMES[place.side]
-            ),
+            "unsolicited" => {
+                format!("{} dropped {packets}: its table had nothing for where they came from.", place.name)
+            }
             other => format!("{} dropped {packets}: {other}.", place.name),
         });
     }
@@ -177,7 +181,7 @@ fn used(dials: &Dials, side: usize, frames: &[Frame]) -> Option<SocketAddr> {
         (0, count) => count - 1,
         _ => left,
     };
-    let to = dials.aims()[side];
+    let to = dials.aims()[side]?;
     let mut all = frames.iter().flat_map(|frame| &frame.tables[outermost]);
     all.find(|entry| entry.remote == Some(to)).map(|entry| entry.external)
 }
@@ -186,9 +190,14 @@ fn used(dials: &Dials, side: usize, frames: &[Frame]) -> Option<SocketAddr> {
 pub(crate) fn tell(wish: &Wish) -> Json {
     let mut dials = prepare(wish);
     let mut frames = vec![Frame { at: dials.begin(), tables: tables(&dials) }];
+    let mut entries = 0;
     while dials.step() {
+        if frames.len() == MOST || entries > MOST_ENTRIES {
+            continue;
+        }
         let tables = tables(&dials);
-        if frames.len() < MOST && frames.last().is_none_or(|last| last.tables != tables) {
+        if frames.last().is_none_or(|last| last.tables != tables) {
+            entries += tables.iter().map(Vec::len).sum::<usize>();
             frames.push(Frame { at: dials.now(), tables });
         }
     }
@@ -197,7 +206,7 @@ pub(crate) fn tell(wish: &Wish) -> Json {
     let places = places(&dials);
     // The trace was asked for.
     let records = dials.trace().map(Trace::records).unwrap_or_default();
-    let hops = records.iter().filter_map(|record| match &record.what {
+    let mut hops = records.iter().filter_map(|record| match &record.what {
         What::Hop { to, arrives, packet } => Some(Json::array([
             record.place.as_str().into(),
             to.as_str().into(),
@@ -209,7 +218,7 @@ pub(crate) fn tell(wish: &Wish) -> Json {
         _ => None,
     });
     // A packet that a link lost is a hop without an arrival.
-    let drops = records.iter().filter_map(|record| match record.what {
+    let mut drops = records.iter().filter_map(|record| match record.what {
         What::Drop { why, .. } if places.iter().any(|place| place.id == record.place) => {
             Some(Json::array([record.place.as_str().into(), micros(record.at), why.into()]))
         }
@@ -222,18 +231,24 @@ pub(crate) fn tell(wish: &Wish) -> Json {
             end(entry.external),
             entry.remote.map(end).into(),
             entry.state.into(),
-            micros(entry.expires),
         ])
     };
     let table = |table: &Vec<Entry>| Json::array(table.iter().map(entry));
-    let reasons = why(wish, &dials, &ending, &frames, records, &places);
+    let told =
+        [&mut hops as &mut dyn Iterator<Item = Json>, &mut drops].map(|all| Json::array(all.take(MOST)));
+    let more =
+        frames.len() == MOST || entries > MOST_ENTRIES || hops.next().or_else(|| drops.next()).is_some();
+    let [hops, drops] = told;
+    let mut reasons = why(wish, &dials, &ending, &frames, records, &places);
+    if more {
+        reasons.push(format!("There was more than the picture has: it ends after {MOST} packets or tables."));
+    }
     Json::object([
         ("connected", (ending.letter == 'o' || ending.letter.is_ascii_digit()).into()),
         ("at", Json::array(ending.connected.map(|at| Json::from(at.map(|at| (at / 1_000) as i64))))),
         ("digest", format!("{:016x}", ending.digest).into()),
         ("why", Json::array(reasons.into_iter().map(Json::from))),
-        ("aims", Json::array(dials.aims().map(end))),
-        ("from", Json::array([0, 1].map(|side| Json::from(used(&dials, side, &frames).map(end))))),
+        ("aims", Json::array(dials.aims().map(|aim| Json::from(aim.map(end))))),
         ("end", micros(dials.now())),
         (
             "places",
@@ -241,13 +256,12 @@ pub(crate) fn tell(wish: &Wish) -> Json {
                 Json::object([
                     ("id", place.id.as_str().into()),
                     ("name", place.name.as_str().into()),
-                    ("side", (place.side as i64).into()),
                     ("nat", place.nat.into()),
                 ])
             })),
         ),
-        ("hops", Json::array(hops.take(MOST))),
-        ("drops", Json::array(drops.take(MOST))),
+        ("hops", hops),
+        ("drops", drops),
         (
             "frames",
             Json::array(
@@ -289,7 +303,7 @@ mod tests {
         let (_, text) = told("a=linux-random&b=linux-random");
         assert!(text.starts_with("{\"connected\":false") && text.contains("the guess was wrong"), "{text}");
         assert!(
-            text.contains("A's router dropped 4 packets: A had not sent anything to the address"),
+            text.contains("A's router dropped 4 packets: its table had nothing for where they came from."),
             "{text}"
         );
         let (_, text) = told("a=linux&b=linux&late=50&rst=b&delay=40");

@@ -4,7 +4,7 @@ use core::str::FromStr;
 
 use p2pd_netsim::dial::Attempt;
 use p2pd_netsim::engine::{MILLI, Nanos};
-use p2pd_netsim::nat::{Chain, Unsolicited};
+use p2pd_netsim::nat::{Chain, SpecError, Unsolicited};
 
 /// Most NATs between a host and the internet.
 const MOST_NATS: usize = 4;
@@ -40,7 +40,10 @@ fn flag(name: &str, value: &str) -> Result<bool, String> {
 }
 
 fn chain(value: &str) -> Result<Chain, String> {
-    let chain: Chain = value.parse().map_err(|error| format!("{value}: {error}"))?;
+    let chain: Chain = value.parse().map_err(|error| match error {
+        SpecError::Name(name) => format!("{value}: no NAT is called {name:?}"),
+        other => format!("{value}: {other}"),
+    })?;
     if chain.0.len() > MOST_NATS {
         return Err(format!("{value}: more than {MOST_NATS} NATs"));
     }
@@ -98,10 +101,13 @@ impl FromStr for Wish {
                         "" => None,
                         "a" => Some(0),
                         "b" => Some(1),
-                        _ => return Err(format!("drop: {value:?} is no side")),
+                        _ => return Err(format!("drop: {value:?} is neither a nor b")),
                     }
                 }
-                "rst" => rst = value,
+                "rst" => match value.as_str() {
+                    "" | "a" | "b" | "ab" => rst = value,
+                    _ => return Err(format!("rst: {value:?} is neither a, b nor ab")),
+                },
                 _ => return Err(format!("{name:?} is no wish")),
             }
         }
@@ -137,16 +143,19 @@ mod tests {
         assert_eq!((wish.attempt.one_way, wish.attempt.offset), (30 * MILLI, 50 * MILLI));
         assert_eq!("".parse::<Wish>().unwrap().seed, 1);
         assert_eq!(error("late=10001"), "late: \"10001\" is no number from 0 to 10000");
-        assert_eq!(error("a=nosuch"), "nosuch: no preset is called \"nosuch\"; `sim presets` lists them");
+        assert_eq!(error("late=soon"), "late: \"soon\" is no number from 0 to 10000");
+        assert_eq!(error("loss=1%2"), "loss: \"1%2\" is no number from 0 to 100");
+        assert_eq!(error("seed=-1"), "seed: \"-1\" is no number from 0 to 18446744073709551615");
+        assert_eq!(error("retry=yes"), "retry: \"yes\" is no number from 0 to 1");
+        assert_eq!(error("rst=ac"), "rst: \"ac\" is neither a, b nor ab");
+        assert_eq!(error("a=nosuch"), "nosuch: no NAT is called \"nosuch\"");
+        assert_eq!(error("b=linux%2Cpool=x"), "linux,pool=x: \"x\" is no value of its field");
         assert_eq!(
             error("a=linux%2Blinux%2Blinux%2Blinux%2Blinux"),
             "linux+linux+linux+linux+linux: more than 4 NATs"
         );
         assert_eq!(error("colour=red"), "\"colour\" is no wish");
-        assert_eq!(error("drop=c"), "drop: \"c\" is no side");
-        assert_eq!(
-            "a=%F0%zz%".parse::<Wish>().unwrap_err(),
-            "%F0%zz%: no preset is called \"%F0%zz%\"; `sim presets` lists them"
-        );
+        assert_eq!(error("drop=c"), "drop: \"c\" is neither a nor b");
+        assert_eq!(error("a=%F0%zz%"), "%F0%zz%: no NAT is called \"%F0%zz%\"");
     }
 }

@@ -149,8 +149,8 @@ impl App for Program {
 }
 
 /// Returns the predicted external end of a host: the address that the second server saw, moved on by the difference to
-/// the first.
-fn learn(world: &mut World<Program>, servers: [HostId; 2], host: HostId) -> SocketAddr {
+/// the first. `None` if its NATs keep it from both or one of them.
+fn learn(world: &mut World<Program>, servers: [HostId; 2], host: HostId) -> Option<SocketAddr> {
     let mut seen = Vec::new();
     for (n, server) in servers.into_iter().enumerate() {
         world.with(host, |program, cx| {
@@ -162,14 +162,15 @@ fn learn(world: &mut World<Program>, servers: [HostId; 2], host: HostId) -> Sock
         });
         let before = world.app(server).seen.len();
         let until = world.now() + 5 * SECOND;
-        world.run_while(until, |w| w.app(host).learned > n && w.app(server).seen.len() > before);
-        seen.extend(world.app(server).seen.last().copied());
+        if world.run_while(until, |w| w.app(host).learned > n && w.app(server).seen.len() > before) {
+            seen.extend(world.app(server).seen.last().copied());
+        }
     }
     world.with(host, |program, _| program.learning = false);
-    let [first, second] = seen[..] else { unreachable!("no faults, no refusals on the way to the servers") };
+    let [first, second] = seen[..] else { return None };
     let (a, b) = (i32::from(first.port()), i32::from(second.port()));
     let next = if first == second { b } else { 1024 + (b + b - a - 1024).rem_euclid(64_000) };
-    SocketAddr::new(second.ip(), next as u16)
+    Some(SocketAddr::new(second.ip(), next as u16))
 }
 
 /// Progress of two dials.
@@ -191,7 +192,7 @@ pub struct Dials {
     attempt: Attempt,
     sites: [Site; 2],
     hosts: [HostId; 2],
-    aims: [SocketAddr; 2],
+    aims: [Option<SocketAddr>; 2],
     begin: Nanos,
     phase: Phase,
 }
@@ -221,7 +222,7 @@ impl Dials {
         let begin = world.now() + 5 * MILLI;
         for (n, host) in hosts.into_iter().enumerate() {
             world.with(host, |program, cx| {
-                program.to = Some(ends[1 - n]);
+                program.to = ends[1 - n];
                 if attempt.listen {
                     let local = SocketAddr::new(cx.host.addresses()[0], PORT);
                     let _ = cx.host.listen(local, 4, SHARED);
@@ -255,8 +256,9 @@ impl Dials {
         self.begin
     }
 
-    /// Returns the ends that the sides dial: each is where the other one is predicted to be seen.
-    pub fn aims(&self) -> [SocketAddr; 2] {
+    /// Returns the ends that the sides dial: each is where the other one is predicted to be seen. A side does not dial another one
+    /// that its NATs keep from the servers.
+    pub fn aims(&self) -> [Option<SocketAddr>; 2] {
         self.aims
     }
 
