@@ -468,7 +468,7 @@ pub enum Accept {
     /// Anyone who knows the address. Strangers are limited: their requests make us send at most 4 dials
     /// to at most 2 addresses, one request at a time.
     Anyone,
-    /// Only the peers with these node ids.
+    /// Only the peers with these node ids, and those that [`Node::answer`](crate::Node::answer) approved.
     Only(BTreeSet<NodeId>),
     /// Peers that the user approves: [`Event::Ask`](crate::Event::Ask), answered within 30 s.
     Ask,

@@ -278,6 +278,11 @@ impl Receiving {
         Ok(Receiving { inbox, terms, consent, programs: Some(programs), once: false, taken })
     }
 
+    /// Returns true if the peer's list has a yes before it comes.
+    fn expects(&self, peer: NodeId) -> bool {
+        self.programs.as_ref().is_some_and(|programs| programs.expects(peer))
+    }
+
     /// Has the user asked about each list, if there is one at a terminal and nothing else was said.
     fn asks(&mut self, say: Say) {
         if matches!(self.consent, Consent::FilesAlone) && Input::can_ask() {

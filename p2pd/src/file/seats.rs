@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use p2pd_core::NodeId;
 use p2pd_tokio::Session;
 use tokio::task::{Id, JoinError, JoinSet};
 
@@ -15,7 +16,7 @@ use crate::arrivals::Arrivals;
 use crate::say::Say;
 use crate::talk::{Turns, place};
 
-/// Most peers that are received from at once.
+/// Most peers that are received from at once, beside those that were met by a code.
 const SEATS: usize = 64;
 /// Most of these peers from one place.
 const SEATS_OF_ONE: usize = 8;
@@ -161,7 +162,13 @@ impl Seats {
                 session = arrivals.next() => match session {
                     // One whose connection has broken already is not worth a seat.
                     Some(session) => if let Some(carrier) = session.carrier() {
-                        self.waiting.push(carrier.remote_addr().ip(), session);
+                        // Strangers that wait, and that nobody says yes to, must not keep out one that has a yes.
+                        let peer = session.peer();
+                        if self.receiving.expects(peer) && sessions(&self.taken, peer) < SEATS_OF_PEER {
+                            self.seat(session);
+                        } else {
+                            self.waiting.push(carrier.remote_addr().ip(), session);
+                        }
                     },
                     None => return 0,
                 },
@@ -207,9 +214,7 @@ impl Seats {
         let taken = &self.taken;
         self.waiting.next(
             |of| taken.iter().filter(|seat| seat.place == of).count() < SEATS_OF_ONE,
-            |session| {
-                taken.iter().filter(|seat| seat.session.peer() == session.peer()).count() < SEATS_OF_PEER
-            },
+            |session| sessions(taken, session.peer()) < SEATS_OF_PEER,
         )
     }
 
@@ -246,6 +251,11 @@ impl Seats {
             self.taken[at].stop.make_room();
         }
     }
+}
+
+/// Returns the number of seats that a peer has.
+fn sessions(taken: &[Seat], peer: NodeId) -> usize {
+    taken.iter().filter(|seat| seat.session.peer() == peer).count()
 }
 
 #[cfg(test)]

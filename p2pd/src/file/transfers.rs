@@ -20,9 +20,11 @@ use crate::metrics::{Metrics, Way};
 
 /// Transfers that are remembered once they have ended.
 const REMEMBERED: usize = 64;
-/// Files of one transfer that are told one by one.
+/// Files of one transfer that are told one by one,
 const TOLD: usize = 16;
-/// Time between two events about bytes that move.
+/// and bytes of all their outcomes, since each event has them.
+const TOLD_BYTES: usize = 8 << 10;
+/// Time between two events about bytes and files that move.
 const EVERY: Duration = Duration::from_millis(500);
 
 /// Transfers by number: all that go on, and the last that have ended.
@@ -174,6 +176,11 @@ impl Transfers {
         all.met.insert(peer, now + CALL);
     }
 
+    /// Returns true if the peer was met by a code, and has not offered its list yet.
+    pub(super) fn expects(&self, peer: NodeId) -> bool {
+        self.all().met.get(&peer).is_some_and(|until| *until > Instant::now())
+    }
+
     /// Takes a number for a peer that is received from.
     pub(super) fn begin(self: &Arc<Self>) -> Progress {
         let mut all = self.all();
@@ -277,11 +284,15 @@ impl Progress {
             if let Some(carrier) = transfer.session.as_ref().and_then(Session::carrier) {
                 self.transfers.metrics.count(transfer.direction.way(), carrier.strategy(), more);
             }
-            if transfer.last.elapsed() < EVERY {
-                return;
-            }
         }
-        self.change(|transfer| transfer.tell(event));
+        let mut all = self.transfers.all();
+        let Some(transfer) = all.by_number.get_mut(&self.number).filter(|of| !of.is_over()) else { return };
+        transfer.tell(event);
+        let is_due = matches!(event, Event::Listed(_)) || transfer.last.elapsed() >= EVERY;
+        drop(all);
+        if is_due {
+            self.change(|_| {});
+        }
     }
 
     /// Shows a code for the receiver, or that somebody with it has come.
@@ -383,7 +394,8 @@ impl Transfer {
     }
 
     fn add(&mut self, outcome: Value) {
-        if self.told.len() < TOLD {
+        let told: usize = self.told.iter().chain([&outcome]).map(|told| told.to_string().len()).sum();
+        if self.told.len() < TOLD && told <= TOLD_BYTES {
             self.told.push(outcome);
         }
     }
@@ -460,6 +472,30 @@ mod tests {
         assert_eq!((&first["number"], transfers.list()[1]["number"].as_u64()), (&1.into(), Some(39)));
         assert_eq!(transfers.end(50), Ok(()));
         assert_eq!((transfers.end(50), transfers.list().len()), (Err(NotThere::Unknown), 63));
+    }
+
+    #[tokio::test]
+    async fn many_small_files_with_long_names_make_few_small_events() {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let tell = told.clone();
+        let transfers =
+            Transfers::new(Arc::default(), move |event| tell.lock().unwrap().push(event.to_string()));
+        let bytes = Given::new(futures_util::stream::empty(), 9);
+        let (progress, _) = transfers.send("peer".into(), &Batch::given("n", Some(9), None, bytes).unwrap());
+        let begin = Instant::now();
+        for n in 0..1000 {
+            progress.tell(&Event::Ended { name: &format!("{n}{}", "x".repeat(4000)), how: Ended::Same(7) });
+        }
+        let most = 3 + begin.elapsed().as_millis() / EVERY.as_millis();
+        progress.finish();
+        let told = told.lock().unwrap();
+        assert!(told.len() as u128 <= most, "{} events", told.len());
+        let last: Value = serde_json::from_str(told.last().unwrap()).unwrap();
+        assert_eq!(
+            (&last["transfer"]["state"], &last["transfer"]["moved"]["files"]),
+            (&"done".into(), &1000.into())
+        );
+        assert!(told.iter().all(|event| event.len() < TOLD_BYTES + 1000));
     }
 
     #[tokio::test]

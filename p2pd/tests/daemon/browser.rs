@@ -147,6 +147,23 @@ impl Browser {
         }
     }
 
+    /// Scrolls to the middle of an element, and returns where it is then.
+    pub(crate) fn find(&mut self, element: &str) -> Value {
+        let found = format!(
+            "(e => {{ e.scrollIntoView({{block: 'center'}}); const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]; }})({element})"
+        );
+        self.evaluate(&found)
+    }
+
+    /// Presses the mouse's button on an element.
+    pub(crate) fn click(&mut self, element: &str) {
+        let at = self.find(element);
+        for kind in ["mousePressed", "mouseReleased"] {
+            let event = json!({"type": kind, "x": at[0], "y": at[1], "button": "left", "clickCount": 1});
+            self.call("Input.dispatchMouseEvent", event);
+        }
+    }
+
     pub(crate) fn focus(&mut self) -> Value {
         self.evaluate("document.activeElement.id")
     }

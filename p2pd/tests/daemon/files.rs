@@ -367,6 +367,10 @@ fn whoever_has_the_code_gets_the_file() {
     let _serving = serve(list.as_ref(), &["--no-turn"]);
     let here = Daemon::with(&["--config", &list]);
     let there = Daemon::with(&["--config", &list, "--files", &into]);
+    let strangers: Vec<Daemon> = (0..3).map(|_| Daemon::start()).collect();
+    // Lets in a peer that never comes, and who is met.
+    let never = &strangers[0].id;
+    let closed = Daemon::with(&["--config", &list, "--files", &path("closed"), "--accept", never]);
     let data = noise(300_000);
     fs::write(&file, &data).unwrap();
     let send = |name: &str| {
@@ -378,16 +382,38 @@ fn whoever_has_the_code_gets_the_file() {
         });
         (sending, code)
     };
+    // Offers that nobody answers fill the seats of the sender's own address, and wait for more.
+    let crowd: Vec<Sending> = strangers
+        .iter()
+        .flat_map(|of| [of; 4])
+        .map(|of| {
+            let url = format!("http://{}/p2p/file/send/{}/small", of.api, there.address);
+            Sending::begin(of, &url, file.as_ref(), &[])
+        })
+        .collect();
+    let offered = || {
+        let all = there.ok("/p2p/file")["transfers"].as_array().unwrap().clone();
+        all.iter().filter(|of| of["state"] == "offered").count()
+    };
+    until(|| (offered() == 8).then_some(()));
     let (sending, code) = send("one");
     let (status, met) = there.post(&format!("/p2p/file/receive/{code}"), "");
     assert_eq!((status, &met["peer"]), (200, &here.id.clone().into()), "{met}");
     let (status, sent) = sending.ended();
     assert_eq!((status, &sent["state"], &sent["code"]), (200, &"done".into(), &Value::Null), "{sent}");
     assert!(fs::read(Path::new(&into).join("one")).unwrap() == data);
+    assert_eq!(offered(), 8);
+    drop(strangers);
+    crowd.into_iter().for_each(|sending| assert_ne!(sending.ended().0, 200));
     for code in ["7-guitar-oxyge", "0-guitar-oxygen", "guitar-oxygen"] {
         assert_eq!(there.post(&format!("/p2p/file/receive/{code}"), "").1["error"], 26, "{code}");
     }
     assert_eq!(here.post("/p2p/file/receive/7-guitar-oxygen", "").1["error"], 45);
+
+    let (sending, code) = send("three");
+    assert_eq!(closed.post(&format!("/p2p/file/receive/{code}"), "").0, 200);
+    assert_eq!(sending.ended().0, 200);
+    assert!(fs::read(dir.path().join("closed/three")).unwrap() == data);
 
     let (sending, code) = send("two");
     let local = ["--json", "--bind", "127.0.0.1", "--config", &list];

@@ -209,10 +209,7 @@ fn a_file_that_is_dropped_arrives_and_a_service_is_reached() {
     let file = dir.path().join("<b>photo.jpg");
     std::fs::write(&file, &data).unwrap();
     let drop_at = |browser: &mut Browser, place: &str| {
-        let found = format!(
-            "(e => {{ e.scrollIntoView({{block: 'center'}}); const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]; }})({place})"
-        );
-        let at = browser.evaluate(&found);
+        let at = browser.find(place);
         let data = json!({"items": [], "files": [file.to_str().unwrap()], "dragOperationsMask": 1});
         for kind in ["dragEnter", "dragOver", "drop"] {
             let event = json!({"type": kind, "x": at[0], "y": at[1], "data": data});
@@ -247,14 +244,29 @@ fn a_file_that_is_dropped_arrives_and_a_service_is_reached() {
     browser.write(&there.address);
     let document = browser.call("DOM.getDocument", json!({}))["root"]["nodeId"].clone();
     let pick = browser.call("DOM.querySelector", json!({"nodeId": document, "selector": "#pick"}));
-    let files = json!({"nodeId": pick["nodeId"], "files": [file.to_str().unwrap()]});
-    browser.call("DOM.setFileInputFiles", files);
+    let choose = |browser: &mut Browser| {
+        let files = json!({"nodeId": pick["nodeId"], "files": [file.to_str().unwrap()]});
+        browser.call("DOM.setFileInputFiles", files);
+    };
+    choose(&mut browser);
+    other.shows("transfers", "wants to send");
+    // No pointer says yes to what has moved below it.
+    let accept = "[...document.querySelectorAll('#transfers button')].find(b => b.textContent === 'Accept')";
+    let still = format!("performance.now() - rows.get(Math.max(...rows.keys())).since > STILL && {accept}");
+    other.becomes(&format!("!!({still})"));
+    other.evaluate("document.getElementById('transfers').style.paddingTop = '50px'");
+    other.click(accept);
+    other.shows("file-outcome", "the list has just moved: press once more");
     other.shows("transfers", "wants to send");
     other.evaluate(
         "[...document.querySelectorAll('#transfers button')].find(b => b.textContent === 'Refuse').click()",
     );
     browser.shows("file-outcome", "the receiver's user said no");
     other.becomes("!document.getElementById('transfers').innerText.includes('wants to send')");
+    choose(&mut browser);
+    other.becomes(&format!("!!({still})"));
+    other.click(accept);
+    browser.shows("file-outcome", "<b>photo.jpg: sent");
 
     // A service, by keyboard.
     browser.evaluate("document.getElementById('f-to').focus()");

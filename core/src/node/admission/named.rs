@@ -49,7 +49,9 @@ impl Named {
         match &self.accept {
             _ if peer == self.ours => Some(Entry::Open),
             Accept::Anyone => Some(Entry::Open),
-            Accept::Only(list) => list.contains(&peer).then_some(Entry::Open),
+            Accept::Only(list) => {
+                (list.contains(&peer) || self.approved.contains(&peer)).then_some(Entry::Open)
+            }
             Accept::Ask if self.trust(peer) == Trust::Known => Some(Entry::Open),
             Accept::Ask => Some(Entry::Ask),
         }

@@ -94,6 +94,8 @@ fn who_may_enter_and_who_is_answered() {
     a.call_began(id(2));
     assert_eq!(a.enter(id(2), sealed), Err(Refusal::NotAccepted), "a call lets in what answers it");
     assert_eq!([1, 2, 3].map(|n| a.may_talk(id(n))), [true, true, false]);
+    a.approve(id(3));
+    assert_eq!(a.enter(id(3), sealed), Ok(Entry::Open), "whom our user met by a code is on no list");
     let mut a = admission(Accept::Ask);
     assert_eq!(a.enter(id(2), sealed), Ok(Entry::Ask));
     a.call_began(id(2));
