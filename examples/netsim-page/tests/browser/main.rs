@@ -1,5 +1,6 @@
 //! The playground in a headless Chromium. `tests/long/playground` builds its WebAssembly and names the folder: `P2PD_PLAYGROUND`.
 
+#[allow(dead_code, reason = "the daemon's tests call more of it")]
 #[path = "../../../../p2pd/tests/daemon/browser.rs"]
 mod browser;
 #[path = "../../../../p2pd/tests/daemon/outside.rs"]
