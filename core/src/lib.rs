@@ -1,32 +1,4 @@
-//! The sans-IO core of p2pd: state machines that open a connection between two computers wherever they
-//! are.
-//!
-//! [`Node`] does no I/O, has no clock, no randomness and no threads of its own. A *driver* owns the sockets of
-//! some event loop; it tells the node what happens ([`Input`]) and does what the node asks ([`Output`]).
-//! The same node runs under tokio, in a plain poll loop, and in a simulated internet.
-//!
-//! ```
-//! use p2pd_core::io::Interface;
-//! use p2pd_core::{Config, Input, Instant, Node, Output, SecretKey};
-//!
-//! let config = Config::new(SecretKey::from_bytes([7; 32]));
-//! let start = Instant::ZERO;
-//! let mut node = Node::new(config, [1; 32], start).unwrap();
-//! let ip = "192.168.1.5".parse().unwrap();
-//! let lan = Interface { default_route: true, ..Interface::new(2, ip, 24) };
-//! node.handle(start, Input::Interfaces(&[lan]));
-//! // The driver's loop: drain the outputs, then ask once for the next deadline, then wait.
-//! while let Some(output) = node.poll_output() {
-//!     if let Output::Listen { sock, local, .. } = output {
-//!         // A driver opens the socket and reports its port; here it is made up.
-//!         assert!(local.ip().is_unspecified());
-//!         node.handle(start, Input::Bound { sock, local: ([0, 0, 0, 0], 4000).into() });
-//!     }
-//! }
-//! let deadline = node.poll_timeout().unwrap();
-//! node.handle(deadline, Input::Timeout);
-//! assert_eq!(node.address().v4()[0].port, 4000);
-//! ```
+#![doc = include_str!("../README.md")]
 //!
 //! The example `std_driver` is a whole driver on bare sockets, and `game_loop` runs it in a loop that ticks every 2 ms.
 //! `docs/src/uses/driver-guide.md`, a page of the book, goes through it part by part.

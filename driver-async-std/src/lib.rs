@@ -1,27 +1,4 @@
-//! p2pd on async-std and on smol: open a connection between two computers wherever they are.
-//!
-//! ```no_run
-//! use futures_lite::{AsyncReadExt, AsyncWriteExt};
-//! use p2pd_async_std::{Config, Node, PeerAddress, SecretKey};
-//!
-//! # async fn example(text_from_a_friend: &str) -> Result<(), Box<dyn std::error::Error>> {
-//! let key = p2pd_async_std::load_or_create_key("p2pd.key".as_ref())?;
-//! let node = Node::bind(Config::new(key)).await?;
-//! println!("my address: {}", node.address().await);
-//!
-//! let friend: PeerAddress = text_from_a_friend.parse()?;
-//! let mut pipe = node.connect(&friend).await?;
-//! pipe.write_all(b"hello").await?;
-//! pipe.close().await?;
-//! let mut answer = Vec::new();
-//! pipe.read_to_end(&mut answer).await?;
-//! node.shutdown().await;
-//! # Ok(())
-//! # }
-//! ```
-//!
-//! async-std is deprecated by its makers; its users have the default feature `async-std`, everybody else
-//! `default-features = false` and the feature `smol`. The code is the same but for the executor of the node's task.
+#![doc = include_str!("../README.md")]
 //!
 //! The sans-IO [`p2pd_core::Node`] makes all decisions. This crate carries out its outputs and hands inputs to it, in
 //! one task. A [`Pipe`] is a TCP stream of the `async-io` reactor, with a record layer around it when it is encrypted,

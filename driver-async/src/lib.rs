@@ -1,6 +1,4 @@
-//! p2pd on async runtimes: the node, pipes to peers, and pipes of messages. The trait [`Runtime`] is the part of each
-//! runtime; all the rest is here. Programs have it by their driver, under names without the runtime and with examples:
-//! `p2pd-tokio` or `p2pd-async-std`.
+#![doc = include_str!("../README.md")]
 //!
 //! The sans-IO [`p2pd_core::Node`] makes all decisions. A [`Node`] carries out its actions and reports events to it, in
 //! one task.
@@ -67,5 +65,5 @@ pub use p2pd_core::pipe::subscriptions::{
 #[doc(inline)]
 pub use p2pd_sys::messages::{
     Destination, End, Family, IpRange, ListenError, ListenFailure, NetworkChange, OpenError, PipeOptions,
-    Protocol, RecvError, Route, RouteEntry, RouteTable, Target, TooManySubscriptions,
+    Protocol, RecvError, Route, RouteEntry, RouteTable, SystemSocket, Target, TooManySubscriptions,
 };

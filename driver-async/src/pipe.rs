@@ -11,9 +11,9 @@ use bytes::Bytes;
 use p2pd_core::pipe::subscriptions::{Message, Pattern, Queue, SubscriptionId};
 use p2pd_sys::Card;
 use p2pd_sys::messages::{
-    Destination, End, NetworkChange, OpenError, PipeOptions, Protocol, RecvError, Route, TooManySubscriptions,
+    Destination, End, NetworkChange, OpenError, PipeOptions, Protocol, RecvError, Route, SystemSocket,
+    TooManySubscriptions, lend,
 };
-use socket2::SockRef;
 
 use crate::carrier::{IntoSocket, Socket, Writer};
 use crate::network;
@@ -120,8 +120,8 @@ impl<R: Runtime> MessagePipe<R> {
 
     /// Gives the socket to a function, for its options and its number. `None`: the pipe has ended, or it is a relayed
     /// address, which has no socket. Reading or writing on the socket breaks the pipe.
-    pub fn with_socket<T>(&self, work: impl FnOnce(SockRef<'_>) -> T) -> Option<T> {
-        self.shared().socket.with(work)
+    pub fn with_socket<T>(&self, work: impl FnOnce(SystemSocket<'_>) -> T) -> Option<T> {
+        self.shared().socket.with(|socket| work(lend(&socket)))
     }
 
     /// Copies messages that match the first pattern, from senders whose `address:port` matches the second, into a queue

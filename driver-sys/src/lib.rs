@@ -1,7 +1,4 @@
-//! Foundation of every p2pd driver. From the operating system: sockets with the right options, interfaces, error
-//! classes, a clock, randomness and private files. For all drivers alike: the [`Engine`] that carries the core's
-//! outputs out, the [`Layer`] that makes a stream a pipe, and the common part of pipes of [`messages`]. There is no
-//! runtime here, and nothing that waits for a network.
+#![doc = include_str!("../README.md")]
 #![deny(unsafe_code)]
 
 #[cfg(p2pd_insecure_stand_in)]

@@ -36,7 +36,7 @@ impl Info {
 
 #[cfg(unix)]
 fn descriptor(pipe: &MessagePipe) -> Option<i32> {
-    pipe.with_socket(|socket| std::os::fd::AsRawFd::as_raw_fd(&*socket))
+    pipe.with_socket(|socket| std::os::fd::AsRawFd::as_raw_fd(&socket))
 }
 
 #[cfg(not(unix))]

@@ -1,24 +1,4 @@
-//! p2pd on tokio: open a connection between two computers wherever they are.
-//!
-//! ```no_run
-//! use p2pd_tokio::{Config, Node, PeerAddress, SecretKey};
-//! use tokio::io::{AsyncReadExt, AsyncWriteExt};
-//!
-//! # async fn example(text_from_a_friend: &str) -> Result<(), Box<dyn std::error::Error>> {
-//! let key = p2pd_tokio::load_or_create_key("p2pd.key".as_ref())?;
-//! let node = Node::bind(Config::new(key)).await?;
-//! println!("my address: {}", node.address().await);
-//!
-//! let friend: PeerAddress = text_from_a_friend.parse()?;
-//! let mut pipe = node.connect(&friend).await?;
-//! pipe.write_all(b"hello").await?;
-//! pipe.shutdown().await?;
-//! let mut answer = Vec::new();
-//! pipe.read_to_end(&mut answer).await?;
-//! node.shutdown().await;
-//! # Ok(())
-//! # }
-//! ```
+#![doc = include_str!("../README.md")]
 //!
 //! The sans-IO [`p2pd_core::Node`] makes all decisions. This crate carries out its outputs and hands inputs to it, in
 //! one task. A [`Pipe`] is a `TcpStream`, with a record layer around it when it is encrypted, and without a task of its

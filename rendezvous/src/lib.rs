@@ -1,10 +1,4 @@
-//! The servers that peers need to find and reach each other, without I/O or clock. They are an MQTT 3.1.1 broker
-//! ([`mqtt::Broker`]), a STUN server that knows RFC 5780 ([`stun::Server`]) and a TURN server ([`turn::Server`], whose
-//! nonces are the only randomness).
-//!
-//! They are small on purpose, and bounded in everything a stranger can grow. They are built on other codecs than
-//! `p2pd-core`, so that each side is a second opinion of the other. The owner of the sockets passes received data on
-//! and carries their outputs out. `p2pd serve` runs them on the network, tests and the simulator on simulated ones.
+#![doc = include_str!("../README.md")]
 //!
 //! Time is a [`Duration`](core::time::Duration) since a point that the caller chose; it never goes back.
 //!

@@ -274,7 +274,7 @@ fn a_text_that_is_read_once_is_found_at_the_first_byte_too_many() {
 fn the_book_has_what_the_example_prints_and_draws() {
     let (text, picture) = orders::story().unwrap();
     let anew = "cargo run -p p2pd-simulations --example orders -- docs/src/img/orders.svg";
-    let page = include_str!("../../docs/src/uses/lab.md");
+    let page = include_str!("book/lab.md");
     assert!(page.contains(&format!("```text\n{text}```\n")), "{anew}\n{text}");
-    assert!(picture == include_str!("../../docs/src/img/orders.svg"), "{anew}");
+    assert!(picture == include_str!("book/orders.svg"), "{anew}");
 }

@@ -23,7 +23,7 @@ use crate::identity::SecretKey;
 use crate::pipe::ProtocolTag;
 use crate::session::SessionId;
 
-const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/src/protocol/vectors.json");
+const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors.json");
 
 /// Two nodes. The first has the higher id; their signing keys have different sign bits.
 fn alice() -> SecretKey {

@@ -64,5 +64,5 @@ pub use p2pd_core::pipe::subscriptions::{
 #[doc(inline)]
 pub use p2pd_sys::messages::{
     Destination, End, Family, IpRange, ListenError, ListenFailure, NetworkChange, OpenError, PipeOptions,
-    Protocol, RecvError, Route, RouteEntry, RouteTable, Target,
+    Protocol, RecvError, Route, RouteEntry, RouteTable, SystemSocket, Target,
 };

@@ -12,9 +12,9 @@ use mio::{Interest, Registry, Token};
 use p2pd_core::pipe::subscriptions::{Message, Pattern, Queue, SubscriptionId};
 use p2pd_sys::Card;
 use p2pd_sys::messages::{
-    Destination, End, NetworkChange, OpenError, PipeOptions, Protocol, RecvError, Route, recv,
+    Destination, End, NetworkChange, OpenError, PipeOptions, Protocol, RecvError, Route, SystemSocket, lend,
+    recv,
 };
-use socket2::SockRef;
 
 use super::network::Watch;
 use super::pipe::{Entry, Link, Open, State};
@@ -222,8 +222,8 @@ impl Pipes {
 
     /// Gives a pipe's socket to a function, for its options and its number. `None`: the pipe is not open, or it is a
     /// relayed address, which has no socket. Reading or writing on the socket breaks the pipe.
-    pub fn with_socket<T>(&self, pipe: PipeId, work: impl FnOnce(SockRef<'_>) -> T) -> Option<T> {
-        self.open_one(pipe)?.socket.sock().map(work)
+    pub fn with_socket<T>(&self, pipe: PipeId, work: impl FnOnce(SystemSocket<'_>) -> T) -> Option<T> {
+        self.open_one(pipe)?.socket.sock().map(|socket| work(lend(&socket)))
     }
 
     /// Copies messages that match the first pattern, from senders whose `address:port` matches the second, into a queue

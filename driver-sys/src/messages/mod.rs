@@ -12,6 +12,7 @@ use std::io;
 
 use p2pd_core::PipeEnd;
 use p2pd_core::pipe::subscriptions::{Message, SubscriptionId, Subscriptions};
+use socket2::SockRef;
 
 pub use address::{Destination, Family, Found, OpenError, Protocol, Route, fitting};
 pub use network::NetworkChange;
@@ -24,6 +25,21 @@ pub const MAX_DATAGRAM: usize = 65_536;
 
 /// Clients that the system holds for each listening TCP port until they are accepted.
 const BACKLOG: u16 = 1024;
+
+/// Borrowed socket of a pipe, in the standard library's form.
+#[cfg(unix)]
+pub type SystemSocket<'a> = std::os::fd::BorrowedFd<'a>;
+/// Borrowed socket of a pipe, in the standard library's form.
+#[cfg(windows)]
+pub type SystemSocket<'a> = std::os::windows::io::BorrowedSocket<'a>;
+
+/// Returns a socket as the standard library has it.
+pub fn lend<'a>(socket: &'a SockRef<'_>) -> SystemSocket<'a> {
+    #[cfg(unix)]
+    return std::os::fd::AsFd::as_fd(&**socket);
+    #[cfg(windows)]
+    return std::os::windows::io::AsSocket::as_socket(&**socket);
+}
 
 /// Outcome of the reading of a pipe.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

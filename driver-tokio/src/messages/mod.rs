@@ -25,7 +25,8 @@ pub mod stun;
 pub use p2pd_async::{
     CallbackId, Destination, End, Family, IntoSocket, IpRange, ListenError, ListenFailure, MAX_SUBSCRIPTIONS,
     Message, NetworkChange, OpenError, Overflow, Pattern, PatternError, PipeOptions, Protocol, Queue,
-    RecvError, Route, RouteEntry, RouteTable, SendError, SubscriptionId, Target, TooManySubscriptions,
+    RecvError, Route, RouteEntry, RouteTable, SendError, SubscriptionId, SystemSocket, Target,
+    TooManySubscriptions,
 };
 
 use crate::Tokio;

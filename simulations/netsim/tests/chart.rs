@@ -43,7 +43,7 @@ fn late() -> String {
 
 #[test]
 fn the_books_picture_is_of_this_run() {
-    let (now, file) = (late(), concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/src/img/crossing.svg"));
+    let (now, file) = (late(), concat!(env!("CARGO_MANIFEST_DIR"), "/tests/crossing.svg"));
     // To draw it again, after a change that is meant.
     if std::env::var_os("P2PD_DRAW").is_some() {
         std::fs::write(file, &now).unwrap();

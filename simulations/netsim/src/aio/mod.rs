@@ -52,7 +52,7 @@
 
 /// The examples of the page for users, as tests.
 #[cfg(doctest)]
-#[doc = include_str!("../../../../docs/src/uses/own-program.md")]
+#[doc = include_str!("../../own-program.md")]
 struct Page;
 
 mod kernel;
