@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tungstenite::{Message, WebSocket};
 
-use crate::common::{Running, curl};
+use crate::outside::{Running, curl};
 
 pub(crate) struct Browser {
     socket: WebSocket<TcpStream>,

@@ -1,23 +1,15 @@
-//! Daemons on loopback, and curl.
+//! Daemons on loopback.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// Ends the process however the test ends.
-pub(crate) struct Running(pub(crate) Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
+pub(crate) use crate::outside::{Running, curl};
 
 pub(crate) fn p2pd(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_p2pd"));
@@ -131,13 +123,4 @@ impl Daemon {
         stream.read_to_end(&mut answer).unwrap();
         String::from_utf8_lossy(&answer).into_owned()
     }
-}
-
-pub(crate) fn curl(options: &[&str], url: &str) -> (u16, Vec<u8>) {
-    let fixed =
-        ["-q", "-s", "-g", "--noproxy", "*", "--max-time", "40", "--path-as-is", "-w", "%{http_code}"];
-    let out =
-        Command::new("curl").args(fixed).args(options).arg(url).output().expect("curl is not installed");
-    let (body, status) = out.stdout.split_at(out.stdout.len() - 3);
-    (std::str::from_utf8(status).unwrap().parse().unwrap(), body.to_vec())
 }

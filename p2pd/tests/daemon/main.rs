@@ -12,6 +12,7 @@ mod hostile;
 mod javascript;
 mod metrics;
 mod mutate;
+mod outside;
 mod page;
 mod ping;
 mod pipes;

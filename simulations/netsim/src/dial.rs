@@ -16,9 +16,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::engine::{Domain, MILLI, Nanos, SECOND};
 use crate::host::{Failure, HostEvent, Reuse, Sock};
-use crate::nat::Chain;
+use crate::nat::{Chain, Nat};
 use crate::net::LinkSpec;
-use crate::world::{App, Cx, HostId, SiteSpec, Trace, World};
+use crate::world::{App, Cx, HostId, NatId, Site, SiteSpec, Trace, World};
 
 /// An attempt to connect two hosts.
 #[derive(Clone, Debug)]
@@ -149,8 +149,8 @@ impl App for Program {
 }
 
 /// Returns the predicted external end of a host: the address that the second server saw, moved on by the difference to
-/// the first.
-fn learn(world: &mut World<Program>, servers: [HostId; 2], host: HostId) -> SocketAddr {
+/// the first. `None` if its NATs keep it from both or one of them.
+fn learn(world: &mut World<Program>, servers: [HostId; 2], host: HostId) -> Option<SocketAddr> {
     let mut seen = Vec::new();
     for (n, server) in servers.into_iter().enumerate() {
         world.with(host, |program, cx| {
@@ -162,82 +162,185 @@ fn learn(world: &mut World<Program>, servers: [HostId; 2], host: HostId) -> Sock
         });
         let before = world.app(server).seen.len();
         let until = world.now() + 5 * SECOND;
-        world.run_while(until, |w| w.app(host).learned > n && w.app(server).seen.len() > before);
-        seen.extend(world.app(server).seen.last().copied());
+        if world.run_while(until, |w| w.app(host).learned > n && w.app(server).seen.len() > before) {
+            seen.extend(world.app(server).seen.last().copied());
+        }
     }
     world.with(host, |program, _| program.learning = false);
-    let [first, second] = seen[..] else { unreachable!("no faults, no refusals on the way to the servers") };
+    let [first, second] = seen[..] else { return None };
     let (a, b) = (i32::from(first.port()), i32::from(second.port()));
     let next = if first == second { b } else { 1024 + (b + b - a - 1024).rem_euclid(64_000) };
-    SocketAddr::new(second.ip(), next as u16)
+    Some(SocketAddr::new(second.ip(), next as u16))
+}
+
+/// Progress of two dials.
+#[derive(Debug)]
+enum Phase {
+    Dialling,
+    /// Both are connected, and eight bytes are on their way in each direction.
+    Talking {
+        until: Nanos,
+    },
+    /// True if the bytes came.
+    Over(bool),
+}
+
+/// Two dials under way: an attempt of which each event can be looked at.
+#[derive(Debug)]
+pub struct Dials {
+    world: World<Program>,
+    attempt: Attempt,
+    sites: [Site; 2],
+    hosts: [HostId; 2],
+    aims: [Option<SocketAddr>; 2],
+    begin: Nanos,
+    phase: Phase,
+}
+
+impl Dials {
+    /// Two hosts that have learned how servers see them and are about to dial. The trace, if wanted, begins here.
+    pub fn new(seed: u64, attempt: &Attempt, trace: bool) -> Dials {
+        let mut world: World<Program> = World::new(seed);
+        let internet = world.internet();
+        let servers = SERVERS.map(|ip| {
+            let program = Program { server: true, ..Program::default() };
+            world.add_host(internet, ip, LinkSpec::default(), program)
+        });
+        let link = LinkSpec::with_delay(attempt.one_way / 2);
+        let mut sites = [0, 1].map(|n| {
+            let program = Program { number: n as u64, retry: attempt.retry, ..Program::default() };
+            let spec = SiteSpec { number: n as u8 + 1, chain: attempt.chains[n].clone(), link };
+            let mut site = world.add_site(&spec);
+            (world.add_host_at(&mut site, program), site)
+        });
+        let hosts = sites.each_mut().map(|(host, _)| *host);
+        let sites = sites.map(|(_, site)| site);
+        let ends = hosts.map(|host| learn(&mut world, servers, host));
+        if trace {
+            world.record();
+        }
+        let begin = world.now() + 5 * MILLI;
+        for (n, host) in hosts.into_iter().enumerate() {
+            world.with(host, |program, cx| {
+                program.to = ends[1 - n];
+                if attempt.listen {
+                    let local = SocketAddr::new(cx.host.addresses()[0], PORT);
+                    let _ = cx.host.listen(local, 4, SHARED);
+                }
+                program.bind(cx);
+                cx.wake_at(begin + if n == 1 { attempt.offset } else { 0 }, 1);
+            });
+        }
+        let aims = [ends[1], ends[0]];
+        Dials { world, attempt: attempt.clone(), sites, hosts, aims, begin, phase: Phase::Dialling }
+    }
+
+    /// Changes a side's links from now on: between its host and its NAT, and between its outermost NAT and the internet. A host
+    /// without a NAT has the second one alone.
+    pub fn set_links(&mut self, side: usize, home: LinkSpec, uplink: LinkSpec) {
+        let host = self.hosts[side];
+        let ip = self.world.host(host).addresses()[0];
+        if !self.sites[side].nats.is_empty() {
+            self.world.set_link(host, home);
+        }
+        self.world.set_uplink(&self.sites[side], host, ip, uplink);
+    }
+
+    /// The time.
+    pub fn now(&self) -> Nanos {
+        self.world.now()
+    }
+
+    /// Time of the first dial.
+    pub fn begin(&self) -> Nanos {
+        self.begin
+    }
+
+    /// Returns the ends that the sides dial: each is where the other one is predicted to be seen. A side does not dial another one
+    /// that its NATs keep from the servers.
+    pub fn aims(&self) -> [Option<SocketAddr>; 2] {
+        self.aims
+    }
+
+    /// Returns the hosts of both sides.
+    pub fn hosts(&self) -> [HostId; 2] {
+        self.hosts
+    }
+
+    /// Returns the NATs of a side, its host's own first.
+    pub fn nats(&self, side: usize) -> impl Iterator<Item = (NatId, &Nat)> {
+        self.sites[side].nats.iter().map(|id| (*id, self.world.nat(*id)))
+    }
+
+    /// Returns the trace, if one was wanted.
+    pub fn trace(&self) -> Option<&Trace> {
+        self.world.trace()
+    }
+
+    /// Takes one event. False once the attempt is over.
+    pub fn step(&mut self) -> bool {
+        let hosts = || self.hosts.iter().map(|host| self.world.app(*host));
+        let (until, done) = match self.phase {
+            Phase::Dialling => {
+                (self.begin + self.attempt.offset + PATIENCE, hosts().all(|app| app.conn.is_some()))
+            }
+            Phase::Talking { until } => (until, hosts().all(|app| app.got.len() >= 8)),
+            Phase::Over(_) => return false,
+        };
+        if !done && self.world.step(until) {
+            return true;
+        }
+        self.phase = match self.phase {
+            Phase::Dialling if done => {
+                for host in self.hosts {
+                    self.world.with(host, |program, cx| {
+                        if let Some((sock, ..)) = program.conn {
+                            cx.host.send(cx.now, sock, b"8 bytes!");
+                        }
+                    });
+                }
+                Phase::Talking { until: self.world.now() + 3 * SECOND }
+            }
+            Phase::Dialling => Phase::Over(false),
+            Phase::Talking { .. } | Phase::Over(_) => Phase::Over(done),
+        };
+        !matches!(self.phase, Phase::Over(_))
+    }
+
+    /// Returns how the attempt stands. Once it is over that is its ending.
+    pub fn ending(&self) -> Ending {
+        let (world, begin, offset) = (&self.world, self.begin, self.attempt.offset);
+        let apps = self.hosts.map(|host| world.app(host));
+        let connected = apps.map(|app| app.conn.map(|(_, at, _)| at - begin));
+        let last = |cause| apps.iter().any(|app| app.conn.is_none() && app.last == Some(cause));
+        let letter = match connected {
+            [Some(a), Some(b)] if matches!(self.phase, Phase::Over(true)) => {
+                let late = a.max(b).saturating_sub(offset);
+                if late < 900 * MILLI {
+                    'o'
+                } else {
+                    char::from_digit(((late + 200 * MILLI) / SECOND) as u32, 10).unwrap_or('9')
+                }
+            }
+            [Some(_), Some(_)] => '?',
+            _ if last(Failure::Refused) => 'R',
+            _ if last(Failure::Unreachable) => 'H',
+            _ => 't',
+        };
+        Ending {
+            letter,
+            connected,
+            accepted: apps.map(|app| app.conn.is_some_and(|(_, _, accepted)| accepted)),
+            errors: apps.map(|app| app.result.map(|(e, at)| (e, at - begin))),
+            digest: world.digest(),
+            events: world.counts().events,
+        }
+    }
 }
 
 /// Does the attempt; gives its ending, and the trace of packets if wanted.
 pub fn attempt(seed: u64, attempt: &Attempt, trace: bool) -> (Ending, String) {
-    let mut world: World<Program> = World::new(seed);
-    let internet = world.internet();
-    let servers = SERVERS.map(|ip| {
-        let program = Program { server: true, ..Program::default() };
-        world.add_host(internet, ip, LinkSpec::default(), program)
-    });
-    let link = LinkSpec::with_delay(attempt.one_way / 2);
-    let sides = [0, 1].map(|n| {
-        let spec = SiteSpec { number: n as u8 + 1, chain: attempt.chains[n].clone(), link };
-        let mut site = world.add_site(&spec);
-        world.add_host_at(&mut site, Program { number: n as u64, retry: attempt.retry, ..Program::default() })
-    });
-    let ends = sides.map(|host| learn(&mut world, servers, host));
-    if trace {
-        world.record();
-    }
-    let begin = world.now() + 5 * MILLI;
-    for (n, host) in sides.into_iter().enumerate() {
-        world.with(host, |program, cx| {
-            program.to = Some(ends[1 - n]);
-            if attempt.listen {
-                let local = SocketAddr::new(cx.host.addresses()[0], PORT);
-                let _ = cx.host.listen(local, 4, SHARED);
-            }
-            program.bind(cx);
-            cx.wake_at(begin + if n == 1 { attempt.offset } else { 0 }, 1);
-        });
-    }
-    let until = begin + attempt.offset + PATIENCE;
-    let both = |w: &World<Program>| sides.iter().all(|s| w.app(*s).conn.is_some());
-    let mut data = false;
-    if world.run_while(until, both) {
-        for host in sides {
-            world.with(host, |program, cx| {
-                if let Some((sock, ..)) = program.conn {
-                    cx.host.send(cx.now, sock, b"8 bytes!");
-                }
-            });
-        }
-        let until = world.now() + 3 * SECOND;
-        data = world.run_while(until, |w| sides.iter().all(|s| w.app(*s).got.len() >= 8));
-    }
-    let connected = sides.map(|s| world.app(s).conn.map(|(_, at, _)| at - begin));
-    let last =
-        |cause| sides.iter().any(|s| world.app(*s).conn.is_none() && world.app(*s).last == Some(cause));
-    let letter = match connected {
-        [Some(a), Some(b)] if data => {
-            let late = a.max(b).saturating_sub(attempt.offset);
-            if late < 900 * MILLI {
-                'o'
-            } else {
-                char::from_digit(((late + 200 * MILLI) / SECOND) as u32, 10).unwrap_or('9')
-            }
-        }
-        [Some(_), Some(_)] => '?',
-        _ if last(Failure::Refused) => 'R',
-        _ if last(Failure::Unreachable) => 'H',
-        _ => 't',
-    };
-    let accepted = sides.map(|s| world.app(s).conn.is_some_and(|(_, _, accepted)| accepted));
-    let errors = sides.map(|s| world.app(s).result.map(|(e, at)| (e, at - begin)));
-    let text = world.trace().map(Trace::text).unwrap_or_default();
-    (
-        Ending { letter, connected, accepted, errors, digest: world.digest(), events: world.counts().events },
-        text,
-    )
+    let mut dials = Dials::new(seed, attempt, trace);
+    while dials.step() {}
+    (dials.ending(), dials.trace().map(Trace::text).unwrap_or_default())
 }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::forwards::{Forwards, Order};
 use super::ports::Ports;
-use super::table::{Mapping, MappingKey, Session, Table, key_of};
+use super::table::{Entry, Mapping, MappingKey, Session, Table, key_of};
 use super::track::{Step, Track};
 use super::{Dependence, Hairpin, NatSpec, OnRst, Reason, Side, Tracking, Unique, Unsolicited, Verdict};
 use crate::engine::{Domain, Keyed, MILLI, Nanos, SECOND};
@@ -115,6 +115,11 @@ impl Nat {
     /// Returns the NAT's properties.
     pub fn spec(&self) -> &NatSpec {
         &self.spec
+    }
+
+    /// Returns the table's entries at this time: mappings that serve several sessions, then sessions.
+    pub fn entries(&self, now: Nanos) -> Vec<Entry> {
+        self.table.entries(now)
     }
 
     /// Tells a NAT with `dmz` that a host was put inside. The first one gets what no mapping claims.

@@ -18,5 +18,6 @@ pub use presets::{LAB, PRESETS, Preset};
 pub use spec::{
     Alloc, Caps, Clash, Dependence, Hairpin, NatSpec, OnRst, Scope, Timers, Tracking, Unique, Unsolicited,
 };
+pub use table::Entry;
 pub use text::{Chain, SpecError};
 pub use verdict::{Reason, Side, Verdict};

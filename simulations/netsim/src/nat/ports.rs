@@ -126,7 +126,7 @@ impl Ports {
             Alloc::Random => self.random(low, 1, count, free),
             Alloc::Parity => {
                 let first = low + (port - low).rem_euclid(2);
-                self.random(first, 2, (high - first) / 2 + 1, free)
+                self.random(first, 2, (high - first).div_euclid(2) + 1, free)
             }
             Alloc::Block(size) => {
                 let (first, size) = self.block(inside.0, size, (low, count));
@@ -186,9 +186,10 @@ impl Ports {
         (low + block * size, size)
     }
 
-    /// A random one of `count` ports from `low` on, `apart` from one another.
+    /// A random one of `count` ports from `low` on, `apart` from one another. `None` where there is none.
     fn random(&mut self, low: i64, apart: i64, count: i64, free: impl Fn(u16) -> bool) -> Option<u16> {
-        (0..TRIES).map(|_| (low + apart * self.draw(count as u64) as i64) as u16).find(|p| free(*p))
+        let tries = if count > 0 { TRIES } else { 0 };
+        (0..tries).map(|_| (low + apart * self.draw(count as u64) as i64) as u16).find(|p| free(*p))
     }
 }
 
@@ -232,6 +233,9 @@ mod tests {
         assert!(steps && high - low == 63, "{counted:?}");
         let parity = ports(&spec(Alloc::Parity), &[5000, 5001].repeat(50));
         assert!(parity.iter().zip([0, 1].repeat(50)).all(|(port, odd)| port % 2 == odd));
+        // A range of one port has no odd one here.
+        let one = NatSpec { range: (65_534, 65_534), ..spec(Alloc::Parity) };
+        assert_eq!(machine.take(&one, 0, inside(5001), |_| true), None);
         let drift = ports(&spec(Alloc::Drift(4)), &[5000; 100]);
         let wraps = |w: &[u16]| (1..=4).contains(&(i32::from(w[1]) - i32::from(w[0])).rem_euclid(64_512));
         assert!(drift.windows(2).all(wraps), "{drift:?}");

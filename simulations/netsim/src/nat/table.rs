@@ -3,9 +3,27 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use super::track::Track;
+use super::track::{TcpState, Track};
 use crate::engine::Nanos;
 use crate::net::Proto;
+
+/// Line of a NAT's table: a session, or a mapping that serves several.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Entry {
+    /// Protocol of the entry.
+    pub proto: Proto,
+    /// End of the host inside.
+    pub inside: SocketAddr,
+    /// End that the outside sees.
+    pub external: SocketAddr,
+    /// The remote end of a session; `None` for a mapping.
+    pub remote: Option<SocketAddr>,
+    /// State of the session in words: that of TCP, or whether there was an answer.
+    pub state: &'static str,
+    /// Time at which the entry is forgotten, unless a packet prolongs it.
+    pub expires: Nanos,
+}
 
 /// A flow of one inside end, or its external one, with one remote end.
 pub(super) type Ends = (Proto, SocketAddr, SocketAddr);
@@ -26,6 +44,25 @@ pub(super) struct Session {
     pub(super) expires: Nanos,
     /// The session belongs to the router itself, and only takes the tuple away.
     pub(super) router: bool,
+}
+
+impl Session {
+    fn state(&self) -> &'static str {
+        match &self.tcp {
+            _ if self.router => "the router's own",
+            Some(track) => match track.state {
+                TcpState::SynSent => "SYN sent",
+                TcpState::SynSent2 => "SYNs crossed",
+                TcpState::SynReceived => "SYN answered",
+                TcpState::Established => "established",
+                TcpState::Closing => "closing",
+                TcpState::TimeWait => "closed",
+                TcpState::Closed => "reset",
+            },
+            None if self.replied => "answered",
+            None => "not answered",
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -135,6 +172,27 @@ impl Table {
         let mappings = &self.mappings;
         self.by_external
             .retain(|(_, external, key)| mappings.get(key).is_some_and(|m| m.external == *external));
+    }
+
+    /// Returns what has not expired: mappings by their inside ends, then sessions as they began.
+    pub(super) fn entries(&self, now: Nanos) -> Vec<Entry> {
+        let mappings = self.mappings.iter().map(|((proto, inside, _), m)| Entry {
+            proto: *proto,
+            inside: *inside,
+            external: m.external,
+            remote: None,
+            state: "mapping",
+            expires: m.expires,
+        });
+        let sessions = self.sessions.values().map(|s| Entry {
+            proto: s.proto,
+            inside: s.inside,
+            external: s.external,
+            remote: Some(s.remote),
+            state: s.state(),
+            expires: s.expires,
+        });
+        mappings.chain(sessions).filter(|entry| entry.expires > now).collect()
     }
 
     pub(super) fn len(&self) -> usize {

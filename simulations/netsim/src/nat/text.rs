@@ -62,6 +62,9 @@ const UNIQUES: [(&str, Unique); 3] =
     [("tuple", Unique::FiveTuple), ("port", Unique::Port), ("shared", Unique::Shared)];
 const FLAGS: [(&str, bool); 2] = [("yes", true), ("no", false)];
 
+/// Most mappings of other users in a thousand seconds that a text may ask for.
+const MOST_BACKGROUND: u32 = 1_000_000;
+
 fn pick<T: Copy>(table: &[(&str, T)], text: &str) -> Result<T, SpecError> {
     table.iter().find(|(name, _)| *name == text).map(|(_, v)| *v).ok_or_else(|| SpecError::Value(text.into()))
 }
@@ -155,13 +158,13 @@ impl NatSpec {
             "sim-open" => self.simultaneous_open = pick(&FLAGS, value)?,
             "hairpin" => self.hairpin = pick(&HAIRPINS, value)?,
             "timers" => {
-                let times: Vec<u64> = value.split('/').map(number).collect::<Result<_, _>>()?;
+                let times: Vec<u32> = value.split('/').map(number).collect::<Result<_, _>>()?;
                 let [syn, syn_received, established, closing, time_wait, closed, udp, udp_replied, mapping] =
                     times[..]
                 else {
                     return Err(SpecError::Value(value.into()));
                 };
-                let s = |n: u64| n.saturating_mul(SECOND);
+                let s = |n: u32| u64::from(n) * SECOND;
                 self.timers = Timers {
                     syn: s(syn),
                     syn_received: s(syn_received),
@@ -177,7 +180,13 @@ impl NatSpec {
             "refresh-in" => self.refresh_inbound = pick(&FLAGS, value)?,
             "sessions" => self.caps.total = number(value)?,
             "sessions-per-host" => self.caps.per_host = number(value)?,
-            "background" => self.background = number(value)?,
+            "background" => {
+                // Each of these mappings is drawn.
+                self.background = number(value)?;
+                if self.background > MOST_BACKGROUND {
+                    return Err(SpecError::Value(value.into()));
+                }
+            }
             "dmz" => self.dmz = pick(&FLAGS, value)?,
             "udp" => self.udp_passes = pick(&FLAGS, value)?,
             "udp-rate" => self.udp_rate = number(value)?,
@@ -341,6 +350,10 @@ mod tests {
         assert_eq!(error("linux,map=xx"), SpecError::Value("xx".into()));
         assert_eq!(error("linux,range=9-3"), SpecError::Value("9-3".into()));
         assert_eq!(error("linux,alloc=seq"), SpecError::Value("seq".into()));
+        assert_eq!(error("linux,background=1000001"), SpecError::Value("1000001".into()));
+        // Times that no clock here can hold.
+        let times = "1/1/1/1/1/1/1/1/4294967296";
+        assert_eq!(error(&format!("linux,timers={times}")), SpecError::Value("4294967296".into()));
         assert_eq!(error("none,map=ei"), SpecError::Field("map=ei".into()));
     }
 }

@@ -9,8 +9,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 pub use build::{Site, SiteSpec};
-pub use trace::Trace;
-use trace::What;
+pub use trace::{Record, Trace, What};
 
 use crate::engine::{Digest, Keyed, MICRO, Nanos, Queue};
 use crate::host::{Host, HostEvent, Profile, Sock};
@@ -275,6 +274,11 @@ impl<A: App> World<A> {
         for (nat, _) in &mut self.nats {
             nat.spec.timers = timers;
         }
+    }
+
+    /// A NAT, to read its tables.
+    pub fn nat(&self, id: NatId) -> &Nat {
+        &self.nats[id.0].0
     }
 
     /// Makes a NAT forget everything, as a power cut does.

@@ -14,23 +14,45 @@ pub struct Trace {
 }
 
 /// Something that happened at a place.
-#[derive(Debug)]
-pub(super) struct Record {
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Record {
+    /// Time, in nanoseconds.
     pub at: Nanos,
+    /// Host or NAT, as [`HostId::place`](super::HostId::place) names it; `link` where a link lost a packet.
     pub place: String,
+    /// The event.
     pub what: What,
 }
 
 /// Event at a place. A packet's content is shared with the packet on its way.
-#[derive(Debug)]
-pub(super) enum What {
-    /// A packet is there. Of the way, all words but the last are the side of a NAT.
-    Seen { way: &'static str, packet: Packet },
-    /// A packet leaves for the next place. It arrives then, or the link loses it.
-    Hop { to: String, arrives: Option<Nanos>, packet: Packet },
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum What {
+    /// A packet is there.
+    Seen {
+        /// Direction: `>` as it leaves, `<` as it comes. Before that stands the side of a NAT.
+        way: &'static str,
+        /// The packet, as it is there.
+        packet: Packet,
+    },
+    /// A packet leaves for the next place. A copy that the link makes has a hop of its own.
+    Hop {
+        /// The next place.
+        to: String,
+        /// Time of the arrival; `None` if the link loses the packet.
+        arrives: Option<Nanos>,
+        /// The packet, as it leaves.
+        packet: Packet,
+    },
     /// A packet ends there.
-    Drop { packet: Packet, why: &'static str },
-    /// A line of a program's.
+    Drop {
+        /// The packet, as it came.
+        packet: Packet,
+        /// Reason, as in [`Counts::dropped`](super::Counts::dropped).
+        why: &'static str,
+    },
+    /// A line that [`World::note`](super::World::note) wrote.
     Note(String),
 }
 
@@ -52,6 +74,11 @@ pub(super) fn ms(at: Nanos) -> String {
 }
 
 impl Trace {
+    /// Returns all records, in the order in which they happened.
+    pub fn records(&self) -> &[Record] {
+        &self.records
+    }
+
     /// Returns the trace as text.
     pub fn text(&self) -> String {
         let mut text = String::new();
@@ -188,7 +215,7 @@ mod tests {
             What::Hop { arrives, .. } => arrives,
             _ => Some(0),
         };
-        assert_eq!(trace.records.iter().map(arrival).collect::<Vec<_>>(), [Some(13), Some(15), None]);
+        assert_eq!(trace.records().iter().map(arrival).collect::<Vec<_>>(), [Some(13), Some(15), None]);
         assert_eq!(trace.text(), "");
     }
 
