@@ -14,7 +14,7 @@ use p2pd::serve::{Serving, Wanted, WantedTurn};
 
 const HERE: &str = env!("CARGO_MANIFEST_DIR");
 const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-const CASES: [&str; 12] = [
+const CASES: [&str; 13] = [
     "encrypted",
     "plain",
     "reverse",
@@ -27,6 +27,7 @@ const CASES: [&str; 12] = [
     "accepts",
     "names",
     "threads",
+    "stirs",
 ];
 
 /// The installed library, and servers on loopback.

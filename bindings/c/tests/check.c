@@ -378,6 +378,8 @@ static void errors(void) {
     CHECK(p2pd_session_close(node, 5, 0, NULL) == P2PD_ERR_UNKNOWN);
     CHECK(p2pd_node_resolved(node, 1, "127.0.0.1") == P2PD_ERR_UNKNOWN);
     CHECK(p2pd_node_resolved(node, 1, "localhost") == P2PD_ERR_ARGUMENT);
+    for (int32_t status = P2PD_ERR_ENDED; status <= P2PD_END; status++)
+        CHECK(strcmp(p2pd_status_text(status), "unknown status"));
     CHECK(!strcmp(p2pd_status_text(-999), "unknown status") && *p2pd_version() == '0');
 
     /* Another node's id behind the right address: nobody there can prove to be that one. */
@@ -742,12 +744,69 @@ static void threads(void) {
     free_all();
 }
 
+static int readable(void) {
+    struct pollfd fd = {.fd = ends[0].fd, .events = POLLIN};
+    CHECK(poll(&fd, 1, 0) >= 0);
+    return fd.revents == POLLIN;
+}
+
+/* Turns until the first node has nothing to do. */
+static void rest(void) {
+    for (int quiet = 0; quiet < 5;) {
+        turn(20);
+        quiet = readable() ? 0 : quiet + 1;
+    }
+}
+
+/* Whatever leaves something to do makes the descriptor readable, so that nobody has to ask for the timeout in between. */
+static void stirs(void) {
+    p2pd_config *settings = config();
+    CHECK(p2pd_config_allow_sessions(settings, true) == P2PD_OK);
+    open_end(&ends[0], config());
+    open_end(&ends[1], settings);
+    CHECK(readable());
+    char to[2048];
+    snprintf(to, sizeof to, "%s", address_of(&ends[1]));
+    p2pd_node *node = ends[0].node;
+    uint64_t call;
+    uint32_t stream;
+    size_t n;
+    rest();
+    OK(node, p2pd_node_wake(node));
+    CHECK(readable());
+    rest();
+    OK(node, p2pd_node_connect(node, to, NULL, &ends[0].call));
+    CHECK(readable());
+    rest();
+    OK(node, p2pd_session_connect(node, to, NULL, &ends[0].session));
+    CHECK(readable());
+    UNTIL(ends[0].opened == 2 && ends[1].incoming == 2);
+    rest();
+    OK(node, p2pd_stream_open(node, ends[0].session, false, NULL, 0, &stream));
+    OK(node, p2pd_stream_write(node, ends[0].session, stream, "x", 1, &n));
+    CHECK(readable());
+    rest();
+    OK(node, p2pd_session_close(node, ends[0].session, 0, NULL));
+    CHECK(readable());
+    rest();
+    OK(node, p2pd_node_connect(node, to, NULL, &call));
+    turn(0);
+    OK(node, p2pd_node_cancel(node, call));
+    CHECK(readable());
+    rest();
+    OK(node, p2pd_node_shutdown(node));
+    CHECK(readable());
+    UNTIL(ends[0].closed);
+    free_all();
+}
+
 static const struct {
     const char *name;
     void (*run)(void);
 } cases[] = {{"encrypted", encrypted}, {"plain", plain},       {"reverse", reverse}, {"relay", relay},
              {"errors", errors},       {"cancel", cancel},     {"closes", closes},   {"taken", taken},
-             {"sessions", sessions},   {"accepts", accepts},   {"names", names},     {"threads", threads}};
+             {"sessions", sessions},   {"accepts", accepts},   {"names", names},     {"threads", threads},
+             {"stirs", stirs}};
 
 int main(int argc, char **argv) {
     if (argc != 3)
