@@ -494,10 +494,20 @@ static void closes(void) {
 
         ends[0].opened = ends[1].incoming = 0;
         call(&plan);
-        /* As much as goes without the peer reading: the last of it waits in the library. */
-        for (sent = 0; (status = p2pd_pipe_write(ends[0].node, ends[0].pipe, buffer, sizeof buffer, &n)) == P2PD_OK;)
-            sent += n;
-        CHECK(status == P2PD_AGAIN && sent > 0);
+        /* As much as goes without the peer reading: the last of it waits in the library, and leaves by turns alone. */
+        for (int round = 0; round < 2; round++) {
+            for (sent = got = 0;
+                 (status = p2pd_pipe_write(ends[0].node, ends[0].pipe, buffer, sizeof buffer, &n)) == P2PD_OK;)
+                sent += n;
+            CHECK(status == P2PD_AGAIN && sent > 0);
+            while (round == 0 && got < sent) {
+                CHECK(now() < until);
+                status = p2pd_pipe_read(ends[1].node, ends[1].pipe, buffer, sizeof buffer, &n);
+                CHECK(status == P2PD_OK || status == P2PD_AGAIN);
+                got += n;
+                turn(status == P2PD_AGAIN ? 100 : 0);
+            }
+        }
         OK(ends[0].node, p2pd_pipe_shutdown(ends[0].node, ends[0].pipe));
         OK(ends[0].node, p2pd_pipe_close(ends[0].node, ends[0].pipe));
         CHECK(p2pd_pipe_write(ends[0].node, ends[0].pipe, buffer, 1, &n) == P2PD_ERR_UNKNOWN);
