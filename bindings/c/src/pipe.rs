@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
 
 use mio::{Interest, Registry, Token};
-use p2pd_core::{PipeMode, Strategy};
+use p2pd_core::PipeMode;
 use p2pd_mio::Pipe;
 
 use crate::border::{Out, OutStruct, Sized32, buffer, bytes, on, text_field};
@@ -209,7 +209,7 @@ impl Pipes {
     /// Gives the bare socket of a pipe away.
     pub(crate) fn take(&mut self, registry: &Registry, id: u64) -> Result<c_int, Fault> {
         let held = self.get(id)?;
-        let bare = held.pipe.mode() == PipeMode::Plain && held.pipe.strategy() < Strategy::Udp;
+        let bare = held.pipe.mode() == PipeMode::Plain && held.pipe.strategy() < p2pd_core::Strategy::Udp;
         if !bare || held.writing == Writing::Ending || held.pipe.wants_write() {
             return Err(Fault::bare(P2PD_ERR_UNSUPPORTED));
         }

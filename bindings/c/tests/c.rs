@@ -42,6 +42,11 @@ fn has(program: &str) -> bool {
     found.is_ok_and(|status| status.success())
 }
 
+/// Says that a part was left out. Past the capture of tests, so that `tests/run` reads it.
+fn skipped(test: &str, why: &str) {
+    std::io::stderr().write_all(format!("SKIPPED c::{test}: {why}\n").as_bytes()).unwrap();
+}
+
 fn run(command: &mut Command) -> Output {
     let said = command.output().unwrap_or_else(|why| panic!("{command:?}: {why}"));
     let text = [&said.stdout[..], &said.stderr[..]].map(String::from_utf8_lossy).concat();
@@ -70,7 +75,7 @@ fn installed(test: &str) -> Option<&'static Installed> {
         })
     });
     if installed.is_none() {
-        println!("SKIPPED c::{test}: no C compiler");
+        skipped(test, "no C compiler");
     }
     installed.as_ref()
 }
@@ -158,7 +163,7 @@ fn each_case_in_c_holds() {
 fn each_case_in_c_is_clean_under_valgrind() {
     let Some(here) = installed("each_case_in_c_is_clean_under_valgrind") else { return };
     if !has("valgrind") {
-        println!("SKIPPED c::each_case_in_c_is_clean_under_valgrind: no valgrind");
+        skipped("each_case_in_c_is_clean_under_valgrind", "no valgrind");
         return;
     }
     let mut valgrind = here.command("valgrind");
@@ -225,7 +230,7 @@ fn the_examples_talk_to_each_other() {
     assert!(back.stdout == bytes, "{} bytes came back", back.stdout.len());
 
     if !has("go") && Command::new("go").arg("version").output().is_err() {
-        println!("SKIPPED c::the_examples_talk_to_each_other: no Go");
+        skipped("the_examples_talk_to_each_other", "no Go");
         return;
     }
     let go = here.path("go_connect");
@@ -242,7 +247,7 @@ fn a_chat_in_a_libuv_loop_hears_both_sides() {
     let Some(here) = installed("a_chat_in_a_libuv_loop_hears_both_sides") else { return };
     let uv = Command::new("pkg-config").args(["--cflags", "--libs", "libuv"]).output();
     let Some(uv) = uv.ok().filter(|said| said.status.success()) else {
-        println!("SKIPPED c::a_chat_in_a_libuv_loop_hears_both_sides: no libuv");
+        skipped("a_chat_in_a_libuv_loop_hears_both_sides", "no libuv");
         return;
     };
     let uv = String::from_utf8(uv.stdout).unwrap();
@@ -269,7 +274,7 @@ fn a_chat_in_a_libuv_loop_hears_both_sides() {
 fn the_header_is_cplusplus_too() {
     let Some(here) = installed("the_header_is_cplusplus_too") else { return };
     if !has("c++") {
-        println!("SKIPPED c::the_header_is_cplusplus_too: no C++ compiler");
+        skipped("the_header_is_cplusplus_too", "no C++ compiler");
         return;
     }
     let header = here.path("usr/include/p2pd.h");
