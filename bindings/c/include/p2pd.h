@@ -907,7 +907,7 @@ p2pd_status p2pd_stream_write(p2pd_node *node,
  */
 p2pd_status p2pd_stream_finish(p2pd_node *node,
                                uint64_t session,
-                               uint32_t number);
+                               uint32_t stream);
 
 /**
  * Gives our direction of a stream up: bytes that wait are dropped, and the peer is told the code. Nothing to one that
@@ -915,7 +915,7 @@ p2pd_status p2pd_stream_finish(p2pd_node *node,
  */
 p2pd_status p2pd_stream_reset(p2pd_node *node,
                               uint64_t session,
-                              uint32_t number,
+                              uint32_t stream,
                               uint32_t code);
 
 /**
@@ -924,13 +924,13 @@ p2pd_status p2pd_stream_reset(p2pd_node *node,
  */
 p2pd_status p2pd_stream_stop(p2pd_node *node,
                              uint64_t session,
-                             uint32_t number,
+                             uint32_t stream,
                              uint32_t code);
 
 /**
  * Sets a stream's priority: of the streams that can send, those with the greatest send first. Default 0.
  */
-p2pd_status p2pd_stream_priority(p2pd_node *node, uint64_t session, uint32_t number, int32_t priority);
+p2pd_status p2pd_stream_priority(p2pd_node *node, uint64_t session, uint32_t stream, int32_t priority);
 
 /**
  * Sends a datagram of at most 1,200 bytes, which may get lost. P2PD_ERR_ARGUMENT: it is longer.

@@ -294,7 +294,7 @@ pub unsafe extern "C" fn p2pd_stream_write(
 }
 
 /// Runs a call on a stream.
-unsafe fn stream(
+unsafe fn on_stream(
     node: *mut p2pd_node,
     session: u64,
     stream: u32,
@@ -312,9 +312,9 @@ unsafe fn stream(
 
 /// Ends our direction of a stream: the peer reads P2PD_END after all that was written. Nothing to one that has ended.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn p2pd_stream_finish(node: *mut p2pd_node, session: u64, number: u32) -> p2pd_status {
+pub unsafe extern "C" fn p2pd_stream_finish(node: *mut p2pd_node, session: u64, stream: u32) -> p2pd_status {
     // SAFETY: as the header says.
-    unsafe { stream(node, session, number, |session, now, id| session.finish(now, id)) }
+    unsafe { on_stream(node, session, stream, |session, now, id| session.finish(now, id)) }
 }
 
 /// Gives our direction of a stream up: bytes that wait are dropped, and the peer is told the code. Nothing to one that
@@ -323,11 +323,11 @@ pub unsafe extern "C" fn p2pd_stream_finish(node: *mut p2pd_node, session: u64, 
 pub unsafe extern "C" fn p2pd_stream_reset(
     node: *mut p2pd_node,
     session: u64,
-    number: u32,
+    stream: u32,
     code: u32,
 ) -> p2pd_status {
     // SAFETY: as the header says.
-    unsafe { stream(node, session, number, |session, now, id| session.reset(now, id, code)) }
+    unsafe { on_stream(node, session, stream, |session, now, id| session.reset(now, id, code)) }
 }
 
 /// Gives the peer's direction of a stream up: bytes that wait are dropped, and the peer is told the code. Nothing to one
@@ -336,11 +336,11 @@ pub unsafe extern "C" fn p2pd_stream_reset(
 pub unsafe extern "C" fn p2pd_stream_stop(
     node: *mut p2pd_node,
     session: u64,
-    number: u32,
+    stream: u32,
     code: u32,
 ) -> p2pd_status {
     // SAFETY: as the header says.
-    unsafe { stream(node, session, number, |session, now, id| session.stop(now, id, code)) }
+    unsafe { on_stream(node, session, stream, |session, now, id| session.stop(now, id, code)) }
 }
 
 /// Sets a stream's priority: of the streams that can send, those with the greatest send first. Default 0.
@@ -348,11 +348,11 @@ pub unsafe extern "C" fn p2pd_stream_stop(
 pub unsafe extern "C" fn p2pd_stream_priority(
     node: *mut p2pd_node,
     session: u64,
-    number: u32,
+    stream: u32,
     priority: i32,
 ) -> p2pd_status {
     // SAFETY: as the header says.
-    unsafe { stream(node, session, number, |session, _, id| session.set_priority(id, priority)) }
+    unsafe { on_stream(node, session, stream, |session, _, id| session.set_priority(id, priority)) }
 }
 
 /// Sends a datagram of at most 1,200 bytes, which may get lost. P2PD_ERR_ARGUMENT: it is longer.
