@@ -22,6 +22,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         node.connect(to, Plan::default())?;
     }
     let mut buffer = vec![7; 65_536];
+    let mut ended = false;
     let mut open: Option<(Pipe, Instant)> = None;
     loop {
         poll.poll(&mut events, node.timeout())?;
@@ -41,7 +42,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             }
         }
         let Some((pipe, began)) = &mut open else { continue };
-        match turn(pipe, &mut buffer, &mut left, to.is_some()) {
+        match turn(pipe, &mut buffer, &mut left, (to.is_some(), &mut ended)) {
             Ok(()) => {
                 if to.is_some() {
                     println!("{:.0}", bytes as f64 / began.elapsed().as_secs_f64() / 1e6);
@@ -54,14 +55,20 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
 }
 
-/// Sends what is left and ends; reads until the peer ends.
-fn turn(pipe: &mut Pipe, buffer: &mut [u8], left: &mut usize, sends: bool) -> io::Result<()> {
+/// Sends what is left, and reads until the peer ends. The end that sends ends first.
+fn turn(
+    pipe: &mut Pipe,
+    buffer: &mut [u8],
+    left: &mut usize,
+    (sends, ended): (bool, &mut bool),
+) -> io::Result<()> {
     while *left > 0 {
         let part = buffer.len().min(*left);
         *left -= pipe.write(&buffer[..part])?;
     }
-    if sends {
+    if sends && !*ended {
         pipe.shutdown()?;
+        *ended = true;
     }
     while pipe.read(buffer)? > 0 {}
     if sends { Ok(()) } else { pipe.shutdown() }
