@@ -23,6 +23,19 @@ const SOON: Duration = Duration::from_secs(10);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct SessionId(u64);
 
+impl SessionId {
+    /// Returns the bare number.
+    pub fn number(self) -> u64 {
+        self.0
+    }
+
+    /// Returns the session with this number, for those that hand numbers out. The calls of [`Sessions`] find nothing by one
+    /// that there is not.
+    pub fn from_number(number: u64) -> Self {
+        SessionId(number)
+    }
+}
+
 /// News of [`Sessions`].
 #[derive(Debug)]
 #[non_exhaustive]

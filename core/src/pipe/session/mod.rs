@@ -95,6 +95,12 @@ impl StreamId {
         self.0
     }
 
+    /// Returns the stream with this number, for those that hand numbers out. The calls of a session take one that it does
+    /// not have for a stream that has ended.
+    pub fn from_number(number: u32) -> Self {
+        StreamId(number)
+    }
+
     /// Returns how many streams its opener had opened before.
     fn count(self) -> u32 {
         self.0 >> 2
