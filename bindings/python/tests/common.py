@@ -10,7 +10,7 @@ import tempfile
 import time
 import unittest
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import p2pd
 
@@ -69,6 +69,8 @@ class Case(unittest.IsolatedAsyncioTestCase):
 
     async def asyncSetUp(self) -> None:
         self.failures: list[Any] = []
+        # unittest's loop says what takes 0.1 s, as much does on a busy machine.
+        asyncio.get_running_loop().slow_callback_duration = LONG
         asyncio.get_running_loop().set_exception_handler(lambda _, context: self.failures.append(context))
 
     async def asyncTearDown(self) -> None:

@@ -70,10 +70,10 @@ class Peers(Case):
         sending = asyncio.ensure_future(early())
         await asyncio.sleep(0.3)
         self.assertFalse(sending.done())
-        came = b""
+        came = bytearray()
         while len(came) < len(data):
             came += await there.recv(timeout=LONG)
-        self.assertEqual(came, data)
+        self.assertTrue(came == data)
         await sending
         await pipe.close()
         await there.close()

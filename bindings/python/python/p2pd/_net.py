@@ -340,7 +340,7 @@ class Server(Pipe):
         if self._server is not None:
             self._server.close()
             await asyncio.gather(*(pipe.close() for pipe in list(self._clients)))
-            self._end("the server is closed")
+            self.connection_lost(None)
 
     @property
     def sock(self) -> Any:
