@@ -5,6 +5,7 @@ use std::fmt::Display;
 use std::future::Future;
 use std::io::Write;
 use std::net::TcpStream;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -75,6 +76,11 @@ pub(crate) struct Reach {
 }
 
 impl Reach {
+    /// Tells of a failure that no call waits for, under the number 0.
+    pub(crate) fn tell(&self, failure: Failure) {
+        self.returns.push(0, Err(failure));
+    }
+
     /// Begins a call, and returns its number.
     pub(crate) fn call<T>(&self, work: impl Future<Output = Result<T, Failure>> + Send + 'static) -> u64
     where
@@ -149,7 +155,7 @@ impl Engine {
     }
 
     /// Brings a node up: a call that gives it. Arguments: see `p2pd.Node`.
-    #[pyo3(signature = (*, key, port, bind, servers, accept, plain, protocols, map_port))]
+    #[pyo3(signature = (*, key, port, bind, servers, accept, plain, protocols, map_port, names))]
     #[expect(clippy::too_many_arguments, reason = "they have names in Python")]
     fn node(
         &self,
@@ -161,8 +167,9 @@ impl Engine {
         plain: bool,
         protocols: Vec<Vec<u8>>,
         map_port: bool,
+        names: Option<PathBuf>,
     ) -> u64 {
-        let settings = Settings { key, port, bind, servers, accept, plain, protocols, map_port };
+        let settings = Settings { key, port, bind, servers, accept, plain, protocols, map_port, names };
         self.reach.call(node::bind(settings, self.reach.clone()))
     }
 

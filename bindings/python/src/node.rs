@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use p2pd_core::NameNews;
+use p2pd_sys::PinFile;
 use p2pd_sys::servers::{self, TurnServer};
 use p2pd_tokio::{
-    Accept, Allocate, Config, ConnectError, Name, NodeId, PipeMode, Plan, ProtocolTag, RelayFamily,
-    SecretKey, Strategy,
+    Accept, Allocate, Config, ConnectError, Event, Name, NamePin, NodeId, PipeMode, Plan, ProtocolTag,
+    RelayFamily, SecretKey, Strategy,
 };
 use pyo3::prelude::*;
 use tokio::sync::Mutex;
@@ -48,6 +50,8 @@ pub(crate) struct Settings {
     pub(crate) plain: bool,
     pub(crate) protocols: Vec<Vec<u8>>,
     pub(crate) map_port: bool,
+    /// File with the keys that names had when they were first seen.
+    pub(crate) names: Option<PathBuf>,
 }
 
 impl Servers {
@@ -88,9 +92,31 @@ impl Settings {
 /// Brings a node up.
 pub(crate) async fn bind(settings: Settings, reach: Reach) -> Result<Node, Failure> {
     // Files are read off the runtime's one thread.
-    let config = reach.handle.spawn_blocking(move || settings.config()).await.map_err(wrong)??;
+    let read = move || {
+        let file = settings.names.clone().map(PinFile::new);
+        let pins = file.as_ref().map(PinFile::load).transpose().map_err(wrong)?;
+        Ok((settings.config()?, file, pins.unwrap_or_default()))
+    };
+    let (config, file, pins) = reach.handle.spawn_blocking(read).await.map_err(wrong)??;
     let node = p2pd_tokio::Node::bind(config).await.map_err(|why| Failure::new("bind", why))?;
+    pins.into_iter().for_each(|pin| node.pin_name(pin));
+    if let Some(file) = file {
+        reach.handle.spawn(keep_pins(node.events(), file, reach.clone()));
+    }
     Ok(Node { node, reach })
+}
+
+/// Writes down whose names were seen, until the node ends. Errors are told where no call is: in the log.
+async fn keep_pins(mut events: p2pd_tokio::Events, file: PinFile, reach: Reach) {
+    while let Some(event) = events.recv().await {
+        let Ok(Event::Name { name, news }) = event else { continue };
+        let NameNews::Pinned { id, sequence } = *news else { continue };
+        let file = file.clone();
+        let kept = reach.handle.spawn_blocking(move || file.keep(NamePin { name, id, sequence })).await;
+        if let Ok(Err(why)) = kept {
+            reach.tell(wrong(why));
+        }
+    }
 }
 
 /// A running node.

@@ -178,6 +178,31 @@ class Ways(Case):
             await a.nickname("a name")
 
 
+    async def test_a_name_that_has_another_key_than_before_is_refused(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            key = Path(folder) / "key"
+            for last in (False, True):
+                async with p2pd.Node() as owner, p2pd.Node(key=key) as caller:
+                    await owner.nickname("of-two-keys")
+                    if last:
+                        with self.assertRaisesRegex(p2pd.NamingError, "key"):
+                            await caller.resolve("of-two-keys")
+                    else:
+                        self.assertEqual(await caller.resolve("of-two-keys"), await owner.address())
+                        pins = Path(f"{key}.names")
+                        await until(pins.exists)
+                    await owner.release("of-two-keys")
+            # A file that cannot be written is told in the log, since no call waits for it.
+            pins.unlink()
+            async with p2pd.Node() as owner, p2pd.Node(key=key) as caller:
+                pins.mkdir()
+                with self.assertLogs("p2pd", "ERROR") as logged:
+                    await owner.nickname("of-one-key")
+                    await caller.resolve("of-one-key")
+                    await until(lambda: logged.output)
+                self.assertIn("file of names", logged.output[0])
+
+
 class Calls(Case):
     async def test_errors_are_one_tree_and_have_our_texts(self) -> None:
         a, b, at = await self.two(allow_plain=False, protocols=[b"chat/1"])

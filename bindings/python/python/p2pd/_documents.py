@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from typing import Any, Awaitable, Callable, Optional, Sequence
 
+from ._engine import log
 from ._errors import Error
 from ._net import Interface
 from ._node import Node
-
-log = logging.getLogger("p2pd")
-
 
 class P2PNode(Node):
     """A node as the documents start it: it answers `ECHO `, and `addr_bytes` is its address. `await P2PNode()`, or `start()`.

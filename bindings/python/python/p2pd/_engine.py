@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import logging
 import socket
 import weakref
 from contextlib import contextmanager
@@ -15,6 +16,9 @@ from typing import Any, Iterator, Optional
 
 from . import _native
 from ._errors import Ended, made
+
+#: Log of what no call waits for.
+log = logging.getLogger("p2pd")
 
 
 class Engine:
@@ -86,6 +90,8 @@ class Engine:
         except BlockingIOError:
             pass
         for number, well, value in self.native.take():
+            if number == 0:
+                log.error("%s", value[1])
             future = self._waiting.get(number)
             # What nobody waits for any more is dropped: a pipe ends so.
             if future is None or future.done():

@@ -34,6 +34,7 @@ class Node:
     - `allow_plain`: permits peers to ask for plain pipes.
     - `protocols`: protocols of which peers may open pipes. Default: all.
     - `map_port`: has routers open the port.
+    - `names`: file with the keys that names had when they were first seen. Default: beside the key file, with `.names` behind its name.
     - `echo`: answers messages that begin with `ECHO `, as the documents' nodes do.
     """
 
@@ -48,6 +49,7 @@ class Node:
         allow_plain: bool = False,
         protocols: Iterable[bytes] = (),
         map_port: bool = False,
+        names: Union[None, str, os.PathLike[str]] = None,
         echo: bool = False,
     ) -> None:
         self._settings: dict[str, Any] = {
@@ -59,7 +61,10 @@ class Node:
             "plain": allow_plain,
             "protocols": list(protocols),
             "map_port": map_port,
+            "names": names,
         }
+        if names is None and key is not None and not isinstance(key, bytes):
+            self._settings["names"] = f"{os.fspath(key)}.names"
         self._callbacks: list[Callback] = [_echo] if echo else []
         self._engine: Optional[Engine] = None
         self._native: Optional[_native.Node] = None
