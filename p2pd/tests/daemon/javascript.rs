@@ -8,6 +8,9 @@ use serde_json::json;
 use crate::browser::Browser;
 use crate::common::Daemon;
 
+/// The npm package. Its own tests run it in Node.js: `tests/long/javascript`.
+const PACKAGE: &str = include_str!("../../../bindings/javascript/p2pd.js");
+
 const EXAMPLE: &str = include_str!("../../../examples/rest.js");
 
 /// A server of an empty page, as developers have one beside the daemon.
@@ -110,4 +113,63 @@ fn a_sandboxed_frame_cannot_use_a_daemon_without_a_token() {
         let said = browser.promised(&format!("{example}; example('http://{}', '')", daemon.api));
         assert_eq!(said, json!(["p2pd", "hello, world!", "Hellllo", "0,255,128"]), "{allowed:?}");
     }
+}
+
+/// A round with the package, in an async function of `Daemon`, the API's place and the token.
+const ROUND: &str = r#"
+const daemon = new Daemon({ url, token });
+const said = [(await daemon.version()).title];
+const events = daemon.events();
+const heard = events.next();
+await new Promise((resolve) => setTimeout(resolve, 300));
+const connection = await daemon.open("self", { name: "from_a_page" });
+said.push((await heard).value.event);
+await events.return();
+await connection.send("ECHO in words");
+said.push((await connection.receive()).text);
+await connection.send(new Uint8Array([69, 67, 72, 79, 32, 0, 255]));
+for await (const { bytes } of connection.messages()) {
+    said.push(bytes.join());
+    break;
+}
+const socket = connection.webSocket();
+socket.binaryType = "arraybuffer";
+await new Promise((resolve) => { socket.onopen = resolve; });
+const answer = new Promise((resolve) => { socket.onmessage = resolve; });
+socket.send("ECHO by WebSocket");
+const { data } = await answer;
+said.push(typeof data === "string" ? data : new TextDecoder().decode(data));
+socket.close();
+const session = await daemon.openSession("self");
+const stream = await session.openStream();
+await stream.write(new Blob(["a stream"]));
+await stream.finish();
+const theirs = await daemon.session(session.info.peer).accept({ timeout: 10 });
+said.push(new TextDecoder().decode(await theirs.read({ timeout: 10 })));
+await session.close();
+said.push(await daemon.connection("nobody").receive().catch((why) => `${why.name} ${why.error}`));
+return said;
+"#;
+
+#[test]
+fn the_package_runs_in_pages_of_this_machine() {
+    let profile = tempfile::tempdir().unwrap();
+    let test = "javascript::the_package_runs_in_pages_of_this_machine";
+    let Some(mut browser) = Browser::start(test, profile.path(), &[]) else { return };
+    let daemon = Daemon::start();
+    let page = format!("http://localhost:{}/", server().port());
+    browser.call("Page.navigate", json!({"url": page}));
+    browser.becomes(&format!("location.href === '{page}' && document.readyState === 'complete'"));
+    let module = json!(PACKAGE);
+    let said = browser.promised(&format!(
+        "(async () => {{ \
+           const place = URL.createObjectURL(new Blob([{module}], {{type: 'text/javascript'}})); \
+           const {{ Daemon }} = await import(place); \
+           const round = async (url, token) => {{ {ROUND} }}; \
+           return await round('http://{}', '{}'); \
+         }})()",
+        daemon.api, daemon.token
+    ));
+    let expected = ["p2pd", "opening", "in words", "0,255", "by WebSocket", "a stream", "P2pdError 4"];
+    assert_eq!(said, json!(expected));
 }

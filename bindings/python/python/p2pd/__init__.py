@@ -1,0 +1,107 @@
+"""Connections between two computers through NATs, for asyncio.
+
+`Node` opens pipes to others and is called by them. The names of P2PD's documents are here too, so that their examples run: `P2PNode`,
+`pipe_open`, `Interface`, `Daemon` and others.
+"""
+
+# The documents' examples have it from here.
+import asyncio
+
+from ._daemon import Daemon, Request, rest_service, send_json
+from ._documents import P2PNode, async_test, async_wrap_errors, rand_b, start_p2p_node
+from ._errors import (
+    BindError,
+    ConnectError,
+    Ended,
+    Error,
+    NamingError,
+    PipeError,
+    RecvTimeout,
+    RelayError,
+    RequestError,
+    SettingError,
+    StunError,
+)
+from ._net import (
+    AF_ANY,
+    IP4,
+    IP6,
+    NET_CONF,
+    NODE_PORT,
+    SIGNAL_PIPE_NO,
+    TCP,
+    UDP,
+    Address,
+    Interface,
+    IPRange,
+    Netifaces,
+    Route,
+    Server,
+    dict_child,
+    init_p2pd,
+    list_interfaces,
+    load_interfaces,
+    pipe_open,
+)
+from ._node import NODE_DEFAULTS, P2P_DIRECT, P2P_PUNCH, P2P_RELAY, P2P_REVERSE, P2P_UDP, Node
+from ._pipe import SUB_ALL, Pipe, PipeInfo, Writer
+from ._servers import RFC3489, RFC5389, Mapped, STUNClient, TURNClient
+
+__all__ = [
+    "AF_ANY",
+    "Address",
+    "BindError",
+    "ConnectError",
+    "Daemon",
+    "Ended",
+    "Error",
+    "IP4",
+    "IP6",
+    "IPRange",
+    "Interface",
+    "Mapped",
+    "NET_CONF",
+    "NODE_DEFAULTS",
+    "NODE_PORT",
+    "NamingError",
+    "Netifaces",
+    "Node",
+    "P2PNode",
+    "P2P_DIRECT",
+    "P2P_PUNCH",
+    "P2P_RELAY",
+    "P2P_REVERSE",
+    "P2P_UDP",
+    "Pipe",
+    "PipeError",
+    "PipeInfo",
+    "RFC3489",
+    "RFC5389",
+    "RecvTimeout",
+    "RelayError",
+    "Request",
+    "RequestError",
+    "Route",
+    "SIGNAL_PIPE_NO",
+    "STUNClient",
+    "SUB_ALL",
+    "Server",
+    "SettingError",
+    "StunError",
+    "TCP",
+    "TURNClient",
+    "UDP",
+    "Writer",
+    "async_test",
+    "async_wrap_errors",
+    "asyncio",
+    "dict_child",
+    "init_p2pd",
+    "list_interfaces",
+    "load_interfaces",
+    "pipe_open",
+    "rand_b",
+    "rest_service",
+    "send_json",
+    "start_p2p_node",
+]
