@@ -1,22 +1,22 @@
-//! Who may open a file: its access list.
+//! Access lists of files: who may open one.
 
 use std::fs::File;
 use std::io;
 use std::os::windows::io::AsRawHandle;
-use std::ptr::{null, null_mut};
+use std::ptr::null_mut;
 
 use windows_sys::Win32::Foundation::{
     CloseHandle, GENERIC_ALL, GENERIC_READ, GENERIC_WRITE, HANDLE, LocalFree,
 };
 use windows_sys::Win32::Security::Authorization::{
     ConvertSidToStringSidW, ConvertStringSecurityDescriptorToSecurityDescriptorW, GetSecurityInfo,
-    SDDL_REVISION_1, SE_FILE_OBJECT, SetSecurityInfo,
+    SDDL_REVISION_1, SE_FILE_OBJECT,
 };
 use windows_sys::Win32::Security::{
-    ACCESS_ALLOWED_ACE, ACE_HEADER, ACL, DACL_SECURITY_INFORMATION, EqualSid, GetAce,
-    GetSecurityDescriptorDacl, GetTokenInformation, INHERIT_ONLY_ACE, IsWellKnownSid,
-    OWNER_SECURITY_INFORMATION, PROTECTED_DACL_SECURITY_INFORMATION, PSECURITY_DESCRIPTOR, PSID, TOKEN_QUERY,
-    TOKEN_USER, TokenUser, WinBuiltinAdministratorsSid, WinCreatorOwnerRightsSid, WinLocalSystemSid,
+    ACCESS_ALLOWED_ACE, ACE_HEADER, ACL, DACL_SECURITY_INFORMATION, EqualSid, GetAce, GetTokenInformation,
+    INHERIT_ONLY_ACE, IsWellKnownSid, OWNER_SECURITY_INFORMATION, PROTECTED_DACL_SECURITY_INFORMATION,
+    PSECURITY_DESCRIPTOR, PSID, SetKernelObjectSecurity, TOKEN_QUERY, TOKEN_USER, TokenUser,
+    WinBuiltinAdministratorsSid, WinCreatorOwnerRightsSid, WinLocalSystemSid,
 };
 use windows_sys::Win32::Storage::FileSystem::{
     FILE_APPEND_DATA, FILE_READ_DATA, FILE_WRITE_DATA, WRITE_DAC, WRITE_OWNER,
@@ -98,21 +98,20 @@ pub(super) fn restrict(file: &File) -> io::Result<()> {
     };
     // A protected list with one entry: all file rights, to this user.
     let list: Vec<u16> = format!("D:P(A;;FA;;;{sid})\0").encode_utf16().collect();
-    let (mut descriptor, mut acl, mut present, mut defaulted) = (null_mut(), null_mut(), 0, 0);
-    // SAFETY: the text ends with a zero; the list is a part of the descriptor, which is freed after its last use.
+    let mut descriptor = null_mut();
+    // SAFETY: the text ends with a zero; the descriptor is freed after its last use, and the handle is open.
     unsafe {
-        let made = ConvertStringSecurityDescriptorToSecurityDescriptorW(
-            list.as_ptr(),
+        let (text, none) = (list.as_ptr(), null_mut());
+        done(ConvertStringSecurityDescriptorToSecurityDescriptorW(
+            text,
             SDDL_REVISION_1,
             &mut descriptor,
-            null_mut(),
-        );
-        done(made)?;
+            none,
+        ))?;
         let _descriptor = Local(descriptor);
-        done(GetSecurityDescriptorDacl(descriptor, &mut present, &mut acl, &mut defaulted))?;
+        // Not SetSecurityInfo, which asks the folder for more entries.
         let what = DACL_SECURITY_INFORMATION | PROTECTED_DACL_SECURITY_INFORMATION;
-        let handle = file.as_raw_handle();
-        no_error(SetSecurityInfo(handle, SE_FILE_OBJECT, what, null_mut(), null_mut(), acl, null()))
+        done(SetKernelObjectSecurity(file.as_raw_handle(), what, descriptor))
     }
 }
 

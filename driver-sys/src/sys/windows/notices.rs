@@ -12,7 +12,7 @@ use windows_sys::Win32::NetworkManagement::IpHelper::{
 };
 use windows_sys::Win32::Networking::WinSock::AF_UNSPEC;
 
-/// Those who are told: one end each of a pair, whose other end is watched.
+/// Watchers who are told: one end each of a pair, whose other end is watched.
 static TOLD: Mutex<Vec<TcpStream>> = Mutex::new(Vec::new());
 
 /// A socket that gets a byte with every change. The system is asked once, and tells until the process ends.
