@@ -21,7 +21,8 @@
 //! ```
 //!
 //! async-std is deprecated by its makers; its users have the default feature `async-std`, everybody else
-//! `default-features = false` and the feature `smol`. The code is the same but for the executor of the node's task.
+//! `default-features = false` and the feature `smol`. The code is the same but for the executor of the node's task. Where one
+//! crate of a program asks for the one and another for the other, async-std's runs it, and both have their streams.
 //!
 //! The sans-IO [`p2pd_core::Node`] makes all decisions. This crate carries out its outputs and hands inputs to it, in
 //! one task. A [`Pipe`] is a TCP stream of the `async-io` reactor, with a record layer around it when it is encrypted,
@@ -37,7 +38,6 @@ pub mod messages;
 mod pipe;
 mod runtime;
 
-pub use executor::TcpStream;
 pub use p2pd_async::{Events, Lost, RecvStream, SendStream, Session};
 pub use pipe::Pipe;
 pub use runtime::AsyncIo;
