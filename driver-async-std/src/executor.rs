@@ -1,30 +1,9 @@
-//! Differences between async-std and smol, all in one place.
+//! Executor of a node's task, which is all that differs between async-std and smol.
 
-#[cfg(feature = "async-std")]
-mod chosen {
-    pub use async_std::net::TcpStream;
-
-    pub(crate) fn spawn(task: impl Future<Output = ()> + Send + 'static) {
-        drop(async_std::task::spawn(task));
-    }
-
-    pub(crate) fn wrap(stream: async_io::Async<std::net::TcpStream>) -> std::io::Result<TcpStream> {
-        Ok(stream.into_inner()?.into())
-    }
+/// Runs a task. Where both features are on it is async-std's executor that does: a feature adds calls, and changes none.
+pub(crate) fn spawn(task: impl Future<Output = ()> + Send + 'static) {
+    #[cfg(feature = "async-std")]
+    drop(async_std::task::spawn(task));
+    #[cfg(all(feature = "smol", not(feature = "async-std")))]
+    smol::spawn(task).detach();
 }
-
-#[cfg(all(feature = "smol", not(feature = "async-std")))]
-mod chosen {
-    pub use smol::net::TcpStream;
-
-    pub(crate) fn spawn(task: impl Future<Output = ()> + Send + 'static) {
-        smol::spawn(task).detach();
-    }
-
-    pub(crate) fn wrap(stream: async_io::Async<std::net::TcpStream>) -> std::io::Result<TcpStream> {
-        Ok(stream.into())
-    }
-}
-
-pub use chosen::TcpStream;
-pub(crate) use chosen::{spawn, wrap};

@@ -14,7 +14,6 @@ pub mod messages;
 mod pipe;
 mod runtime;
 
-pub use executor::TcpStream;
 pub use p2pd_async::{Events, Lost, RecvStream, SendStream, Session};
 pub use pipe::Pipe;
 pub use runtime::AsyncIo;

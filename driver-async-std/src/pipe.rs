@@ -11,7 +11,7 @@ use p2pd_async::IntoSocket;
 use p2pd_sys::PipeInfo;
 
 use crate::messages::Socket;
-use crate::{AsyncIo, Messages, executor};
+use crate::{AsyncIo, Messages};
 
 /// A pipe to a peer: the TCP stream, with records around it when it is encrypted. [`PipeInfo`] has its properties, its
 /// peer for example.
@@ -35,20 +35,29 @@ impl Pipe {
         self.0.messages()
     }
 
-    /// Returns the bare TCP stream of a plain pipe, of async-std or of smol. Nothing was read ahead, nothing waits to
-    /// be sent, and p2pd keeps no hold on it.
+    /// Returns the bare TCP stream of a plain pipe as one of async-std, as [`into_std`](Self::into_std) does.
+    ///
+    /// # Errors
+    /// As those of [`into_std`](Self::into_std).
+    #[cfg(feature = "async-std")]
+    pub fn into_async_std(self) -> io::Result<async_std::net::TcpStream> {
+        Ok(self.leave()?.into_inner()?.into())
+    }
+
+    /// Returns the bare TCP stream of a plain pipe as one of smol, as [`into_std`](Self::into_std) does.
+    ///
+    /// # Errors
+    /// As those of [`into_std`](Self::into_std).
+    #[cfg(feature = "smol")]
+    pub fn into_smol(self) -> io::Result<smol::net::TcpStream> {
+        Ok(self.leave()?.into())
+    }
+
+    /// Returns the bare TCP stream of a plain pipe, as a blocking stream of the standard library. Nothing was read ahead,
+    /// nothing waits to be sent, and p2pd keeps no hold on it. It becomes an `OwnedFd` by `into`.
     ///
     /// # Errors
     /// `Unsupported` for an encrypted pipe, and for one whose echo replies are not sent yet; the pipe is closed.
-    pub fn into_tcp_stream(self) -> io::Result<crate::TcpStream> {
-        executor::wrap(self.leave()?)
-    }
-
-    /// Returns the bare stream as [`into_tcp_stream`](Self::into_tcp_stream) does, as a blocking stream of the standard
-    /// library. It becomes an `OwnedFd` by `into`.
-    ///
-    /// # Errors
-    /// As those of [`into_tcp_stream`](Self::into_tcp_stream).
     pub fn into_std(self) -> io::Result<std::net::TcpStream> {
         let stream = self.leave()?.into_inner()?;
         stream.set_nonblocking(false)?;

@@ -46,10 +46,17 @@ impl IntoSocket<AsyncIo> for UdpSocket {
     }
 }
 
-/// Converts a stream of async-std or of smol. The stream may have clones, so the result is a duplicate of its
-/// descriptor.
-#[cfg(unix)]
-impl IntoSocket<AsyncIo> for crate::TcpStream {
+/// Converts a stream of async-std. The stream may have clones, so the result is a duplicate of its descriptor.
+#[cfg(all(unix, feature = "async-std"))]
+impl IntoSocket<AsyncIo> for async_std::net::TcpStream {
+    fn into_socket(self) -> io::Result<Socket> {
+        std::net::TcpStream::from(SockRef::from(&self).try_clone()?).into_socket()
+    }
+}
+
+/// Converts a stream of smol. The stream may have clones, so the result is a duplicate of its descriptor.
+#[cfg(all(unix, feature = "smol"))]
+impl IntoSocket<AsyncIo> for smol::net::TcpStream {
     fn into_socket(self) -> io::Result<Socket> {
         std::net::TcpStream::from(SockRef::from(&self).try_clone()?).into_socket()
     }

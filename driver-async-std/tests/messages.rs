@@ -104,8 +104,16 @@ fn a_pipe_to_a_peer_becomes_one_of_messages() {
 #[test]
 fn a_stream_of_the_runtime_becomes_one_of_messages() {
     block_on(async {
-        let (ours, theirs) = peers(PipeMode::Plain).await;
-        talk(wrap(ours.into_tcp_stream().unwrap()), wrap(theirs)).await;
+        #[cfg(feature = "async-std")]
+        {
+            let (ours, theirs) = peers(PipeMode::Plain).await;
+            talk(wrap(ours.into_async_std().unwrap()), wrap(theirs)).await;
+        }
+        #[cfg(feature = "smol")]
+        {
+            let (ours, theirs) = peers(PipeMode::Plain).await;
+            talk(wrap(ours.into_smol().unwrap()), wrap(theirs)).await;
+        }
     });
 }
 

@@ -4,8 +4,16 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use futures_lite::future::{block_on, zip};
-use futures_lite::{AsyncReadExt, AsyncWriteExt};
-use p2pd_async_std::{Config, Event, Node, PipeMode, Plan, SecretKey};
+use futures_lite::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use p2pd_async_std::{Config, Event, Node, Pipe, PipeMode, Plan, SecretKey};
+
+/// The runtime's own stream.
+fn bare(pipe: Pipe) -> std::io::Result<impl AsyncWrite + std::fmt::Debug> {
+    #[cfg(feature = "async-std")]
+    return pipe.into_async_std();
+    #[cfg(not(feature = "async-std"))]
+    pipe.into_smol()
+}
 
 fn config() -> Config {
     let mut config = Config::new(SecretKey::from_bytes(p2pd_async_std::random_seed().unwrap()));
@@ -30,10 +38,10 @@ fn a_pipe_in_each_mode_and_the_runtimes_own_stream() {
             theirs.read_to_string(&mut text).await.unwrap();
             assert_eq!(text, "question", "{mode}");
             if mode == PipeMode::Encrypted {
-                let refused = theirs.into_tcp_stream().unwrap_err();
+                let refused = bare(theirs).unwrap_err();
                 assert_eq!(refused.kind(), std::io::ErrorKind::Unsupported);
             } else {
-                let mut theirs = theirs.into_tcp_stream().unwrap();
+                let mut theirs = Box::pin(bare(theirs).unwrap());
                 theirs.write_all(b"answer").await.unwrap();
                 drop(theirs);
                 let mut text = String::new();

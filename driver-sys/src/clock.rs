@@ -4,8 +4,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use p2pd_core::{ClockFix, Instant, WallTime};
 
-/// A monotonic clock that counts from its creation. On Linux it goes on while the machine sleeps, so that
-/// deadlines do not stretch with a closed lid.
+/// A monotonic clock that counts from its creation. Where the system has one that goes on while the machine sleeps it is
+/// that, so that deadlines do not stretch with a closed lid.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     zero: i64,
@@ -28,18 +28,8 @@ impl Clock {
     }
 }
 
-#[cfg(target_os = "linux")]
 fn nanos() -> i64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    now.tv_sec * 1_000_000_000 + now.tv_nsec
-}
-
-#[cfg(not(target_os = "linux"))]
-fn nanos() -> i64 {
-    use std::sync::OnceLock;
-    static ZERO: OnceLock<std::time::Instant> = OnceLock::new();
-    let zero = ZERO.get_or_init(std::time::Instant::now);
-    i64::try_from(zero.elapsed().as_nanos()).unwrap_or(i64::MAX)
+    crate::sys::through().unwrap_or_else(crate::sys::awake)
 }
 
 /// Returns the time of the system's wall clock at `now`. Its error is not known, so it is given as an hour.

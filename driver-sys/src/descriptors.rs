@@ -1,40 +1,21 @@
 //! Limit of the sockets of the process.
 
-#[cfg(unix)]
 use p2pd_core::PIPE_DESCRIPTORS;
+
+use crate::sys;
 
 /// Raises the limit of open descriptors to the most that the system allows without privileges. Returns the limit that
 /// holds then; `None` where there is none or it is not known. A spray of dials needs more than the usual 1,024.
-#[cfg(unix)]
 pub fn raise_descriptor_limit() -> Option<u64> {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    if limit.current != limit.maximum {
-        let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-        // Where it is refused the old one holds.
-        let _ = setrlimit(Resource::Nofile, raised);
-    }
-    getrlimit(Resource::Nofile).current
-}
-
-/// Returns `None`: this system has no such limit.
-#[cfg(not(unix))]
-pub fn raise_descriptor_limit() -> Option<u64> {
-    None
+    sys::raise_descriptor_limit()
 }
 
 /// Returns the places for peers where the user gives no number: they take half of the descriptors that the process may
 /// have. An eighth is for streams that are saying hello, the rest for the node's own dials, files, and programs at the API.
-#[cfg(unix)]
+/// Without a limit it is the most sessions of the core.
 pub fn most_pipes() -> u32 {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+    let limit = sys::descriptor_limit().unwrap_or(u64::MAX);
     (limit / 2 / PIPE_DESCRIPTORS as u64).min(MOST_PIPES) as u32
-}
-
-/// Returns the most sessions of the core.
-#[cfg(not(unix))]
-pub fn most_pipes() -> u32 {
-    MOST_PIPES as u32
 }
 
 /// The core keeps at most so many sessions.

@@ -9,20 +9,8 @@ pub fn failure(error: &Error) -> IoFailure {
     if let Some(known) = error.get_ref().and_then(|e| e.downcast_ref()) {
         return *known;
     }
-    #[cfg(unix)]
-    if let Some(errno) = error.raw_os_error() {
-        use rustix::io::Errno;
-        let known = match Errno::from_raw_os_error(errno) {
-            Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::AGAIN => {
-                Some(IoFailure::Resources)
-            }
-            Errno::HOSTUNREACH | Errno::NETUNREACH | Errno::HOSTDOWN => Some(IoFailure::Unreachable),
-            Errno::ACCESS | Errno::PERM => Some(IoFailure::NotPermitted),
-            _ => None,
-        };
-        if let Some(known) = known {
-            return known;
-        }
+    if let Some(known) = error.raw_os_error().and_then(crate::sys::failure) {
+        return known;
     }
     match error.kind() {
         ErrorKind::ConnectionRefused => IoFailure::Refused,

@@ -4,6 +4,8 @@ use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
+use crate::sys;
+
 /// Opens a file for reading, and nothing but a file: a FIFO would wait for a writer, a device may never end.
 ///
 /// # Errors
@@ -15,12 +17,7 @@ pub fn open_file(path: &Path) -> io::Result<File> {
     }
     let mut options = OpenOptions::new();
     options.read(true);
-    #[cfg(unix)]
-    {
-        use rustix::fs::OFlags;
-        use std::os::unix::fs::OpenOptionsExt;
-        options.custom_flags((OFlags::NONBLOCK | OFlags::NOCTTY).bits() as i32);
-    }
+    sys::at_once(&mut options);
     let file = options.open(path)?;
     be_file(&file.metadata()?)?;
     Ok(file)
@@ -52,19 +49,14 @@ pub(crate) fn text_of(file: File, longest: u64) -> io::Result<String> {
     String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not text (UTF-8)"))
 }
 
-/// Creates a file that only its owner may read and write (mode 0600), for a key or a trace.
+/// Creates a file that only its owner may read and write, for a key or a trace: mode 0600. On Windows it has an access list of
+/// the present user alone, and nobody else opens it before it is closed.
 ///
 /// # Errors
-/// The system's. A path that exists, even as a link that leads nowhere, is left alone.
+/// The system's. A path that exists, even as a link that leads nowhere, is left alone. `PermissionDenied`, with the remedy,
+/// where the file system cannot keep others out; then no file is left.
 pub fn create_private(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::OpenOptionsExt;
-        options.mode(0o600);
-    }
-    options.open(path)
+    sys::create_private(path)
 }
 
 /// Puts a new file with mode 0600 in the place of `path`, also where another file is: whole or not at all.
@@ -84,18 +76,42 @@ pub fn replace_private(path: &Path, contents: &[u8]) -> io::Result<()> {
 pub fn make_private(path: &Path, contents: &[u8]) -> io::Result<bool> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut builder = fs::DirBuilder::new();
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    sys::owners_folders(&mut builder);
     builder.recursive(true).create(folder)?;
     let beside = write_beside(path, contents)?;
-    // A hard link fails where the name exists, which a rename would replace.
-    let linked = fs::hard_link(&beside, path);
-    let _ = fs::remove_file(&beside);
-    match linked {
+    let placed = place_new(&beside, path, &[sys::rename_new, sys::link_new, rename_locked]);
+    match placed {
         Ok(()) => Ok(true),
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.exists() => Ok(false),
-        Err(e) => Err(e),
+        Err(why) => {
+            let _ = fs::remove_file(&beside);
+            if why.kind() == io::ErrorKind::AlreadyExists && path.exists() { Ok(false) } else { Err(why) }
+        }
     }
+}
+
+/// A way to give a file a name that nothing else may have.
+type Way = fn(&Path, &Path) -> io::Result<()>;
+
+/// Gives a file a name that must be free, by the first way that the file system knows: not all have hard links, FAT for
+/// one, and not all can rename so.
+fn place_new(from: &Path, to: &Path, ways: &[Way]) -> io::Result<()> {
+    let mut last = io::Error::from(io::ErrorKind::Unsupported);
+    for way in ways {
+        match way(from, to) {
+            Err(why) if why.kind() != io::ErrorKind::AlreadyExists => last = why,
+            done => return done,
+        }
+    }
+    Err(last)
+}
+
+/// The way of last resort: programs of ours wait for each other, and of others there is none at this moment.
+fn rename_locked(from: &Path, to: &Path) -> io::Result<()> {
+    let _lock = Lock::take(to)?;
+    if to.symlink_metadata().is_ok() {
+        return Err(io::ErrorKind::AlreadyExists.into());
+    }
+    fs::rename(from, to)
 }
 
 /// A new file in the same folder, with a name that nobody else has, mode 0600, on the disk.
@@ -130,11 +146,7 @@ impl Lock {
     pub fn take(path: &Path) -> io::Result<Lock> {
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(false);
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::OpenOptionsExt;
-            options.mode(0o600);
-        }
+        sys::owners_alone(&mut options);
         let file = options.open(with_suffix(path, ".lock"))?;
         file.lock()?;
         Ok(Lock { _file: file })
@@ -185,6 +197,39 @@ mod tests {
         assert_eq!(read_text(&path, 4).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
         fs::write(&path, [0xff]).unwrap();
         assert_eq!(read_text(&path, 5).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+
+    /// As on FAT, which knows no hard links, and on systems that cannot rename so.
+    #[test]
+    fn a_name_is_given_once_by_each_way_that_there_is() {
+        let not_known: Way = |_, _| Err(rustix::io::Errno::PERM.into());
+        for ways in [
+            &[sys::rename_new as Way] as &[Way],
+            &[sys::link_new],
+            &[rename_locked],
+            &[not_known, rename_locked],
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let to = dir.path().join("key");
+            let tries: Vec<PathBuf> = (0..8).map(|n| dir.path().join(n.to_string())).collect();
+            for from in &tries {
+                fs::write(from, from.as_os_str().as_encoded_bytes()).unwrap();
+            }
+            let placed: Vec<io::Result<()>> = std::thread::scope(|s| {
+                let threads = tries.iter().map(|from| s.spawn(|| place_new(from, &to, ways)));
+                let threads: Vec<_> = threads.collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+            });
+            let winner = placed.iter().position(Result::is_ok).unwrap();
+            assert_eq!(fs::read(&to).unwrap(), tries[winner].as_os_str().as_encoded_bytes());
+            let taken =
+                |p: &io::Result<()>| p.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::AlreadyExists);
+            assert_eq!(placed.iter().filter(|p| taken(p)).count(), tries.len() - 1, "{placed:?}");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        let why = place_new(&from, &to, &[not_known]).unwrap_err();
+        assert_eq!(why.kind(), io::ErrorKind::PermissionDenied, "nothing is said to be done");
     }
 
     #[test]

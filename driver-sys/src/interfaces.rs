@@ -9,7 +9,7 @@ use netdev::interface::types::InterfaceType;
 use p2pd_core::io::{Interface, LinkKind};
 use p2pd_core::{Interfaces, Which, is_link_local};
 
-use crate::links;
+use crate::{links, sys};
 
 /// A network card, or what the system has in its place.
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
@@ -81,7 +81,7 @@ pub fn card_of(at: SocketAddr) -> Option<Card> {
 fn link(card: &netdev::Interface, kinds: &BTreeMap<u32, LinkKind>) -> LinkKind {
     /// `IFF_RUNNING`, which is the same on all Unixes.
     const RUNNING: u32 = 0x40;
-    if cfg!(unix) && card.flags & RUNNING == 0 {
+    if sys::SAYS_RUNNING && card.flags & RUNNING == 0 {
         return LinkKind::Dead;
     }
     let tunnel = || if card.if_type == InterfaceType::Tunnel { LinkKind::Tunnel } else { LinkKind::Real };

@@ -35,6 +35,7 @@ pub mod servers;
 pub mod session;
 mod sleep;
 pub mod socket;
+mod sys;
 mod wrap;
 
 pub use calls::{Calls, NameAnswer, NameCall, NameCalls};

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 
 use p2pd_core::io::LinkKind;
 
+use crate::sys;
+
 /// The kinds of all links that are not simply real ones, by their index. Linux only.
 pub(crate) fn kinds() -> BTreeMap<u32, LinkKind> {
-    #[cfg(target_os = "linux")]
-    let links = dump().unwrap_or_default();
-    #[cfg(not(target_os = "linux"))]
-    let links = Vec::new();
+    let mut links = Vec::new();
+    if sys::dump_links(|messages| read(messages, &mut links)).is_err() {
+        links.clear();
+    }
     judge(&links)
 }
 
@@ -40,36 +42,7 @@ fn judge(links: &[Told]) -> BTreeMap<u32, LinkKind> {
     links.iter().filter_map(|link| Some((link.index, of(link)?))).collect()
 }
 
-/// Asks for all links.
-#[cfg(target_os = "linux")]
-fn dump() -> std::io::Result<Vec<Told>> {
-    use rustix::net::netlink::SocketAddrNetlink;
-    use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
-    /// `RTM_GETLINK`, `NLM_F_REQUEST | NLM_F_DUMP`.
-    const GET: [u16; 2] = [18, 0x1 | 0x300];
-    /// The system answers within the call; more datagrams than this are of no machine.
-    const MOST: usize = 1024;
-    let socket =
-        rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
-    // Header, then `struct ifinfomsg` of zeros.
-    let mut request = [0u8; 32];
-    request[..4].copy_from_slice(&32u32.to_ne_bytes());
-    request[4..6].copy_from_slice(&GET[0].to_ne_bytes());
-    request[6..8].copy_from_slice(&GET[1].to_ne_bytes());
-    rustix::net::sendto(&socket, &request, SendFlags::empty(), &SocketAddrNetlink::new(0, 0))?;
-    let mut buffer = vec![0u8; 64 * 1024];
-    let mut links = Vec::new();
-    for _ in 0..MOST {
-        let (length, _) = rustix::net::recv(&socket, &mut buffer[..], RecvFlags::DONTWAIT)?;
-        if !read(buffer.get(..length).unwrap_or_default(), &mut links) {
-            break;
-        }
-    }
-    Ok(links)
-}
-
 /// Reads a datagram of a dump. False: it was the last one, or is not understood.
-#[cfg(any(target_os = "linux", test))]
 fn read(mut messages: &[u8], links: &mut Vec<Told>) -> bool {
     /// `struct nlmsghdr`, `struct ifinfomsg`.
     const HEADERS: usize = 16 + 16;
@@ -101,7 +74,6 @@ fn read(mut messages: &[u8], links: &mut Vec<Told>) -> bool {
 }
 
 /// The attributes, `struct rtattr`, up to one that is not whole.
-#[cfg(any(target_os = "linux", test))]
 fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let length = usize::from(half(rest, 0)?);
@@ -113,12 +85,10 @@ fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     })
 }
 
-#[cfg(any(target_os = "linux", test))]
 fn word(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes)
 }
 
-#[cfg(any(target_os = "linux", test))]
 fn half(bytes: &[u8], at: usize) -> Option<u16> {
     bytes.get(at..at + 2)?.try_into().ok().map(u16::from_ne_bytes)
 }
@@ -183,7 +153,9 @@ mod tests {
         }
         assert!(!read(&[0; 64], &mut Vec::new()));
         if cfg!(target_os = "linux") {
-            assert!(dump().unwrap().iter().any(|link| link.index > 0), "every machine has a loopback");
+            let mut links = Vec::new();
+            sys::dump_links(|messages| read(messages, &mut links)).unwrap();
+            assert!(links.iter().any(|link| link.index > 0), "every machine has a loopback");
         }
     }
 }

@@ -13,6 +13,8 @@ use std::time::Duration;
 use p2pd_core::{Instant, Liveness};
 use socket2::{SockRef, TcpKeepalive};
 
+use crate::sys;
+
 /// Time between two looks at the pipes that users hold.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Questions that are repeated before an idle stream ends.
@@ -28,17 +30,12 @@ pub fn keep_alive<'s>(socket: impl Into<SockRef<'s>>, liveness: &Liveness) -> io
         return Ok(());
     }
     let ask = TcpKeepalive::new().with_time(interval.max(Duration::from_secs(1)));
-    #[cfg(any(target_os = "linux", target_os = "android", target_os = "macos", target_os = "ios", windows))]
-    let ask = match patience {
-        Duration::ZERO => ask,
-        patience => ask.with_interval((patience / QUESTIONS).max(Duration::from_secs(1))),
+    let ask = if patience.is_zero() {
+        ask
+    } else {
+        let times = (patience.as_secs() as u32).clamp(1, QUESTIONS);
+        sys::ask_again(ask, (patience / QUESTIONS).max(Duration::from_secs(1)), times)
     };
-    #[cfg(any(target_os = "linux", target_os = "android", target_os = "macos", target_os = "ios"))]
-    let ask = match patience {
-        Duration::ZERO => ask,
-        patience => ask.with_retries((patience.as_secs() as u32).clamp(1, QUESTIONS)),
-    };
-    let _ = patience;
     socket.into().set_tcp_keepalive(&ask)
 }
 
@@ -61,9 +58,9 @@ pub fn accepted_node<'s>(socket: impl Into<SockRef<'s>>) {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Signs {
     /// True if bytes sent are not acknowledged: data, or a probe of the keep-alive or the window.
-    asked: bool,
+    pub(crate) asked: bool,
     /// Time since the last acknowledgement.
-    heard: Duration,
+    pub(crate) heard: Duration,
 }
 
 /// Time since which a stream's other end owes an answer.
@@ -80,31 +77,8 @@ impl Silence {
 }
 
 /// Reads the signs of a connected TCP socket. Linux only.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-#[allow(unsafe_code)]
 pub(crate) fn signs(socket: &socket2::Socket) -> Option<Signs> {
-    use std::os::fd::AsRawFd;
-    /// The beginning of `struct tcp_info` (linux/tcp.h), which only ever grows at its end: eight bytes, then words.
-    const BYTES: usize = 60;
-    let mut info = [0u8; BYTES];
-    let mut length = BYTES as libc::socklen_t;
-    // SAFETY: the system writes at most `length` bytes to `info`, which has so many, and the descriptor is open.
-    let got = unsafe {
-        let place = info.as_mut_ptr().cast();
-        libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, place, &mut length)
-    };
-    let word = |at: usize| info.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes);
-    if got != 0 || (length as usize) < BYTES {
-        return None;
-    }
-    let (probes, unacknowledged, heard) = (info[3], word(24)?, word(56)?);
-    Some(Signs { asked: probes > 0 || unacknowledged > 0, heard: Duration::from_millis(heard.into()) })
-}
-
-/// Returns `None`: on this system nothing is known of the other end.
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(crate) fn signs(_: &socket2::Socket) -> Option<Signs> {
-    None
+    sys::signs(socket)
 }
 
 #[cfg(test)]

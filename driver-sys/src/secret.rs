@@ -5,14 +5,15 @@ use std::io;
 use std::path::Path;
 
 use crate::files::{open_file, text_of};
+use crate::sys;
 
 /// Reads the text of a file that only its owner, the present user, may read and write: mode 0600 or less. Links are
 /// followed, and their target is checked. A named pipe is not waited for.
 ///
 /// # Errors
 /// Those of [`open_file`]; `PermissionDenied`, with the remedy, for a file of another owner or mode. `FileTooLarge`
-/// beyond `longest` bytes, `InvalidData` for text that is not UTF-8. Elsewhere than on Unix owner and mode are not
-/// looked at.
+/// beyond `longest` bytes, `InvalidData` for text that is not UTF-8. On Windows the file's access list is looked at: nobody but
+/// the present user, the system and its administrators may be in it.
 pub fn read_private(path: &Path, longest: u64) -> io::Result<String> {
     text_of(open_own(path, 0o077)?, longest)
 }
@@ -20,24 +21,7 @@ pub fn read_private(path: &Path, longest: u64) -> io::Result<String> {
 /// Opens a file of the present user in which none of these permission bits is set.
 pub(crate) fn open_own(path: &Path, forbidden: u32) -> io::Result<File> {
     let file = open_file(path)?;
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::MetadataExt;
-        let denied = |why: String| Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
-        let found = file.metadata()?;
-        let (owner, mode) = (found.uid(), found.mode() & 0o777);
-        if owner != rustix::process::geteuid().as_raw() {
-            return denied(format!(
-                "belongs to another user (number {owner}); mend it by chown, or give another path"
-            ));
-        }
-        if mode & forbidden != 0 {
-            let uses = if forbidden & 0o044 == 0 { "written" } else { "read or written" };
-            return denied(format!("can be {uses} by others (mode {mode:o}); mend it by chmod 600"));
-        }
-    }
-    #[cfg(not(unix))]
-    let _ = forbidden;
+    sys::check_own(&file, forbidden)?;
     Ok(file)
 }
 

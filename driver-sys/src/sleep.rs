@@ -2,6 +2,8 @@
 //!
 //! The reasons: ADR 27 in docs/src/adr.
 
+use crate::sys;
+
 /// Most difference of the clocks from look to look. Their rates differ by 500 ppm at most, and a thread may be kept
 /// waiting between two readings.
 const SLACK: i64 = 1_000_000_000;
@@ -9,7 +11,7 @@ const SLACK: i64 = 1_000_000_000;
 /// Reading of all clocks at one time, in nanoseconds since times of their own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Reading {
-    /// Stands still while the machine sleeps; where there is no such clock, as `through`.
+    /// Stands still while the machine sleeps.
     pub(crate) awake: i64,
     /// Goes on while the machine sleeps, or is the wall clock where there is no such clock.
     pub(crate) through: i64,
@@ -20,7 +22,7 @@ pub(crate) struct Reading {
 /// Event between two looks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Jump {
-    /// The machine slept. Elsewhere than on Linux it may also be that somebody set its wall clock ahead.
+    /// The machine slept. On the BSDs it may also be that somebody set its wall clock ahead.
     Slept,
     /// The wall clock was set.
     Set,
@@ -59,26 +61,7 @@ pub(crate) fn read() -> Reading {
         Ok(since) => i64::try_from(since.as_nanos()).unwrap_or(i64::MAX),
         Err(_) => 0,
     };
-    let (awake, through) = clocks(wall);
-    Reading { awake, through, wall }
-}
-
-#[cfg(target_os = "linux")]
-fn clocks(_: i64) -> (i64, i64) {
-    use rustix::time::{ClockId, clock_gettime};
-    let [awake, through] = [ClockId::Monotonic, ClockId::Boottime].map(|id| {
-        let now = clock_gettime(id);
-        now.tv_sec * 1_000_000_000 + now.tv_nsec
-    });
-    (awake, through)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn clocks(wall: i64) -> (i64, i64) {
-    use std::sync::OnceLock;
-    static ZERO: OnceLock<std::time::Instant> = OnceLock::new();
-    let zero = ZERO.get_or_init(std::time::Instant::now);
-    (i64::try_from(zero.elapsed().as_nanos()).unwrap_or(i64::MAX), wall)
+    Reading { awake: sys::awake(), through: sys::through().unwrap_or(wall), wall }
 }
 
 #[cfg(test)]

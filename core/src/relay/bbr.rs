@@ -15,10 +15,13 @@ use core::any::Any;
 use core::time::Duration;
 use std::collections::VecDeque;
 use std::sync::Arc;
+#[cfg(not(all(target_family = "wasm", target_os = "unknown")))]
 use std::time::Instant;
 
 use quinn_proto::RttEstimator;
 use quinn_proto::congestion::{Controller, ControllerFactory};
+#[cfg(all(target_family = "wasm", target_os = "unknown"))]
+use web_time::Instant;
 
 /// Packets that may come before one is acknowledged; sooner where something is missing or `ACK_WITHIN` passes. QUIC
 /// itself acknowledges every other packet (RFC 9000 section 13.2.2). That costs relay and routers half as many packets

@@ -3,9 +3,13 @@
 #![expect(clippy::disallowed_types, reason = "quinn-proto's interface; the values come from the driver")]
 
 use std::sync::LazyLock;
+// In a browser quinn-proto's interface has web-time's types.
+#[cfg(not(all(target_family = "wasm", target_os = "unknown")))]
 use std::time::{Instant as StdInstant, SystemTime};
 
 use quinn_proto::TimeSource;
+#[cfg(all(target_family = "wasm", target_os = "unknown"))]
+use web_time::{Instant as StdInstant, SystemTime};
 
 use crate::time::Instant;
 

@@ -121,9 +121,4 @@ impl PipeOptions {
         let reuse = if self.reuse_address { Reuse::Address } else { Reuse::No };
         SockOpts { reuse, nodelay: true }
     }
-
-    pub(super) fn listener_opts(&self) -> SockOpts {
-        let reuse = if self.reuse_address || cfg!(unix) { Reuse::Address } else { Reuse::No };
-        SockOpts { reuse, ..SockOpts::default() }
-    }
 }

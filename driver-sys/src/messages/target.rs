@@ -6,6 +6,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 
+use p2pd_core::SockOpts;
+use p2pd_core::io::Reuse;
+
 use super::{BACKLOG, Family, PipeOptions, Protocol, Route};
 use crate::socket;
 
@@ -115,7 +118,9 @@ impl Bound {
             Protocol::Tcp => {
                 // Clients' sockets are bound as it is.
                 let (local, interface) = (route.local(), route.interface());
-                Bound::Tcp(socket::listener_by(local, interface, BACKLOG, &options.listener_opts())?)
+                // So that a server that is started again finds its port free.
+                let opts = SockOpts { reuse: Reuse::Address, nodelay: false };
+                Bound::Tcp(socket::listener_by(local, interface, BACKLOG, &opts)?)
             }
             Protocol::Udp => Bound::Udp(options.udp(route)?),
         })

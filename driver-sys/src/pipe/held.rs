@@ -68,7 +68,7 @@ impl Held {
         match self.over() {
             Some(over) => over_as_error(over),
             // Windows gives the same where only the user's own timeout is over.
-            None if cfg!(unix) && is_silence(&why) => over_as_error(PipeEnd::Vanished),
+            None if crate::sys::NAMES_SILENCE && is_silence(&why) => over_as_error(PipeEnd::Vanished),
             None => why,
         }
     }

@@ -600,13 +600,7 @@ fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
 
 /// Locks a file against other processes that receive into it. Returns true on success. The lock ends with `file`.
 fn lock(file: &File) -> bool {
-    #[cfg(unix)]
-    return rustix::fs::flock(file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_ok();
-    #[cfg(not(unix))]
-    {
-        let _ = file;
-        true
-    }
+    file.try_lock().is_ok()
 }
 
 #[cfg(test)]
@@ -722,12 +716,10 @@ mod tests {
         assert_eq!(one.place(&by(1), name("a"), &Arc::default()).err(), Some(Refusal::InUse));
         one.place(&by(2), name("a"), &Arc::default()).unwrap().look(1).unwrap();
         let _file = place.look(1).unwrap();
-        if cfg!(unix) {
-            assert_eq!(
-                told(other.place(&by(1), name("A"), &Arc::default()).unwrap().look(1)),
-                Some(Refusal::InUse)
-            );
-        }
+        assert_eq!(
+            told(other.place(&by(1), name("A"), &Arc::default()).unwrap().look(1)),
+            Some(Refusal::InUse)
+        );
         drop((place, _file));
         assert_eq!(have(other.place(&by(1), name("A"), &Arc::default()).unwrap().look(1)), (false, 0));
     }
@@ -755,7 +747,7 @@ mod tests {
         let held = place.begin(1000).unwrap();
         Inbox::new(dir.path(), false, Limits { parts: 250, ..LIMITS }).unwrap().sweep();
         let left = [2, 3, 4].map(|n| dir.path().join(name("a").partial(&by(n))).exists());
-        assert_eq!(left, if cfg!(unix) { [true, false, true] } else { [false, true, true] });
+        assert_eq!(left, [true, false, true]);
         assert!(dir.path().join(".mine.p2pd-part").exists());
         drop(held);
     }
