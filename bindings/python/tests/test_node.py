@@ -356,6 +356,8 @@ class Loops(Case):
                 asyncio.ensure_future(a.connect(at))
             await pipe.send(bytes(100_000))
             await asyncio.sleep(0.005)
+            # One that nobody cancels: it begins as the others end.
+            asyncio.ensure_future(b.accept()).add_done_callback(lambda _: asyncio.ensure_future(b.accept()))
 
         # Nobody closes what was open.
         warnings.simplefilter("ignore", ResourceWarning)

@@ -71,7 +71,7 @@ class Engine:
     def close(self, wait: bool) -> None:
         """Ends the runtime and the calls under way."""
         loop = self._loop()
-        if loop is not None and _engines.get(loop) is self:
+        if loop is not None and _known(loop) is self:
             del _engines[loop]
         if loop is not None and not loop.is_closed():
             if self._listener is None:
@@ -107,18 +107,25 @@ class Engine:
             self._take()
 
 
-_engines: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Engine] = weakref.WeakKeyDictionary()
+#: What a runtime waits for holds its loop, so it may not be held here: the loop itself does, by its reader, and then its users.
+_engines: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[Engine]] = weakref.WeakKeyDictionary()
 _all: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
 def engine() -> Engine:
     """Returns the runtime of the running loop, and starts it if there is none."""
     loop = asyncio.get_running_loop()
-    found = _engines.get(loop)
+    found = _known(loop)
     if found is None:
-        found = _engines[loop] = Engine(loop)
+        found = Engine(loop)
+        _engines[loop] = weakref.ref(found)
         _all.add(found)
     return found
+
+
+def _known(loop: asyncio.AbstractEventLoop) -> Optional[Engine]:
+    known = _engines.get(loop)
+    return None if known is None else known()
 
 
 @contextmanager
