@@ -359,6 +359,9 @@ impl Random for Stream {
 }
 
 #[cfg(test)]
+mod attacks;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -480,6 +480,9 @@ fn strategy_from(code: u8) -> Strategy {
 }
 
 #[cfg(test)]
+mod attacks;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -131,3 +131,38 @@ fn pipes_of_different_modes_are_not_merged() {
     assert_eq!((also, settled.sessions.len()), (None, 1));
     assert!(b.session((S2, Requester::Us)).is_some(), "the encrypted call goes on");
 }
+
+/// A third node, that was told the ids of sessions between two others, names them on a stream of its own.
+#[test]
+fn a_peer_settles_no_session_of_another_peer() {
+    let (low, high) = ids();
+    let third = SecretKey::from_bytes([3; 32]).node_id();
+    let own = SessionId([3; 16]);
+    // Confirmer: NOMINATE and COMMIT of the third, on a stream of its call that may commit.
+    let (caller, ours) = if third < high { (third, high) } else { (high, third) };
+    let mut a = Agreement::new(ours);
+    a.open((S1, Requester::Us), low, ENC);
+    a.open((S2, Requester::Them), low, ENC);
+    a.open((own, Requester::Them), caller, ENC);
+    assert_eq!(a.candidate(sock(1), (own, Requester::Them), false, true), None);
+    let settled = Settled { sessions: smallvec![(own, Requester::Them)], losers: smallvec![] };
+    for other in [S1, S2] {
+        assert_eq!(a.clone().nominated(sock(1), &[other]), None, "not the stream's session");
+        assert_eq!(a.clone().committed(sock(1), &[other]), None);
+        let mut a = a.clone();
+        let settled = settled.clone();
+        let confirms = Decision::Confirm { id: sock(1), also: None, settled: settled.clone() };
+        assert_eq!(a.clone().nominated(sock(1), &[own, other]), Some(confirms));
+        assert_eq!(a.committed(sock(1), &[own, other]), Some(Decision::Settle { id: sock(1), settled }));
+        assert!(a.session((S1, Requester::Us)).is_some() && a.session((S2, Requester::Them)).is_some());
+    }
+    // Nominator: CONFIRM of the third adds a session of the other peer.
+    let mut a = Agreement::new(low);
+    a.open((own, Requester::Us), high, ENC);
+    a.open((S2, Requester::Them), third, ENC);
+    let nominated = Decision::Nominate { id: sock(1), sessions: smallvec![own] };
+    assert_eq!(a.candidate(sock(1), (own, Requester::Us), true, false), Some(nominated));
+    let settled = Settled { sessions: smallvec![(own, Requester::Us)], losers: smallvec![] };
+    assert_eq!(a.confirmed(sock(1), Some(S2)), Some(Decision::Settle { id: sock(1), settled }));
+    assert_eq!(a.session((S2, Requester::Them)), Some((third, ENC)));
+}
