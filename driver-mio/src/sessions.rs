@@ -412,6 +412,9 @@ impl Sessions {
 
     /// Returns the longest wait of the loop before the next [`tick`](Self::tick).
     pub fn timeout(&self) -> Option<Duration> {
+        if !self.news.is_empty() {
+            return Some(Duration::ZERO);
+        }
         let of_one = |one: &One| {
             let session = one.session.as_ref().and_then(Session::poll_timeout);
             let caller = one.caller.as_ref().and_then(|caller| caller.calls.deadline(one.lacks_carrier()));
@@ -442,8 +445,14 @@ impl Sessions {
         one.carriers.iter().find(|(carrier, _)| *carrier == on).map(|(_, info)| *info)
     }
 
-    /// Forgets a session that is over, or gives one up. Close it first, so that the peer hears of it.
+    /// Forgets a session that is over, or gives one up. Close it first, so that the peer hears of it. No news of it comes any more.
     pub fn forget(&mut self, id: SessionId) {
+        self.news.retain(|news| match news {
+            SessionNews::Opened(of) | SessionNews::NotOpened(of, _) | SessionNews::Incoming(of, _) => {
+                *of != id
+            }
+            SessionNews::Event(of, _) => *of != id,
+        });
         if let Some(One { peer: Some(peer), token, .. }) = self.all.remove(&id) {
             self.known.remove(peer, token);
         }

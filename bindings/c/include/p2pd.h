@@ -641,6 +641,15 @@ p2pd_status p2pd_config_allow_plain(p2pd_config *config, bool allow);
 p2pd_status p2pd_config_allow_sessions(p2pd_config *config, bool allow);
 
 /**
+ * Sets how many streams a peer may have open in a session, 1 or more, and how many bytes of a session may wait here to be read, 65,536
+ * or more. Default: 256 streams, 16 MiB. Anybody whose sessions are permitted may fill that, with each of its sessions: stop the
+ * streams that are not wanted, and free each session at P2PD_EVENT_SESSION_ENDED.
+ */
+p2pd_status p2pd_config_session_limits(p2pd_config *config,
+                                       uint32_t streams,
+                                       uint64_t bytes);
+
+/**
  * Adds a protocol of which peers may open pipes, 1 to 64 bytes. With none, all may be opened, and calls that name none.
  */
 p2pd_status p2pd_config_add_protocol(p2pd_config *config,
@@ -860,6 +869,7 @@ p2pd_status p2pd_session_free(p2pd_node *node,
 
 /**
  * Asks whether all that was written on a session has arrived. P2PD_AGAIN: no, and P2PD_EVENT_SESSION_DELIVERED follows.
+ * P2PD_ERR_ENDED: the session is over, and what became of the rest is not known.
  */
 p2pd_status p2pd_session_delivered(p2pd_node *node,
                                    uint64_t session);

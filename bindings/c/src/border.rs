@@ -165,6 +165,14 @@ impl<T> Out<T> {
     }
 }
 
+/// Writes nothing's value to a place of C's, so that it has one however the call ends.
+pub(crate) unsafe fn clear<T: Default>(at: *mut T) {
+    if !at.is_null() {
+        // SAFETY: not NULL, so it leads to a place of this type.
+        unsafe { at.write(T::default()) }
+    }
+}
+
 /// Struct that may grow at its end, and whose first field is its size as the caller knows it.
 ///
 /// # Safety

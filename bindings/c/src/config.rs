@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use p2pd_core::pipe::session::SessionConfig;
 use p2pd_core::turn::Credentials;
 use p2pd_core::{Accept, Broker, Config, Liveness, NodeId, SecretKey, StunServer, TurnAuth, TurnServer};
 use p2pd_mio::servers::Servers;
@@ -25,6 +26,7 @@ pub struct p2pd_config {
 pub(crate) struct Settings {
     pub(crate) config: Config,
     pub(crate) own_names: bool,
+    pub(crate) session: SessionConfig,
 }
 
 impl Handle for p2pd_config {
@@ -42,7 +44,9 @@ pub unsafe extern "C" fn p2pd_config_new(config: *mut *mut p2pd_config) -> p2pd_
     let new = || {
         let key = p2pd_mio::random_seed().map_err(|why| Fault::new(P2PD_ERR_SYSTEM, why))?;
         let config = Config::new(SecretKey::from_bytes(key));
-        Ok(p2pd_config { inner: Locked::new(Settings { config, own_names: false }) })
+        Ok(p2pd_config {
+            inner: Locked::new(Settings { config, own_names: false, session: SessionConfig::default() }),
+        })
     };
     // SAFETY: as the header says.
     unsafe { make(config, new) }
@@ -285,6 +289,29 @@ pub unsafe extern "C" fn p2pd_config_allow_sessions(config: *mut p2pd_config, al
     unsafe {
         set(config, |settings| {
             settings.config.sessions = allow;
+            Ok(())
+        })
+    }
+}
+
+/// Sets how many streams a peer may have open in a session, 1 or more, and how many bytes of a session may wait here to be read, 65,536
+/// or more. Default: 256 streams, 16 MiB. Anybody whose sessions are permitted may fill that, with each of its sessions: stop the
+/// streams that are not wanted, and free each session at P2PD_EVENT_SESSION_ENDED.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn p2pd_config_session_limits(
+    config: *mut p2pd_config,
+    streams: u32,
+    bytes: u64,
+) -> p2pd_status {
+    // SAFETY: as the header says.
+    unsafe {
+        set(config, |settings| {
+            if streams == 0 || bytes < 65_536 {
+                return Err(Fault::new(P2PD_ERR_ARGUMENT, "at least one stream and 65,536 bytes"));
+            }
+            let stream_window = settings.session.stream_window.min(bytes);
+            settings.session =
+                SessionConfig { streams, window: bytes, stream_window, ..SessionConfig::default() };
             Ok(())
         })
     }

@@ -69,6 +69,12 @@ pub(crate) struct Inner {
     text: Vec<u8>,
 }
 
+/// Any thread may use a handle.
+const _: () = {
+    const fn moves<T: Send>() {}
+    moves::<Locked<Inner>>();
+};
+
 impl Inner {
     fn open(settings: &Settings) -> Result<p2pd_node, Fault> {
         let system = |why: io::Error| Fault::new(P2PD_ERR_SYSTEM, why);
@@ -76,7 +82,8 @@ impl Inner {
         let waker = Arc::new(Waker::new(poll.registry(), WAKER).map_err(system)?);
         let node = Node::builder(settings.config.clone()).own_names(settings.own_names);
         let node = node.bind(poll.registry(), 0..NODE).map_err(|why| Fault::new(P2PD_ERR_OPEN, why))?;
-        let sessions = Sessions::new(poll.registry(), NODE..SESSIONS, Default::default()).map_err(system)?;
+        let sessions =
+            Sessions::new(poll.registry(), NODE..SESSIONS, settings.session).map_err(system)?;
         let mut inner = Inner {
             poll,
             ready: Events::with_capacity(256),
@@ -105,6 +112,9 @@ impl Inner {
     }
 
     fn timeout(&self) -> Option<Duration> {
+        if !self.accepting.is_empty() {
+            return Some(Duration::ZERO);
+        }
         let pipes = self.pipes.timeout();
         [self.node.timeout(), self.sessions.timeout(), pipes].into_iter().flatten().min()
     }

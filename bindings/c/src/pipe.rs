@@ -9,7 +9,7 @@ use mio::{Interest, Registry, Token};
 use p2pd_core::PipeMode;
 use p2pd_mio::Pipe;
 
-use crate::border::{Out, OutStruct, Sized32, buffer, bytes, on, text_field};
+use crate::border::{Out, OutStruct, Sized32, buffer, bytes, clear, on, text_field};
 use crate::event::{P2PD_EVENT_PIPE_READABLE, P2PD_EVENT_PIPE_WRITABLE, Told};
 use crate::node::p2pd_node;
 use crate::plan::number;
@@ -169,8 +169,9 @@ impl Pipes {
         }
     }
 
-    /// Writes until the pipe takes no more. Bytes that were taken count, and an error comes with the next call.
-    fn write(&mut self, id: u64, data: &[u8]) -> Result<usize, Fault> {
+    /// Writes until the pipe takes no more. Bytes that were taken count. An error behind them comes with the next call, which
+    /// an event calls for: then the second is true.
+    fn write(&mut self, id: u64, data: &[u8]) -> Result<(usize, bool), Fault> {
         let held = self.get(id)?;
         if held.writing != Writing::Open {
             return Err(Fault::bare(P2PD_ERR_CLOSED));
@@ -185,10 +186,13 @@ impl Pipes {
                     break;
                 }
                 Err(why) if taken == 0 => return Err(broken(&why)),
-                Err(_) => break,
+                Err(_) => {
+                    self.ready.push_back((id, Way::Write));
+                    return Ok((taken, true));
+                }
             }
         }
-        Ok(taken)
+        Ok((taken, false))
     }
 
     /// Closes a pipe. Returns true if bytes have to leave first, which needs turns.
@@ -298,9 +302,9 @@ pub unsafe extern "C" fn p2pd_pipe_read(
 ) -> p2pd_status {
     // SAFETY: as the header says.
     unsafe {
+        clear(got);
         on(node, |inner| {
             let (place, to) = (Out::new(got)?, buffer(data, size)?);
-            place.put(0);
             let Some(n) = inner.pipes.read(pipe, to)? else { return Ok(P2PD_AGAIN) };
             place.put(n);
             Ok(if n == 0 { P2PD_END } else { P2PD_OK })
@@ -320,10 +324,13 @@ pub unsafe extern "C" fn p2pd_pipe_write(
 ) -> p2pd_status {
     // SAFETY: as the header says.
     unsafe {
+        clear(taken);
         on(node, |inner| {
             let (place, from) = (Out::new(taken)?, bytes(data, size)?);
-            place.put(0);
-            let n = inner.pipes.write(pipe, from)?;
+            let (n, failed) = inner.pipes.write(pipe, from)?;
+            if failed {
+                inner.stir();
+            }
             place.put(n);
             Ok(if n == 0 && size > 0 { P2PD_AGAIN } else { P2PD_OK })
         })

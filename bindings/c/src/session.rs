@@ -8,7 +8,7 @@ use p2pd_core::pipe::session::{
 };
 use p2pd_mio::{SessionId, SessionNews};
 
-use crate::border::{Out, OutStruct, Sized32, buffer, bytes, on, text, text_field};
+use crate::border::{Out, OutStruct, Sized32, buffer, bytes, clear, on, text, text_field};
 use crate::event::*;
 use crate::node::{Inner, p2pd_node};
 use crate::plan::{number, p2pd_plan, read_plan};
@@ -24,10 +24,16 @@ fn session_of(id: u64) -> Result<SessionId, Fault> {
 }
 
 impl Inner {
-    /// Returns a session to use. The turn that sends what comes of it is called for.
+    /// Returns a session to look at.
     fn session(&mut self, id: u64) -> Result<(&mut Session, Instant), Fault> {
-        self.stir();
         self.sessions.get(session_of(id)?).ok_or_else(|| Fault::bare(P2PD_ERR_UNKNOWN))
+    }
+
+    /// Returns a session to change. The turn that sends what comes of it is called for.
+    fn session_to_change(&mut self, id: u64) -> Result<(&mut Session, Instant), Fault> {
+        self.session(id)?;
+        self.stir();
+        self.session(id)
     }
 
     /// Takes the next stream that a peer opened.
@@ -119,7 +125,7 @@ pub unsafe extern "C" fn p2pd_session_close(
     unsafe {
         on(node, |inner| {
             let reason = if reason.is_null() { "" } else { text(reason)? };
-            let (session, now) = inner.session(session)?;
+            let (session, now) = inner.session_to_change(session)?;
             session.close(now, code, reason.as_bytes());
             Ok(P2PD_OK)
         })
@@ -141,13 +147,19 @@ pub unsafe extern "C" fn p2pd_session_free(node: *mut p2pd_node, session: u64) -
 }
 
 /// Asks whether all that was written on a session has arrived. P2PD_AGAIN: no, and P2PD_EVENT_SESSION_DELIVERED follows.
+/// P2PD_ERR_ENDED: the session is over, and what became of the rest is not known.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn p2pd_session_delivered(node: *mut p2pd_node, session: u64) -> p2pd_status {
     // SAFETY: as the header says.
     unsafe {
         on(node, |inner| {
             let (session, _) = inner.session(session)?;
-            Ok(if session.is_delivered() { P2PD_OK } else { P2PD_AGAIN })
+            // A session that has ended holds nothing any more, whatever became of it.
+            match (session.is_over(), session.is_delivered()) {
+                (true, _) => Err(Fault::bare(P2PD_ERR_ENDED)),
+                (false, true) => Ok(P2PD_OK),
+                (false, false) => Ok(P2PD_AGAIN),
+            }
         })
     }
 }
@@ -220,7 +232,7 @@ pub unsafe extern "C" fn p2pd_stream_open(
         on(node, |inner| {
             let (place, tag) = (Out::new(stream)?, bytes(tag, tag_size)?);
             let direction = if one_way { Direction::One } else { Direction::Both };
-            let (session, now) = inner.session(session)?;
+            let (session, now) = inner.session_to_change(session)?;
             match session.open(now, direction, tag) {
                 Ok(stream) => place.put(stream.number()),
                 Err(OpenError::TooMany) => return Ok(P2PD_AGAIN),
@@ -245,22 +257,27 @@ pub unsafe extern "C" fn p2pd_stream_read(
 ) -> p2pd_status {
     // SAFETY: as the header says.
     unsafe {
+        clear(got);
         on(node, |inner| {
             let (place, to) = (Out::new(got)?, buffer(data, size)?);
-            place.put(0);
             if to.is_empty() {
                 return Err(Fault::new(P2PD_ERR_BUFFER, "the buffer has no room"));
             }
             let (session, now) = inner.session(session)?;
-            match session.read(now, StreamId::from_number(stream), to) {
-                ReadResult::Read(n) => place.put(n),
+            let done = match session.read(now, StreamId::from_number(stream), to) {
+                ReadResult::Read(n) => {
+                    place.put(n);
+                    Ok(P2PD_OK)
+                }
+                // Nothing was taken, so that there is nothing for a turn to tell the peer.
                 ReadResult::Empty => return Ok(P2PD_AGAIN),
-                ReadResult::End => return Ok(P2PD_END),
-                ReadResult::Reset(code) => return Err(Fault::of_peer(P2PD_ERR_RESET, code)),
-                ReadResult::Gone if session.is_over() => return Err(Fault::bare(P2PD_ERR_ENDED)),
-                ReadResult::Gone => return Err(Fault::bare(P2PD_ERR_CLOSED)),
-            }
-            Ok(P2PD_OK)
+                ReadResult::End => Ok(P2PD_END),
+                ReadResult::Reset(code) => Err(Fault::of_peer(P2PD_ERR_RESET, code)),
+                ReadResult::Gone if session.is_over() => Err(Fault::bare(P2PD_ERR_ENDED)),
+                ReadResult::Gone => Err(Fault::bare(P2PD_ERR_CLOSED)),
+            };
+            inner.stir();
+            done
         })
     }
 }
@@ -277,10 +294,10 @@ pub unsafe extern "C" fn p2pd_stream_write(
 ) -> p2pd_status {
     // SAFETY: as the header says.
     unsafe {
+        clear(taken);
         on(node, |inner| {
             let (place, from) = (Out::new(taken)?, bytes(data, size)?);
-            place.put(0);
-            let (session, now) = inner.session(session)?;
+            let (session, now) = inner.session_to_change(session)?;
             match session.write(now, StreamId::from_number(stream), from) {
                 Ok(n) => {
                     place.put(n);
@@ -303,7 +320,7 @@ unsafe fn on_stream(
     // SAFETY: as the header says.
     unsafe {
         on(node, |inner| {
-            let (session, now) = inner.session(session)?;
+            let (session, now) = inner.session_to_change(session)?;
             call(session, now, StreamId::from_number(stream));
             Ok(P2PD_OK)
         })
@@ -370,7 +387,7 @@ pub unsafe extern "C" fn p2pd_datagram_send(
             if data.len() > MAX_DATAGRAM {
                 return Err(Fault::new(P2PD_ERR_ARGUMENT, "a datagram has at most 1,200 bytes"));
             }
-            let (session, now) = inner.session(session)?;
+            let (session, now) = inner.session_to_change(session)?;
             if session.send_datagram(now, data.to_vec().into()) {
                 Ok(P2PD_OK)
             } else {
@@ -392,11 +409,13 @@ pub unsafe extern "C" fn p2pd_datagram_receive(
 ) -> p2pd_status {
     // SAFETY: as the header says.
     unsafe {
+        clear(got);
         on(node, |inner| {
             let (place, to) = (Out::new(got)?, buffer(data, size)?);
-            place.put(0);
             let (session, _) = inner.session(session)?;
-            let Some(datagram) = session.read_datagram() else { return Ok(P2PD_AGAIN) };
+            let Some(datagram) = session.read_datagram() else {
+                return if session.is_over() { Err(Fault::bare(P2PD_ERR_ENDED)) } else { Ok(P2PD_AGAIN) };
+            };
             let n = datagram.len().min(to.len());
             to[..n].copy_from_slice(&datagram[..n]);
             place.put(n);

@@ -552,6 +552,9 @@ static void taken(void) {
 static void sessions(void) {
     p2pd_config *settings = config();
     CHECK(p2pd_config_allow_sessions(settings, true) == P2PD_OK);
+    CHECK(p2pd_config_session_limits(settings, 0, 1 << 20) == P2PD_ERR_ARGUMENT);
+    CHECK(p2pd_config_session_limits(settings, 16, 1000) == P2PD_ERR_ARGUMENT);
+    CHECK(p2pd_config_session_limits(settings, 64, 4 << 20) == P2PD_OK);
     open_end(&ends[0], config());
     open_end(&ends[1], settings);
     p2pd_node *a = ends[0].node, *b = ends[1].node;
@@ -653,6 +656,13 @@ static void sessions(void) {
     UNTIL(ends[0].session_ended && ends[1].session_ended);
     CHECK(ends[1].code == 42 && strstr(ends[1].text, "enough"));
     CHECK(p2pd_stream_write(b, bt, both, "x", 1, &n) == P2PD_ERR_ENDED);
+    /* What has ended holds nothing, which is no word of its arrival. */
+    CHECK(p2pd_session_delivered(a, at) == P2PD_ERR_ENDED);
+    CHECK(p2pd_session_delivered(b, bt) == P2PD_ERR_ENDED);
+    n = 7;
+    CHECK(p2pd_datagram_receive(b, bt, buffer, sizeof buffer, &n) == P2PD_ERR_ENDED && n == 0);
+    n = 7;
+    CHECK(p2pd_stream_read(NULL, at, both, buffer, sizeof buffer, &n) == P2PD_ERR_NULL && n == 0);
     OK(a, p2pd_session_free(a, at));
     OK(b, p2pd_session_free(b, bt));
     CHECK(p2pd_stream_write(b, bt, both, "x", 1, &n) == P2PD_ERR_UNKNOWN);
