@@ -38,6 +38,8 @@ export class Daemon {
             method,
             body,
             signal,
+            // Another place would be told the token.
+            redirect: "error",
             headers: { ...(this.#token === undefined ? {} : { "X-P2PD-Token": this.#token }), ...headers },
             ...(duplex === undefined ? {} : { duplex }),
         });
@@ -172,15 +174,15 @@ export class Daemon {
     }
 
     acceptFiles(number, options) {
-        return this.json(`/p2p/file/${number}/accept`, { method: "POST", ...options });
+        return this.json(`/p2p/file/${part(number)}/accept`, { method: "POST", ...options });
     }
 
     refuseFiles(number, options) {
-        return this.json(`/p2p/file/${number}/refuse`, { method: "POST", ...options });
+        return this.json(`/p2p/file/${part(number)}/refuse`, { method: "POST", ...options });
     }
 
     async endTransfer(number, options) {
-        await this.json(`/p2p/file/${number}`, { method: "DELETE", ...options });
+        await this.json(`/p2p/file/${part(number)}`, { method: "DELETE", ...options });
     }
 
     async forward(address, { name = fresh(), service, at, socks, strategies, timeout, signal } = {}) {
@@ -215,8 +217,8 @@ class Messages {
     }
 
     path(call, { message, sender, timeout } = {}) {
-        const patterns = (message === undefined ? "" : `/msg_p/${part(message)}`) + (sender === undefined ? "" : `/addr_p/${part(sender)}`);
-        return this.base.replace("{}", call) + (timeout === undefined ? "" : `/timeout/${timeout}`) + patterns;
+        const patterns = (message === undefined ? "" : `/msg_p/${pattern(message)}`) + (sender === undefined ? "" : `/addr_p/${pattern(sender)}`);
+        return this.base.replace("{}", call) + (timeout === undefined ? "" : `/timeout/${part(timeout)}`) + patterns;
     }
 
     /** Opens a queue of its own for messages that match; without patterns there is one from the start. */
@@ -293,7 +295,7 @@ export class Relay extends Messages {
     }
 
     async send([ip, port], text, options) {
-        const path = `/p2p/turn/${part(this.name)}/send/${part(ip)}/${port}/${part(text)}`;
+        const path = `/p2p/turn/${part(this.name)}/send/${part(ip)}/${part(port)}/${part(text)}`;
         return (await this.daemon.json(path, { method: "POST", ...options })).sent;
     }
 
@@ -343,7 +345,7 @@ export class Session {
 export class Stream {
     constructor(session, { stream, tag, sends, receives }) {
         Object.assign(this, { session, number: stream, tag, sends, receives });
-        this.base = `${session.base}/stream/${stream}`;
+        this.base = `${session.base}/stream/${part(stream)}`;
     }
 
     async write(data, { signal } = {}) {
@@ -362,11 +364,11 @@ export class Stream {
     }
 
     async reset(code = 0, options) {
-        await this.session.daemon.json(`${this.base}/reset/${code}`, { method: "POST", ...options });
+        await this.session.daemon.json(`${this.base}/reset/${part(code)}`, { method: "POST", ...options });
     }
 
     async stop(code = 0, options) {
-        await this.session.daemon.json(`${this.base}/stop/${code}`, { method: "POST", ...options });
+        await this.session.daemon.json(`${this.base}/stop/${part(code)}`, { method: "POST", ...options });
     }
 }
 
@@ -377,7 +379,14 @@ function upload(daemon, to, name, body, { modified, signal } = {}) {
     return daemon.json(`/p2p/file/${to}/${part(name)}`, { method: "POST", query, body, signal, duplex });
 }
 
-const part = (text) => encodeURIComponent(text);
+/** A part of a path. URLs have no part that is empty or made of one dot or two: these would name another path. */
+function part(text) {
+    if (["", ".", ".."].includes(String(text))) throw new TypeError(`no call can name "${text}"`);
+    return encodeURIComponent(text);
+}
+
+/** A pattern in a path; dots alone are the same in a group. */
+const pattern = (text) => part(/^\.{1,2}$/.test(text) ? `(?:${text})` : text);
 
 /** A name that nothing else has. */
 const fresh = () => `js-${globalThis.crypto.randomUUID()}`;

@@ -44,6 +44,10 @@ test("a connection to oneself: texts, bytes, patterns and the end", limit, async
     await connection.send("ECHO Hellllo");
     assert.equal((await connection.receive(hello)).text, "Hellllo");
     await connection.unsubscribe(hello);
+    // A URL would lose a part that is a dot.
+    await connection.subscribe({ message: "." });
+    await connection.unsubscribe({ message: "." });
+    await assert.rejects(daemon.closeForward(".."), TypeError);
     await assert.rejects(connection.receive({ ...hello, timeout: 0.1 }), P2pdError);
     await connection.receive();
 

@@ -120,7 +120,26 @@ class Examples(Case):
         async with await p2pd.pipe_open(p2pd.UDP, (HERE, port)) as pipe:
             await pipe.send(b"GET /mapping HTTP/1.1\r\n\r\n")
             self.assertIn(b'"error": 0', await pipe.recv(timeout=LONG))
-        with self.assertRaises(urllib.error.HTTPError) as refused:
-            await asyncio.to_thread(ask, "/mapping", Origin="https://example.com")
-        self.assertEqual(refused.exception.code, 403)
-        refused.exception.close()
+        for foreign in [
+            {"Origin": "https://example.com"},
+            {"Origin": "null"},
+            {"Sec-Fetch-Site": "cross-site"},
+            {"Host": "example.com"},
+        ]:
+            with self.assertRaises(urllib.error.HTTPError) as refused:
+                await asyncio.to_thread(ask, "/mapping", **foreign)
+            self.assertEqual(refused.exception.code, 403, foreign)
+            refused.exception.close()
+        # The body of what was refused is no request.
+        reader, writer = await asyncio.open_connection(HERE, port)
+        inside = b"GET /mapping HTTP/1.1\r\n\r\n"
+        head = b"POST / HTTP/1.1\r\nOrigin: https://example.com\r\nContent-Length: %d\r\n\r\n" % len(inside)
+        writer.write(head)
+        answer = await reader.readuntil(b"}")
+        try:
+            writer.write(inside)
+            answer += await reader.read()
+        except ConnectionError:
+            pass
+        writer.close()
+        self.assertEqual(answer.count(b"HTTP/1.1"), 1, answer)

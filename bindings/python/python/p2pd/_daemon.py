@@ -117,8 +117,10 @@ def _sources(target: Target, families: list[int], strict: bool) -> list[Route]:
 # ---- HTTP
 
 _REASONS = {200: "OK", 400: "Bad Request", 403: "Forbidden"}
-#: Origins of pages that may ask: files, and this machine's own.
-_ORIGINS = re.compile(r"null|https?://(127\.0\.0\.1|localhost|\[::1\])(:[0-9]+)?")
+#: Origins of pages that may ask: this machine's own.
+_ORIGINS = re.compile(r"https?://(127\.0\.0\.1|localhost|\[::1\])(:[0-9]+)?")
+#: Hosts that may be asked for: a page of another site may have its own name lead here.
+_HOSTS = re.compile(r"([0-9.]+|localhost|\[[0-9a-fA-F:.]+\])(:[0-9]+)?")
 MAX_HEAD = 16 * 1024
 
 
@@ -145,8 +147,15 @@ async def rest_service(msg: bytes, client_tup: At, pipe: Pipe) -> Request:
         await _answer(pipe, client_tup, 400, b'{"error": 1, "msg": "no request"}', None)
         raise RequestError("no HTTP request")
     headers = {key.strip().lower(): value.strip() for key, _, value in (line.partition(":") for line in lines[1:])}
-    origin = headers.get("origin", "null")
-    if not _ORIGINS.fullmatch(origin):
+    # A body that came in part, or with bytes behind it, would go on as another request.
+    if headers.get("content-length", "0") != str(len(body)) or "transfer-encoding" in headers:
+        await _answer(pipe, client_tup, 400, b'{"error": 1, "msg": "the request has to come in one message"}', None)
+        raise RequestError("the request did not come in one message")
+    origin = headers.get("origin")
+    # A page's request without an origin says by this one where it comes from.
+    site = headers.get("sec-fetch-site", "none")
+    foreign = site not in ("none", "same-origin") if origin is None else not _ORIGINS.fullmatch(origin)
+    if foreign or not _HOSTS.fullmatch(headers.get("host", "localhost")):
         await _answer(pipe, client_tup, 403, b'{"error": 5, "msg": "Invalid origin."}', None)
         raise RequestError("the request is a page's of another site")
     return Request(words[0], unquote(words[1]), headers, body)

@@ -430,7 +430,8 @@ def _socket(proto: int, af: int, route: Optional[Route], options: dict[str, Any]
     sock = socket.socket(af, proto)
     try:
         sock.setblocking(False)
-        if options["reuse_addr"]:
+        # Elsewhere, and of datagrams, it would let another program take the port.
+        if options["reuse_addr"] and proto == socket.SOCK_STREAM and os.name == "posix":
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if options["broadcast"]:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)

@@ -221,13 +221,15 @@ class Pipe(asyncio.Protocol):
             queue.waiters.append(waiter)
             try:
                 await asyncio.wait_for(waiter, None if end is None else max(end - loop.time(), 0))
-            except asyncio.TimeoutError:
-                raise RecvTimeout("no message came in time") from None
-            except asyncio.CancelledError:
+            except (asyncio.TimeoutError, asyncio.CancelledError) as why:
                 # It may have been woken for a message, which then is another waiter's.
                 if waiter.done() and not waiter.cancelled():
                     queue.wake()
-                raise
+                elif waiter in queue.waiters:
+                    queue.waiters.remove(waiter)
+                if isinstance(why, asyncio.CancelledError):
+                    raise
+                raise RecvTimeout("no message came in time") from None
         data, sender = queue.pop()
         if queue.messages:
             queue.wake()
@@ -401,24 +403,35 @@ class Pipe(asyncio.Protocol):
         return bool(matching)
 
     async def _work(self) -> None:
-        while self._inbox:
-            data, sender = self._inbox.popleft()
-            for callback in [*self._inherited, *self._callbacks]:
-                try:
-                    await _called(callback(data, sender, self))
-                except RequestError:
-                    pass
-                except Exception as error:
-                    _report(error)
-            for other in list(self._linked):
-                try:
-                    await other.send(data)
-                except PipeError:
-                    self.del_pipe(other)
-            self._pace()
-        self._worker = None
+        try:
+            while self._inbox:
+                await self._handle(*self._inbox.popleft())
+                self._pace()
+        finally:
+            self._worker = None
         if self._ended is not None:
             self._close_soon()
+
+    async def _handle(self, data: bytes, sender: At) -> None:
+        for callback in [*self._inherited, *self._callbacks]:
+            try:
+                await _called(callback(data, sender, self))
+            except RequestError:
+                if self._is_stream:
+                    # What follows on the stream is no request either: it may be a body that looks like one.
+                    self._inbox.clear()
+                    self._close_soon()
+                    return
+            except Exception as error:
+                _report(error)
+        for other in list(self._linked):
+            try:
+                await other.send(data)
+            except PipeError:
+                self.del_pipe(other)
+            except Exception as error:
+                _report(error)
+                self.del_pipe(other)
 
     def _close_soon(self) -> None:
         if not self._transport.is_closing():
