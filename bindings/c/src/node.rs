@@ -82,8 +82,7 @@ impl Inner {
         let waker = Arc::new(Waker::new(poll.registry(), WAKER).map_err(system)?);
         let node = Node::builder(settings.config.clone()).own_names(settings.own_names);
         let node = node.bind(poll.registry(), 0..NODE).map_err(|why| Fault::new(P2PD_ERR_OPEN, why))?;
-        let sessions =
-            Sessions::new(poll.registry(), NODE..SESSIONS, settings.session).map_err(system)?;
+        let sessions = Sessions::new(poll.registry(), NODE..SESSIONS, settings.session).map_err(system)?;
         let mut inner = Inner {
             poll,
             ready: Events::with_capacity(256),
