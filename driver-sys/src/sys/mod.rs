@@ -8,6 +8,8 @@
 mod apple;
 #[cfg(all(unix, not(any(target_os = "linux", target_os = "android", target_vendor = "apple"))))]
 mod bsd;
+#[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+mod device;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod linux;
 #[cfg(any(test, not(any(target_os = "linux", target_os = "android", windows))))]
@@ -21,6 +23,8 @@ mod windows;
 pub(crate) use apple::*;
 #[cfg(all(unix, not(any(target_os = "linux", target_os = "android", target_vendor = "apple"))))]
 pub(crate) use bsd::*;
+#[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+pub(crate) use device::*;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) use linux::*;
 #[cfg(unix)]
